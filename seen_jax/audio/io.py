@@ -1,0 +1,170 @@
+"""Audio in and out: any readable file or user array becomes one checked 16 kHz mono float32 wave."""
+
+import io
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from seen_jax.audio._find import AudioItem, find_audio
+from seen_jax.audio.features import SAMPLE_RATE
+from seen_jax.errors import AudioError
+
+__all__ = ["AudioItem", "check_wave", "find_audio", "is_silent", "read_audio", "write_audio"]
+
+_RATES = (1_000, 1_000_000)
+_MPEG_SLACK = 2 * 1152  # the length in an MP3 header may be off by the encoder's own frames
+_PIPED = 0x7FFF0000  # a program that writes WAV to a pipe declares about 2**31 or 2**32 bytes
+_DECLARED = re.compile(r"data\s*: (\d+) \(should be (\d+)\)")
+
+
+def read_audio(path: str | Path, channel: int | Literal["mean"] = 0) -> Float[np.ndarray, " samples"]:
+    """Read WAV, FLAC, OGG, MP3 and whatever else libsndfile decodes, as 16 kHz mono float32.
+
+    Args:
+        path: an audio file of any rate and number of channels.
+        channel: which channel, counted from 0; the first by default, as in the paper's protocol. "mean"
+            averages all of them.
+
+    Raises:
+        AudioError: missing file, a folder, undecodable or truncated data, no samples, NaN or infinity, no
+            such channel. A clip of digital silence is allowed: see `is_silent`.
+    """
+    import soundfile
+
+    path = Path(os.path.expanduser(path))
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder, not an audio file: use find_audio to list what is in it.")
+    if not path.exists():
+        raise AudioError(f"There is no audio file {path}.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, declared, log = file.samplerate, file.frames, file.extra_info
+            data = file.read(dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise AudioError(f"Cannot decode {path}: {error}. Is it an audio file, and complete?") from error
+    if len(data) == 0:
+        raise AudioError(f"{path} holds no samples.")
+    if len(data) < declared - _MPEG_SLACK or _lost_data(log):
+        raise AudioError(f"{path} is truncated: its header promises more audio than it holds ({len(data)} frames).")
+    channels = data.shape[1]
+    if channel == "mean":
+        wave = data.mean(axis=1)
+    elif channel in range(channels):
+        wave = data[:, channel]
+    else:
+        raise AudioError(f"{path} has {channels} channel(s), numbered from 0: there is no channel {channel!r}.")
+    return check_wave(wave, rate, name=str(path))
+
+
+def _lost_data(log: str) -> bool:
+    """Whether libsndfile's log tells of a WAV chunk larger than the file, and not of a size left unknown."""
+    cut = _DECLARED.search(log)
+    return cut is not None and int(cut[2]) < int(cut[1]) < _PIPED
+
+
+def check_wave(wave: Any, sample_rate: Any = SAMPLE_RATE, name: str = "audio") -> Float[np.ndarray, " samples"]:
+    """Check a user's waveform and bring it to 16 kHz float32 (soxr, "HQ").
+
+    Args:
+        wave: anything NumPy reads as a one-dimensional array of real floats, in about [-1, 1].
+        sample_rate: an int, in Hz.
+        name: what the messages call it, for instance its path.
+
+    Returns:
+        A new array: ceil(samples * 16000 / sample_rate) samples.
+
+    Raises:
+        AudioError: wrong type, shape, rate or scale; no samples; NaN or infinity.
+    """
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer):
+        raise AudioError(f"{name}: the sample rate must be an int in Hz, not {sample_rate!r}.")
+    if not _RATES[0] <= sample_rate <= _RATES[1]:
+        raise AudioError(f"{name}: a sample rate of {sample_rate} Hz is not between {_RATES[0]} and {_RATES[1]}.")
+    try:
+        array = np.asarray(wave)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AudioError(f"{name}: not an array of samples: {error}.") from error
+    if array.ndim != 1:
+        raise AudioError(f"{name}: one dimension expected, not shape {array.shape}: pick or average the channels.")
+    if array.size == 0:
+        raise AudioError(f"{name}: the wave has no samples.")
+    if np.issubdtype(array.dtype, np.integer):
+        scale = 2 ** (8 * array.dtype.itemsize - 1)
+        raise AudioError(
+            f"{name}: {array.dtype} samples; convert PCM to floats in [-1, 1] first: divide int16 by 32768 "
+            f"(this dtype by {scale})."
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # jnp's also knows bfloat16
+        raise AudioError(f"{name}: samples must be real floating-point numbers, not {array.dtype}.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise AudioError(f"{name}: {bad} of {array.size} samples are NaN or infinite.")
+    peak = float(np.abs(array).max())
+    if peak > 1000:
+        raise AudioError(
+            f"{name}: samples reach {peak:.0f} where full scale is 1; floats on a PCM scale? Divide by 32768."
+        )
+    return array if sample_rate == SAMPLE_RATE else _resample(array, int(sample_rate))
+
+
+def _resample(wave: np.ndarray, rate: int) -> np.ndarray:
+    # What librosa.resample does, without importing librosa: that takes seconds and compiles numba functions.
+    import soxr
+
+    resampled = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")
+    length = -(-len(wave) * SAMPLE_RATE // rate)
+    return np.pad(resampled[:length], (0, max(0, length - len(resampled))))
+
+
+def is_silent(wave: np.ndarray) -> bool:
+    """Whether every sample is exactly zero: such a wave is readable but has no SNR."""
+    return not np.any(wave)
+
+
+def write_audio(path: str | Path, wave: Any, sample_rate: Any = SAMPLE_RATE, *, clip: bool = False) -> Path:
+    """Write a wave as 16 kHz mono 16-bit PCM, WAV or FLAC by the suffix of `path`.
+
+    The file appears whole or not at all. Folders are created. Samples are rounded to multiples of 1/32768.
+
+    Args:
+        clip: what to do with samples beyond full scale: refuse (default), or saturate them.
+
+    Raises:
+        AudioError: an unknown suffix, a wave that `check_wave` refuses or that would clip, or a failed write
+            (no permission, disk full).
+    """
+    import soundfile
+
+    path = Path(os.path.expanduser(path))
+    kind = {".wav": "WAV", ".flac": "FLAC"}.get(path.suffix.lower())
+    if kind is None:
+        raise AudioError(f"Cannot write {path}: the suffix must be .wav or .flac.")
+    wave = check_wave(wave, sample_rate, name=f"wave for {path}")
+    peak = float(np.abs(wave).max())
+    if peak > 1 and not clip:
+        raise AudioError(f"{path} would clip as 16-bit PCM: the wave peaks at {peak:.3f}. Scale it, or pass clip=True.")
+    pcm = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+    encoded = io.BytesIO()
+    soundfile.write(encoded, pcm, SAMPLE_RATE, subtype="PCM_16", format=kind)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                file.write(encoded.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise AudioError(f"Cannot write {path}: {error.strerror or error}.") from error
+    return path
