@@ -1,0 +1,120 @@
+"""The language model: embeddings, one scan over decoder blocks, and a head; a prompt pass and a one-token pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from seen_jax.models import layers
+from seen_jax.models.config import DecoderConfig
+from seen_jax.models.edits import Edits, Records, layer_edits, visit
+from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, Taps
+
+
+@struct.dataclass
+class KeysValues:
+    """Keys (after rotary) and values of some positions: [L, B, S, kv_heads, head_dim] each."""
+
+    k: Any
+    v: Any
+
+
+class RMSNorm(nn.Module):
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        return layers.rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)), self.eps)
+
+
+class DecoderLayer(nn.Module):
+    """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x)))."""
+
+    config: DecoderConfig
+    taps: Taps
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, edits, cache, positions, visible, valid, audio):
+        c = self.config
+        b, s, width = x.shape
+        dense = lambda name, n, bias=False: nn.Dense(n, use_bias=bias, dtype=self.dtype, name=name)  # noqa: E731
+        h = RMSNorm(c.eps, name="norm1")(x)
+        q = dense("q", c.heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.heads, c.head_dim)
+        k = dense("k", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
+        v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
+        q, k = (layers.rope(y, positions, c.rope_theta) for y in (q, k))
+        if cache is None:
+            h = layers.attention(q, k, v, visible)
+        else:
+            h = layers.cached_attention(q, k, v, cache.k, cache.v, visible)
+        x = x + dense("o", width)(h.reshape(b, s, -1))
+
+        h = RMSNorm(c.eps, name="norm2")(x)
+        gate = jax.nn.silu(dense("gate", c.ffn)(h))
+        gate, mlp = visit(DECODER_MLP_ACT, gate, edits, self.taps, valid, audio)
+        x = x + dense("down", width)(gate * dense("up", c.ffn)(h))
+        x, resid = visit(DECODER_RESID, x, edits, self.taps, valid, audio)
+        return x, (KeysValues(k, v), mlp | resid)
+
+
+class Decoder(nn.Module):
+    config: DecoderConfig
+    taps: Taps = Taps()
+    dtype: Any = jnp.float32
+    unroll: int = 1
+
+    def setup(self):
+        c = self.config
+        self.embed = nn.Embed(c.vocab, c.width, dtype=self.dtype, embedding_init=nn.initializers.normal(1.0))
+        self.layers = nn.scan(
+            DecoderLayer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=c.layers,
+            unroll=self.unroll,
+        )(c, self.taps, self.dtype)
+        self.norm = RMSNorm(c.eps)
+        if not c.tied:
+            self.lm_head = nn.Dense(c.vocab, use_bias=False, dtype=self.dtype)
+
+    def logits(self, x: Float[Array, "*b width"]) -> Float[Array, "*b vocab"]:
+        """Final norm and head."""
+        x = self.norm(x)
+        return self.embed.attend(x) if self.config.tied else self.lm_head(x)
+
+    def prompt(
+        self,
+        x: Float[Array, "batch text width"],
+        valid: Bool[Array, "batch text"],
+        audio: Bool[Array, "batch text"],
+        edits: Edits,
+    ) -> tuple[Float[Array, "batch text width"], KeysValues, Records]:
+        """Causal pass over right-padded embeddings; positions are 0.. over the real tokens, audio tokens included."""
+        b, s, _ = x.shape
+        positions = jnp.broadcast_to(jnp.arange(s), (b, s))
+        visible = jnp.tril(jnp.ones((s, s), bool))[None] & valid[:, None, :]
+        return self._run(x, None, positions, visible, valid, audio, edits)
+
+    def step(
+        self,
+        x: Float[Array, "batch 1 width"],
+        cache: KeysValues,
+        visible: Bool[Array, "batch cached"],
+        positions: Int[Array, "batch 1"],
+        edits: Edits,
+    ) -> tuple[Float[Array, "batch 1 width"], KeysValues, Records]:
+        """One new token per row over a read-only cache; returns the new position's keys and values."""
+        here = jnp.ones(x.shape[:2], bool)
+        return self._run(x, cache, positions, visible, here, ~here, edits)
+
+    def _run(self, x, cache, positions, visible, valid, audio, edits):
+        edits = layer_edits(edits, (DECODER_MLP_ACT, DECODER_RESID))
+        x, (kv, records) = self.layers(x, edits, cache, positions, visible, valid, audio)
+        return x, kv, records

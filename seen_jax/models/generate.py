@@ -1,0 +1,150 @@
+"""Greedy and sampled generation: one compiled loop over a fixed key/value cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from seen_jax.errors import ConfigError
+from seen_jax.models.edits import Edits, See
+from seen_jax.models.lalm import Batch, Lalm
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How to generate. temperature 0 is greedy; top_k 0 and top_p 1 switch those cuts off. Static, except temperature
+    and top_p, which recompile nothing among sampled settings."""
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+        if not self.temperature >= 0:
+            raise ConfigError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], not {self.top_p}.")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k must be 0 (off) or more, not {self.top_k}.")
+
+
+@struct.dataclass
+class Generated:
+    """tokens: [B, N] new ids, padded after the stop token. lengths: [B] ids before the stop token. see and taps: of
+    the prompt pass, so one call yields the answer and the SEE of its input. logits: [B, V] of the first new token."""
+
+    tokens: Any
+    lengths: Any
+    see: dict[str, See]
+    taps: dict[str, Array]
+    logits: Any
+
+
+def sample(
+    logits: Float[Array, "batch vocab"], keys: Array, temperature: Array, top_p: Array, top_k: int
+) -> Int[Array, " batch"]:
+    """Draw one id per row with that row's key, after temperature, the top-k cut and the nucleus (top-p) cut."""
+    logits = logits / temperature
+    if top_k:
+        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    ordered = -jnp.sort(-logits, axis=-1)
+    probabilities = jax.nn.softmax(ordered, axis=-1)
+    inside = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
+    least = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jax.vmap(jax.random.categorical)(keys, jnp.where(logits < least, -jnp.inf, logits))
+
+
+def generate(
+    lalm: Lalm,
+    variables: Any,
+    batch: Batch,
+    edits: Edits | None = None,
+    decoding: Decoding | None = None,
+    keys: Any = None,
+) -> Generated:
+    """Generate from every row of a ragged batch; stops at the config's stop tokens.
+
+    keys: one random key per row, needed when sampling; a row's draws then do not depend on its batch.
+    """
+    decoding = decoding or Decoding()
+    sampled = decoding.temperature > 0
+    rows = batch.tokens.shape[0]
+    if sampled and (keys is None or keys.shape != (rows,)):
+        raise ConfigError(
+            f"sampling (temperature > 0) needs one random key per row: keys=jax.random.split(key, {rows})."
+        )
+    return _generate(
+        lalm,
+        variables,
+        batch,
+        dict(edits or {}),
+        jax.random.split(jax.random.key(0), rows) if keys is None else keys,
+        jnp.float32(decoding.temperature if sampled else 1.0),
+        jnp.float32(decoding.top_p),
+        sampled,
+        decoding.top_k,
+        decoding.max_new_tokens,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 7, 8, 9))
+def _generate(
+    lalm: Lalm,
+    variables: Any,
+    batch: Batch,
+    edits: Edits,
+    keys: Array,
+    temperature: Array,
+    top_p: Array,
+    sampled: bool,
+    top_k: int,
+    max_new: int,
+) -> Generated:
+    config = lalm.config
+    rows, prompt = batch.tokens.shape
+    out = lalm.apply(variables, batch, edits, last_only=True)
+    stops = jnp.asarray(config.stop_tokens)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    pick = lambda logits, i: (  # noqa: E731
+        sample(logits, fold(keys, i), temperature, top_p, top_k) if sampled else logits.argmax(-1)
+    ).astype(jnp.int32)
+
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, max_new), (0, 0), (0, 0)))  # noqa: E731
+    cache = jax.tree.map(pad, out.cache)
+    slots = jnp.arange(prompt + max_new)
+    in_prompt = slots < batch.lengths[:, None]
+    first = pick(out.logits[:, 0], 0)
+    done = jnp.isin(first, stops)
+    tokens = (
+        jnp.full((rows, max_new), config.pad_token, jnp.int32).at[:, 0].set(jnp.where(done, config.pad_token, first))
+    )
+
+    def unfinished(state) -> Bool[Array, ""]:
+        i, done = state[0], state[-1]
+        return (i < max_new) & ~done.all()
+
+    def advance(state):
+        i, tokens, lengths, last, cache, done = state
+        visible = in_prompt | ((slots >= prompt) & (slots < prompt + i - 1))
+        positions = batch.lengths + i - 1
+        logits, new = lalm.apply(variables, last, cache, visible, positions, edits, method="step")
+        write = lambda old, fresh: jax.lax.dynamic_update_slice_in_dim(old, fresh, prompt + i - 1, axis=2)  # noqa: E731
+        cache = jax.tree.map(write, cache, new)
+        token = pick(logits, i)
+        done = done | jnp.isin(token, stops)
+        tokens = tokens.at[:, i].set(jnp.where(done, config.pad_token, token))
+        return i + 1, tokens, lengths + ~done, token, cache, done
+
+    state = (jnp.int32(1), tokens, (~done).astype(jnp.int32), first, cache, done)
+    _, tokens, lengths, *_ = jax.lax.while_loop(unfinished, advance, state)
+    return Generated(tokens, lengths, out.see, out.taps, out.logits[:, 0])

@@ -1,0 +1,110 @@
+"""A large audio language model as one pure function of (parameters, batch, edits) that returns (output, taps)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from seen_jax.models.config import LalmConfig
+from seen_jax.models.decoder import Decoder, KeysValues
+from seen_jax.models.edits import Edits, Records, See
+from seen_jax.models.encoder import Encoded, Encoder
+from seen_jax.models.sites import Taps
+
+
+@struct.dataclass
+class Batch:
+    """Right-padded model inputs.
+
+    tokens: prompt ids with one placeholder per audio token. lengths: real tokens per row. features: log-mel of each
+    audio, padded to whole chunks. frames: real mel frames per audio. audio_index: for every prompt position the row of
+    the flattened audio tokens (audio * P + token) that replaces it, or -1 for text.
+    """
+
+    tokens: Any
+    lengths: Any
+    features: Any
+    frames: Any
+    audio_index: Any
+
+
+@struct.dataclass
+class Output:
+    """logits [B, S, V] float32 (or [B, 1, V] of the last real position), activations per tapped site, SEE per edited
+    site, and the prompt's keys and values."""
+
+    logits: Any
+    taps: dict[str, Array]
+    see: dict[str, See]
+    cache: KeysValues
+
+
+def split_records(records: Records) -> tuple[dict[str, Array], dict[str, See]]:
+    """Records of all sites -> (taps, see)."""
+    taps = {site: record["tap"] for site, record in records.items() if "tap" in record}
+    return taps, {site: record["see"] for site, record in records.items() if "see" in record}
+
+
+class Lalm(nn.Module):
+    """Audio encoder + projector + language model.
+
+        out = lalm.apply(variables, batch, edits)    # out.logits, out.taps[site], out.see[site]
+
+    config and taps are static; edits are data. dtype is the compute dtype of activations. unroll: layers per iteration
+    of the layer scan; 1 compiles fastest, a small model trains about twice as fast on CPU when all are unrolled.
+    """
+
+    config: LalmConfig
+    taps: Taps = Taps()
+    dtype: Any = jnp.float32
+    unroll: int = 1
+
+    if TYPE_CHECKING:
+        apply: ClassVar[Any]  # Linen types it as any output or (output, state)
+
+    def setup(self):
+        self.encoder = Encoder(self.config.encoder, self.taps, self.dtype, self.unroll)
+        self.decoder = Decoder(self.config.decoder, self.taps, self.dtype, self.unroll)
+
+    def __call__(self, batch: Batch, edits: Edits | None = None, last_only: bool = False) -> Output:
+        encoded = self.encode(batch.features, batch.frames, edits)
+        return self.answer(batch, encoded, edits, last_only)
+
+    def encode(
+        self,
+        features: Float[Array, "audios frames mels"],
+        frames: Int[Array, " audios"],
+        edits: Edits | None = None,
+    ) -> Encoded:
+        """Audio features -> audio tokens, with taps and SEE of the encoder's sites."""
+        return self.encoder(features, frames, edits or {})
+
+    def answer(self, batch: Batch, encoded: Encoded, edits: Edits | None = None, last_only: bool = False) -> Output:
+        """Prompt pass over text and audio tokens. last_only: logits of the last real position alone."""
+        audio = batch.audio_index >= 0
+        x = self.decoder.embed(batch.tokens)
+        flat = encoded.tokens.reshape(-1, encoded.tokens.shape[-1])
+        x = jnp.where(audio[..., None], jnp.take(flat, jnp.maximum(batch.audio_index, 0), axis=0).astype(x.dtype), x)
+        valid = jnp.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
+        x, cache, records = self.decoder.prompt(x, valid, audio & valid, edits or {})
+        if last_only:
+            x = jnp.take_along_axis(x, (batch.lengths - 1)[:, None, None], axis=1)
+        taps, see = split_records(encoded.records | records)
+        return Output(self.decoder.logits(x).astype(jnp.float32), taps, see, cache)
+
+    def step(
+        self,
+        tokens: Int[Array, " batch"],
+        cache: KeysValues,
+        visible: Any,
+        positions: Int[Array, " batch"],
+        edits: Edits | None = None,
+    ) -> tuple[Float[Array, "batch vocab"], KeysValues]:
+        """Next-token logits after one generated token per row, and that position's keys and values."""
+        x = self.decoder.embed(tokens[:, None])
+        x, new, _ = self.decoder.step(x, cache, visible, positions[:, None], edits or {})
+        return self.decoder.logits(x)[:, 0].astype(jnp.float32), new

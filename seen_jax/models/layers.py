@@ -1,0 +1,92 @@
+"""Arithmetic of the layers as plain functions (facts: Whisper encoder block, Qwen2/Llama decoder block)."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+def layer_norm(
+    x: Float[Array, "*b d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
+) -> Float[Array, "*b d"]:
+    """LayerNorm in float32, cast back to x's dtype."""
+    y = x.astype(jnp.float32)
+    mean = y.mean(-1, keepdims=True)
+    var = jnp.square(y - mean).mean(-1, keepdims=True)
+    return ((y - mean) * jax.lax.rsqrt(var + eps) * scale + bias).astype(x.dtype)
+
+
+def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> Float[Array, "*b d"]:
+    """RMSNorm in float32; cast back to x's dtype before the weight, as the Qwen2 and Llama originals do."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+    return y.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """Exact (erf) GELU."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+@functools.lru_cache
+def _sinusoid_table(length: int, width: int) -> np.ndarray:
+    half = width // 2
+    inverse = np.exp(-np.log(10000.0) / (half - 1) * np.arange(half, dtype=np.float32)).astype(np.float32)
+    angle = np.arange(length, dtype=np.float32)[:, None] * inverse[None]
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+def sinusoids(length: int, width: int) -> Float[np.ndarray, "length width"]:
+    """Whisper's position table: sines and cosines concatenated, not interleaved; exponent divided by width/2 - 1."""
+    return _sinusoid_table(length, width)
+
+
+def rope(x: Float[Array, "b s h d"], positions: Int[Array, "b s"], theta: float) -> Float[Array, "b s h d"]:
+    """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype."""
+    d = x.shape[-1]
+    inverse = 1.0 / (theta ** (np.arange(0, d, 2, dtype=np.float32) / d))
+    angle = positions[..., None].astype(jnp.float32) * inverse
+    cos, sin = (f(angle).astype(x.dtype)[:, :, None, :] for f in (jnp.cos, jnp.sin))
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def attention(
+    q: Float[Array, "b s h d"],
+    k: Float[Array, "b t g d"],
+    v: Float[Array, "b t g d"],
+    mask: Bool[Array, " b #s t"],
+) -> Float[Array, "b s h d"]:
+    """Masked attention with grouped key/value heads, scale d^-0.5, softmax in float32. mask: True = visible."""
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+
+
+def cached_attention(
+    q: Float[Array, "b 1 h d"],
+    k: Float[Array, "b 1 g d"],
+    v: Float[Array, "b 1 g d"],
+    k_cache: Float[Array, "b t g d"],
+    v_cache: Float[Array, "b t g d"],
+    mask: Bool[Array, "b t"],
+) -> Float[Array, "b 1 h d"]:
+    """Attention of one new position over a read-only cache and itself.
+
+    Two products instead of one over a concatenation, so that the cache is never copied inside the decode loop.
+    """
+    b, _, h, d = q.shape
+    g = k.shape[2]
+    grouped = q.reshape(b, g, h // g, d)
+    f32 = jnp.float32
+    past = jnp.einsum("bgrd,btgd->bgrt", grouped, k_cache, preferred_element_type=f32)
+    past = jnp.where(mask[:, None, None, :], past * d**-0.5, -jnp.inf)
+    own = jnp.einsum("bgrd,bgd->bgr", grouped, k[:, 0], preferred_element_type=f32)[..., None] * d**-0.5
+    top = jnp.maximum(past.max(-1, keepdims=True), own)
+    past, own = jnp.exp(past - top), jnp.exp(own - top)
+    total = past.sum(-1, keepdims=True) + own
+    out = jnp.einsum("bgrt,btgd->bgrd", (past / total).astype(v.dtype), v_cache)
+    out = out + (own / total).astype(v.dtype) * v[:, 0, :, None, :]
+    return out.reshape(b, 1, h, d)

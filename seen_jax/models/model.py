@@ -1,0 +1,177 @@
+"""A loaded model: parameters, compiled entry points, processor and identity."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.models.checkpoint import list_tensors, load_params, read_config
+from seen_jax.models.config import LalmConfig
+from seen_jax.models.encoder import Encoded
+from seen_jax.models.lalm import Lalm, Output
+from seen_jax.models.processor import Processor
+from seen_jax.models.sites import Taps
+
+EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What `load` returns. `lalm.apply(variables, batch, edits)` is the pure function below everything else."""
+
+    name: str
+    folder: Path
+    lalm: Lalm
+    variables: Any
+    processor: Processor
+    fingerprint: str
+
+    @property
+    def config(self) -> LalmConfig:
+        return self.lalm.config
+
+    def tapped(self, taps: Taps) -> Lalm:
+        """The same model returning other sites."""
+        return self.lalm.clone(taps=taps)
+
+
+def load(name: str | Path = "seen-tiny", dtype: str = "float32") -> Model:
+    """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name.
+
+    dtype: of parameters and activations ("float32", "bfloat16", "float16"). Raises CheckpointError for anything that
+    is missing, damaged or unsupported; nothing is unpickled and no remote code runs.
+    """
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype must be float32, bfloat16 or float16, not '{dtype}'.")
+    use_compilation_cache()
+    folder = find_folder(name)
+    config, family = read_config(folder)
+    params = load_params(folder, config, family, jnp.dtype(dtype))
+    processor = Processor(_tokenizer(folder), config, family)
+    lalm = Lalm(config, dtype=jnp.dtype(dtype))
+    return Model(str(name), folder, lalm, {"params": params}, processor, fingerprint(folder))
+
+
+def find_folder(name: str | Path) -> Path:
+    """The local folder of an embedded name, a folder, or a hub name (downloaded once, without pickled files)."""
+    if str(name) in EMBEDDED:
+        return EMBEDDED[str(name)]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file; --model takes the folder that holds config.json.")
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        known = ", ".join(EMBEDDED)
+        raise CheckpointError(
+            f"there is no model folder '{name}'. Give a folder, a hub name like org/model, or: {known}."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{name} is gated: accept its licence on the hub, then log in with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{name} was not found on the hub, and is no local folder; a private model needs `hf auth login`."
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        raise CheckpointError(f"{name} is not in the local hub cache and the hub cannot be reached ({e}).") from None
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(VOCABULARIES)} is there.")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:
+        reason = str(e).splitlines()[0]
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); is tokenizer.json there?") from None
+
+
+def fingerprint(folder: Path) -> str:
+    """Identity of the weights: a hash over names, dtypes and shapes of all tensors and 64 MB of every file, evenly
+    spread; a smaller file counts whole."""
+    digest = hashlib.sha256()
+    tensors = list_tensors(folder)
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {tensor.shape}\n".encode())
+    for file in sorted({tensor.file for tensor in tensors.values()}):
+        size = file.stat().st_size
+        with file.open("rb") as f:
+            for offset in range(0, size, max(size // 64, 1 << 20)):
+                f.seek(offset)
+                digest.update(f.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX was told where to keep them.
+
+    SEEN_JAX_CACHE names another folder; set it to an empty string to switch the cache off.
+    """
+    if jax.config.values.get("jax_compilation_cache_dir"):
+        return
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "seen_jax"
+    folder = os.environ.get("SEEN_JAX_CACHE", str(default))
+    if folder:
+        with contextlib.suppress(OSError):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", folder)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[tuple[list[int], list[T]]]:
+    """(indices, items) in groups of exactly `size` where there are that many items: the last group is filled up with
+    its own first item, so that every group has one compiled shape. Indices name the group's own items only."""
+    if size < 1:
+        raise ConfigError(f"the batch size must be at least 1, not {size}.")
+    size = max(1, min(size, len(items)))
+    for start in range(0, len(items), size):
+        group = list(items[start : start + size])
+        indices = list(range(start, start + len(group)))
+        yield indices, group + [group[0]] * (size - len(group))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(lalm: Lalm, variables: Any, features: Any, frames: Any, edits: Any) -> Encoded:
+    """Compiled `Lalm.encode`."""
+    return lalm.apply(variables, features, frames, edits, method="encode")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(lalm: Lalm, variables: Any, batch: Any, edits: Any) -> Output:
+    """Compiled `Lalm.__call__`."""
+    return lalm.apply(variables, batch, edits)
+
+
+def by_length(waves: Sequence[np.ndarray]) -> list[int]:
+    """Indices from the shortest clip to the longest: batches of like lengths waste the least padding."""
+    return sorted(range(len(waves)), key=lambda i: len(waves[i]))

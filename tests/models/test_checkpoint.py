@@ -1,0 +1,390 @@
+"""Model folders: what goes in comes out, shards and dtypes do not matter, and damage is named, all of it at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_omni import Size, config_json, leaves_equal, write_checkpoint
+
+from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.models.checkpoint import (
+    INDEX,
+    WEIGHTS,
+    list_tensors,
+    load_params,
+    parameter_shapes,
+    read_config,
+    save_params,
+)
+from seen_jax.models.model import find_folder, fingerprint, load
+from seen_jax.models.weights import flatten, slots
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def edit_json(path: Path, change: Callable[[dict], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def edit_tensors(folder: Path, change: Callable[[dict], None]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def shard(folder: Path, parts: int = 3) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    places = {key: f"model-{i % parts + 1:05d}-of-{parts:05d}.safetensors" for i, key in enumerate(tensors)}
+    for name in set(places.values()):
+        save_file({key: x for key, x in tensors.items() if places[key] == name}, folder / name)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+# --- there and back ---
+
+
+def test_round_trip(model, folder, tmp_path):
+    config, family = read_config(folder)
+    save_params(tmp_path / "new", model.variables["params"], config, family)
+    again = load_params(tmp_path / "new", config, family)
+    assert leaves_equal(again, model.variables["params"])
+    old, new = load_file(folder / WEIGHTS), load_file(tmp_path / "new" / WEIGHTS)
+    assert old.keys() == new.keys() and all(np.array_equal(old[key], new[key]) for key in old)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [WEIGHTS]
+
+
+def test_shards_give_the_same_parameters(model, copy):
+    shard(copy)
+    config, family = read_config(copy)
+    assert len({x.file for x in list_tensors(copy).values()}) == 3
+    assert leaves_equal(load_params(copy, config, family), model.variables["params"])
+
+
+def test_tensors_that_audio_and_text_do_not_need_are_skipped(model, copy):
+    extra = ("audio_tower.audio_bos_eos_token.weight", "visual.x", "talker.y", "token2wav.z", "thinker.visual.w")
+    edit_tensors(copy, lambda tensors: tensors.update({key: np.zeros((2, 3)) for key in extra}))
+    config, family = read_config(copy)
+    assert leaves_equal(load_params(copy, config, family), model.variables["params"])
+
+
+def test_bfloat16_stays_or_becomes_float32(model, tmp_path):
+    folder = write_checkpoint(tmp_path, dtype=ml_dtypes.bfloat16)
+    config, family = read_config(folder)
+    stored = flatten(load_params(folder, config, family))
+    wide = flatten(load_params(folder, config, family, jnp.float32))
+    for path, leaf in flatten(model.variables["params"]).items():
+        assert stored[path].dtype == jnp.bfloat16 and wide[path].dtype == jnp.float32
+        assert np.array_equal(wide[path], leaf.astype(jnp.bfloat16).astype(jnp.float32))
+        assert np.array_equal(stored[path].astype(jnp.float32), wide[path])
+    loaded = load(folder, dtype="bfloat16")
+    assert {str(x.dtype) for x in flatten(loaded.variables["params"]).values()} == {"bfloat16"}
+    assert loaded.lalm.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_float_types_load_as_float32(model, copy, dtype):
+    edit_tensors(copy, lambda tensors: tensors.update({key: x.astype(dtype) for key, x in tensors.items()}))
+    config, family = read_config(copy)
+    params = flatten(load_params(copy, config, family, jnp.float32))
+    for path, leaf in flatten(model.variables["params"]).items():
+        assert np.array_equal(params[path], np.asarray(leaf).astype(dtype).astype(np.float32))
+
+
+def test_a_failed_write_leaves_no_half_file(model, folder, tmp_path, monkeypatch):
+    def full_disk(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full_disk)
+    config, family = read_config(folder)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_params(tmp_path, model.variables["params"], config, family)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stop_and_pad_tokens_come_from_the_first_file_that_names_them(copy):
+    assert read_config(copy)[0].stop_tokens == (2,)
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7], "pad_token_id": 9}))
+    config = read_config(copy)[0]
+    assert (config.stop_tokens, config.pad_token) == ((5, 7), 9)
+    (copy / "generation_config.json").unlink()
+    edit_json(copy / "config.json", lambda c: [c["text_config"].pop(k) for k in ("eos_token_id", "pad_token_id")])
+    config = read_config(copy)[0]
+    assert (config.stop_tokens, config.pad_token) == ((2,), 2)  # <|im_end|> of tokenizer_config.json
+
+
+def test_fingerprint_changes_with_every_tensor(folder, copy):
+    assert fingerprint(copy) == fingerprint(folder)
+    seen = {fingerprint(folder)}
+    keys = sorted(load_file(folder / WEIGHTS))
+    for key in keys[:: len(keys) // 12]:
+        shutil.copy(folder / WEIGHTS, copy)
+        edit_tensors(copy, lambda tensors, key=key: tensors.update({key: tensors[key] + 0.125}))
+        seen.add(fingerprint(copy))
+    assert len(seen) == 1 + len(keys[:: len(keys) // 12])
+
+
+# --- the published 7B model, by shape ---
+
+PUBLISHED = Size(
+    n_mels=128, n_window=100, encoder_layers=32, encoder_width=1280, encoder_heads=20, encoder_ffn=5120, layers=28,
+    width=3584, heads=28, kv_heads=4, ffn=18944, vocab=152064,
+)  # fmt: skip
+
+
+def test_published_size_without_allocating_it(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config_json(PUBLISHED)))
+    config, family = read_config(tmp_path)
+    shapes = parameter_shapes(config)
+
+    def count(*prefix: str) -> int:
+        return sum(int(np.prod(shape)) for path, shape in shapes.items() if path[: len(prefix)] == prefix)
+
+    head = count("decoder", "lm_head")
+    assert count("encoder") / 1e6 == pytest.approx(639.6, abs=0.05)
+    assert (count("decoder") - head) / 1e9 == pytest.approx(7.071, abs=0.0005)
+    assert head == 152064 * 3584
+
+    table = slots(family.rules(config), shapes)
+    groups = [key.split(".")[0] for key in table]
+    assert {name: groups.count(name) for name in set(groups)} == {"audio_tower": 488, "model": 338, "lm_head": 1}
+    expected = {
+        "audio_tower.conv1.weight": (1280, 128, 3),
+        "audio_tower.layers.31.self_attn.k_proj.weight": (1280, 1280),
+        "audio_tower.layers.0.fc1.weight": (5120, 1280),
+        "audio_tower.proj.weight": (3584, 1280),
+        "model.embed_tokens.weight": (152064, 3584),
+        "model.layers.27.self_attn.k_proj.weight": (512, 3584),
+        "model.layers.0.self_attn.v_proj.bias": (512,),
+        "model.layers.0.mlp.down_proj.weight": (3584, 18944),
+        "lm_head.weight": (152064, 3584),
+    }
+    assert {key: table[key].shape for key in expected} == expected
+    assert "audio_tower.layers.0.self_attn.k_proj.bias" not in table
+    assert "model.layers.0.self_attn.o_proj.bias" not in table
+    assert config.encoder.chunk_positions == 100 and config.decoder.head_dim == 128
+
+
+# --- damage ---
+
+
+def text_of(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    return lambda folder: [(folder / name).unlink() for name in names] and None
+
+
+def config_with(section: str | None, **values) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        edit_json(folder / "config.json", lambda c: (c[section] if section else c).update(values))
+
+    return damage
+
+
+def only_pickled(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+
+
+def index_outside(folder: Path) -> None:
+    shard(folder)
+    edit_json(folder / INDEX, lambda index: index["weight_map"].update({"lm_head.weight": "../other.safetensors"}))
+
+
+def lost_shard(folder: Path) -> None:
+    shard(folder)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+
+
+def truncated(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+def truncated_shard(folder: Path) -> None:
+    shard(folder)
+    path = folder / "model-00003-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def tensor(key: str, change: Callable[[np.ndarray], np.ndarray] | None) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        edit_tensors(folder, lambda x: x.pop(key) if change is None else x.update({key: change(x[key])}))
+
+    return damage
+
+
+def twice(folder: Path) -> None:
+    edit_tensors(folder, lambda x: x.update({"thinker.lm_head.weight": x["lm_head.weight"].copy()}))
+
+
+def no_stop_token(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda c: c["text_config"].pop("eos_token_id"))
+    edit_json(folder / "tokenizer_config.json", lambda c: c.update(eos_token=None))
+
+
+ROPE = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 1024}
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+DAMAGES = {
+    "no config": (without("config.json"), r"config\.json does not exist"),
+    "config is not JSON": (text_of("config.json", "{"), r"config\.json cannot be read as JSON"),
+    "config is binary": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), r"cannot be read as JSON"),
+    "config is a list": (text_of("config.json", "[]"), r"config\.json holds a JSON list"),
+    "no model type": (lambda f: edit_json(f / "config.json", lambda c: c.pop("model_type")), "model_type 'None'"),
+    "unknown model type": (config_with(None, model_type="bert"), "'bert' is not supported. Supported: qwen2_5_omni"),
+    "audio activation": (
+        config_with("audio_config", activation_function="relu"), r"activation_function = 'relu'.* expected 'gelu'",
+    ),
+    "text activation": (config_with("text_config", hidden_act="gelu"), r"hidden_act = 'gelu' .* expected 'silu'"),
+    "scaled embedding": (config_with("audio_config", scale_embedding=True), "scale_embedding = True"),
+    "sliding window": (config_with("text_config", use_sliding_window=True), "use_sliding_window = True"),
+    "rope type": (config_with("text_config", rope_parameters=ROPE), "rope type 'yarn' is not supported"),
+    "a width that is no number": (config_with("text_config", hidden_size="wide"), r"config\.json is not a valid"),
+    "no weights": (without(WEIGHTS), "neither model.safetensors nor model.safetensors.index.json"),
+    "pickled weights": (only_pickled, r"pickled weights \(pytorch_model\.bin\), which are never loaded"),
+    "index outside": (index_outside, r"points outside its folder: '\.\./other\.safetensors'"),
+    "empty index": (lambda f: [shard(f), (f / INDEX).write_text("{}")], "index.json has no 'weight_map'"),
+    "index of numbers": (lambda f: [shard(f), (f / INDEX).write_text('{"weight_map": {"a": 1}}')], "the shard 1"),
+    "lost shard": (lost_shard, r"model-00002-of-00003\.safetensors, which is missing"),
+    "truncated weights": (truncated, r"model\.safetensors is damaged"),
+    "truncated shard": (truncated_shard, r"model-00003-of-00003\.safetensors is damaged"),
+    "text instead of weights": (text_of(WEIGHTS, "404: not found"), r"model\.safetensors is damaged"),
+    "missing key": (tensor("model.norm.weight", None), r"1 weights do not fit.*missing: model\.norm\.weight"),
+    "unexpected key": (
+        lambda f: edit_tensors(f, lambda x: x.update({"model.layers.0.self_attn.k_norm.weight": np.ones(4)})),
+        r"unexpected: model\.layers\.0\.self_attn\.k_norm\.weight",
+    ),
+    "misshapen key": (
+        tensor("audio_tower.conv1.weight", lambda x: x.transpose(2, 1, 0)),
+        r"misshapen: audio_tower\.conv1\.weight is \[3, 16, 24\], expected \[24, 16, 3\]",
+    ),
+    "integer weights": (
+        tensor("audio_tower.proj.weight", lambda x: x.astype(np.int8)),
+        r"wrong dtype: audio_tower\.proj\.weight is I8, expected one of F32",
+    ),
+    "one weight twice": (twice, r"twice: .*lm_head\.weight is the same weight as .*lm_head\.weight"),
+    "a layer too few": (config_with("text_config", num_hidden_layers=2), r"unexpected: model\.layers\.2\."),
+    "no tokenizer": (without(*TOKENIZER), "holds no tokenizer"),
+    "tokenizer is not JSON": (text_of("tokenizer.json", "{"), "the tokenizer cannot be read"),
+    "no stop token": (no_stop_token, "no end-of-text token in generation_config.json, config.json or tokenizer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named(copy, name):
+    damage, message = DAMAGES[name]
+    damage(copy)
+    with pytest.raises(CheckpointError, match=f"(?s){message}") as caught:
+        load(copy)
+    assert str(copy) in str(caught.value) or "config.json" in str(caught.value), "the message must say where"
+
+
+def test_all_problems_are_listed_at_once(copy):
+    def damage(x):
+        del x["model.norm.weight"], x["audio_tower.layers.1.fc1.bias"]
+        x["extra.weight"] = np.zeros(3, np.float32)
+        x["lm_head.weight"] = x["lm_head.weight"][:-1]
+        x["audio_tower.proj.bias"] = x["audio_tower.proj.bias"].astype(np.int32)
+
+    edit_tensors(copy, damage)
+    with pytest.raises(CheckpointError) as caught:
+        load(copy)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    vocab, width = load_file(copy / WEIGHTS)["lm_head.weight"].shape
+    assert "5 weights do not fit" in str(caught.value)
+    assert lines == [
+        f"misshapen: lm_head.weight is [{vocab}, {width}], expected [{vocab + 1}, {width}]",
+        "missing: audio_tower.layers.1.fc1.bias",
+        "missing: model.norm.weight",
+        "unexpected: extra.weight",
+        "wrong dtype: audio_tower.proj.bias is I32, expected one of F32, F16, BF16, F64",
+    ]
+
+
+class Malicious:
+    """Unpickling it creates a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_nothing_is_unpickled(model, copy, tmp_path):
+    marker = tmp_path / "opened"
+    for name in ("pytorch_model.bin", "model.pt", "model.safetensors.pkl", "vocab.pkl", "adapter_model.bin"):
+        (copy / name).write_bytes(pickle.dumps(Malicious(marker)))
+    assert leaves_equal(load(copy).variables, model.variables)
+    (copy / WEIGHTS).write_bytes(pickle.dumps(Malicious(marker)))
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        load(copy)
+    (copy / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="never loaded"):
+        load(copy)
+    assert not marker.exists()
+    pickle.loads((copy / "model.pt").read_bytes())
+    assert marker.exists(), "the trap itself must work"
+
+
+# --- names ---
+
+
+def test_names_that_lead_nowhere(folder, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="is a file; --model takes the folder"):
+        load(folder / "config.json")
+    for name in (tmp_path / "nowhere", "no-such-model", "./a/b", "a/b/c"):
+        with pytest.raises(CheckpointError, match=r"there is no model folder .*seen-tiny"):
+            load(name)
+    with pytest.raises(ConfigError, match="dtype must be"):
+        load(folder, dtype="int8")
+
+
+def test_hub_names(folder, monkeypatch):
+    """A hub name is downloaded without pickled files; what can go wrong there is said in one sentence."""
+    from huggingface_hub import errors
+
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked.update(name=name, patterns=allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert find_folder("some/model") == folder
+    assert asked["name"] == "some/model"
+    assert not any(Path("pytorch_model.bin").match(pattern) for pattern in asked["patterns"])
+    assert any(Path("model-00001-of-00002.safetensors").match(pattern) for pattern in asked["patterns"])
+
+    response = SimpleNamespace(headers={}, request=None)
+    for error, message in [
+        (errors.RepositoryNotFoundError("x", response=response), "was not found on the hub"),
+        (errors.GatedRepoError("x", response=response), "is gated: accept its licence"),
+        (errors.LocalEntryNotFoundError("offline"), "hub cannot be reached"),
+    ]:
+
+        def fail(name, allow_patterns, error=error):
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+        with pytest.raises(CheckpointError, match=f"some/model.*{message}"):
+            find_folder("some/model")

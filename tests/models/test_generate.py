@@ -1,0 +1,155 @@
+"""Generation against a plain loop over the forward pass; stopping, sampling and what may not influence an answer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_omni import Row, pack, random_edit, random_row
+
+from seen_jax.errors import ConfigError
+from seen_jax.models.generate import Decoding, _generate, generate, sample
+from seen_jax.models.model import forward
+from seen_jax.models.sites import SITES
+
+NEW = 10
+
+
+@pytest.fixture(scope="module")
+def rows(model):
+    vocab = model.config.decoder.vocab
+    return [random_row([f], model.config.encoder.n_mels, vocab, 10 + i) for i, f in enumerate((33, 60, 7))]
+
+
+@pytest.fixture(scope="module")
+def batch(model, rows):
+    return pack(rows, model.config)
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(7), 3)
+
+
+@pytest.fixture(scope="module")
+def greedy(model, batch):
+    return generate(model.lalm, model.variables, batch, decoding=Decoding(NEW))
+
+
+def test_greedy_equals_a_loop_over_full_passes(model, rows, batch):
+    """With edits at every site and position, over prompts of different lengths."""
+    edits = {site: random_edit(model.config, site, strength=0.7) for site in SITES}
+    edits = {site: edit.replace(text=jnp.ones_like(edit.scale)) for site, edit in edits.items()}
+    out = generate(model.lalm, model.variables, batch, edits, Decoding(NEW))
+    texts: list[list[int]] = [[] for _ in rows]
+    for step in range(NEW):
+        grown = [Row(row.ids, row.features, text) for row, text in zip(rows, texts, strict=True)]
+        logits = forward(model.lalm, model.variables, pack(grown, model.config, NEW - step), edits).logits
+        for b, row in enumerate(rows):
+            last = logits[b, len(row.ids) + step - 1]
+            if step == 0:
+                np.testing.assert_allclose(out.logits[b], last, atol=1e-5)
+            texts[b].append(int(last.argmax()))
+    stops = set(model.config.stop_tokens)
+    assert not stops & {token for text in texts for token in text}, "choose another seed: an answer ends early"
+    assert out.tokens.tolist() == texts
+    assert out.lengths.tolist() == [NEW] * len(rows)
+
+
+def test_stop_tokens_end_an_answer_and_pad_the_rest(model, batch, greedy):
+    """One row stops in the middle, one at its first token; what comes before the stop is unchanged."""
+    texts = greedy.tokens.tolist()
+    stops = (texts[0][4], texts[1][0])
+    assert model.config.pad_token not in {token for text in texts for token in text}
+    lalm = model.lalm.clone(config=dataclasses.replace(model.config, stop_tokens=stops))
+    out = generate(lalm, model.variables, batch, decoding=Decoding(NEW))
+    for b, text in enumerate(texts):
+        length = next((i for i, token in enumerate(text) if token in stops), NEW)
+        assert int(out.lengths[b]) == length
+        assert out.tokens[b].tolist() == text[:length] + [model.config.pad_token] * (NEW - length)
+    assert int(out.lengths[1]) == 0 and 0 < int(out.lengths[0]) <= 4
+
+    every = dataclasses.replace(model.config, stop_tokens=tuple(text[0] for text in texts))
+    out = generate(model.lalm.clone(config=every), model.variables, batch, decoding=Decoding(NEW))
+    assert out.lengths.tolist() == [0, 0, 0]
+    assert (np.asarray(out.tokens) == model.config.pad_token).all()
+
+
+def test_one_new_token(model, batch, greedy):
+    out = generate(model.lalm, model.variables, batch, decoding=Decoding(1))
+    assert out.tokens.tolist() == greedy.tokens[:, :1].tolist()
+    assert out.lengths.tolist() == [1] * 3
+
+
+def test_a_sampled_answer_belongs_to_its_key_and_prompt(model, rows, batch, keys, greedy):
+    """Neither batch size nor order matters; another key gives another answer."""
+    hot = Decoding(NEW, temperature=1.0)
+    run = lambda some, keys: generate(model.lalm, model.variables, some, None, hot, keys).tokens.tolist()  # noqa: E731
+    texts = run(batch, keys)
+    assert run(batch, keys) == texts
+    order = [2, 0, 1]
+    moved = pack([rows[i] for i in order], model.config)
+    assert run(moved, keys[jnp.asarray(order)]) == [texts[i] for i in order]
+    assert run(pack([rows[1]], model.config), keys[1:2]) == [texts[1]]
+    others = run(batch, jax.random.split(jax.random.key(8), 3))
+    assert all(a != b for a, b in zip(texts, others, strict=True))
+    assert all(a != b for a, b in zip(texts, greedy.tokens.tolist(), strict=True))
+
+
+def test_sampling_tends_to_greedy(model, batch, keys, greedy):
+    """As temperature or top_p goes to 0, or with top_k 1; temperature and top_p are data."""
+    settings = [Decoding(NEW, temperature=1e-4), Decoding(NEW, temperature=1.0, top_p=1e-6)]
+    generate(model.lalm, model.variables, batch, None, Decoding(NEW, temperature=1.0), keys)
+    compiled = _generate._cache_size()
+    outs = [generate(model.lalm, model.variables, batch, None, setting, keys) for setting in settings]
+    assert _generate._cache_size() == compiled
+    one = Decoding(NEW, temperature=1.0, top_k=1)
+    outs.append(generate(model.lalm, model.variables, batch, None, one, keys))
+    for out in outs:
+        assert out.tokens.tolist() == greedy.tokens.tolist()
+        assert out.lengths.tolist() == greedy.lengths.tolist()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k", "kept"),
+    [(1.0, 1.0, 0, 6), (2.0, 1.0, 0, 6), (1.0, 1.0, 3, 3), (1.0, 0.6, 0, 2), (1.0, 0.5, 0, 1), (0.5, 0.95, 4, 3),
+     (1.0, 1.0, 99, 6)],
+)  # fmt: skip
+def test_draws_follow_the_cut_distribution(temperature, top_p, top_k, kept):
+    """4,000 draws per setting; the nucleus keeps the token that crosses top_p."""
+    probabilities = np.array([0.03, 0.5, 0.05, 0.2, 0.12, 0.1])
+    tempered = probabilities ** (1 / temperature)
+    order = np.argsort(-tempered)
+    expected = np.zeros(6)
+    expected[order[:kept]] = tempered[order[:kept]]
+    expected /= expected.sum()
+    keys = jax.random.split(jax.random.key(3), 4000)
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities, jnp.float32)) + 2, (4000, 6))
+    drawn = sample(logits, keys, jnp.float32(temperature), jnp.float32(top_p), top_k)
+    found = np.bincount(np.asarray(drawn), minlength=6) / 4000
+    assert set(np.flatnonzero(found)) == set(order[:kept])
+    np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"max_new_tokens": 0}, "max_new_tokens must be at least 1, not 0"),
+     ({"temperature": -0.1}, "temperature must be 0"),
+     ({"temperature": float("nan")}, "temperature must be 0"),
+     ({"top_p": 0.0}, r"top_p must be in \(0, 1\], not 0.0"),
+     ({"top_p": 1.1}, "top_p must be in"),
+     ({"top_k": -1}, "top_k must be 0")],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        Decoding(**setting)
+
+
+def test_sampling_needs_one_key_per_row(model, batch, keys):
+    hot = Decoding(NEW, temperature=1.0)
+    for wrong in (None, keys[:2], keys[0]):
+        with pytest.raises(ConfigError, match="one random key per row"):
+            generate(model.lalm, model.variables, batch, None, hot, wrong)

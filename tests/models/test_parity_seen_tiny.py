@@ -1,0 +1,99 @@
+"""The shipped weights in PyTorch `transformers` and here: logits, answers, every site, and SEEN, on 200 clips."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+
+from tiny_omni import Row  # noqa: E402
+from torch_omni import Original  # noqa: E402
+
+from seen_jax.api import generate, pool, seen_edit  # noqa: E402
+from seen_jax.audio import mix_at_snr, noise_for_clip  # noqa: E402
+from seen_jax.evaluate.items import load_clips  # noqa: E402
+from seen_jax.models.generate import Decoding  # noqa: E402
+from seen_jax.models.model import forward, load  # noqa: E402
+from seen_jax.models.processor import Request  # noqa: E402
+from seen_jax.models.sites import ENCODER_MLP_ACT, SITES, Taps  # noqa: E402
+from seen_jax.subspace import Calibration, Selection, Statistics  # noqa: E402
+
+CLIPS = 200
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("seen-tiny")
+
+
+@pytest.fixture(scope="module")
+def original(model):
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    loaded, info = Thinker.from_pretrained(model.folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(info.values()), f"transformers does not load the folder cleanly: {info}"
+    return Original(loaded.eval())
+
+
+@pytest.fixture(scope="module")
+def requests():
+    """All shipped clips, and noisy versions of some of them."""
+    items = [item for subset in ("calibration", "validation", "demo") for item in load_clips(subset)]
+    clean = [Request([item.wave], item.prompt) for item in items]
+    for i, item in enumerate(items):
+        snr = (0.0, 5.0, 10.0, 20.0)[i % 4]
+        noisy = mix_at_snr(item.wave, noise_for_clip("white", len(item.wave), i), snr).audio
+        clean.append(Request([noisy], item.prompt))
+    assert len(clean) >= CLIPS
+    return clean[:CLIPS]
+
+
+def row(model, request) -> Row:
+    features, frames = model.processor.features(request.audio)
+    return Row(
+        ids=model.processor.prompt_ids(request),
+        features=[np.asarray(features[0, : frames[0]])],
+    )
+
+
+@pytest.fixture(scope="module")
+def basis(model):
+    waves = [item.wave for item in load_clips("calibration")[:12]]
+    noise = [noise_for_clip("white", len(w), i) for i, w in enumerate(waves)]
+    statistics = Statistics(pool(model, waves, ENCODER_MLP_ACT), pool(model, noise, ENCODER_MLP_ACT))
+    return Calibration(ENCODER_MLP_ACT, statistics).select(Selection(method="complement", layers="all"))
+
+
+def test_parity_of_greedy_answers_on_200_clips(model, original, requests):
+    ours = generate(model, requests, decoding=Decoding(12), batch_size=25)
+    theirs = [original.greedy(row(model, request), 12) for request in requests]
+    assert [list(answer.tokens) for answer in ours] == theirs
+
+
+def test_parity_of_logits_and_sites(model, original, requests):
+    lalm = model.tapped(Taps(SITES, "full"))
+    for request in requests[::8]:
+        one = row(model, request)
+        batch = model.processor.prepare([request])
+        out = forward(lalm, model.variables, batch, {})
+        logits, taps = original.forward(one)
+        np.testing.assert_allclose(out.logits[0, : len(one.ids)], logits, atol=1e-4)
+        for site in SITES:
+            n = taps[site].shape[1]
+            np.testing.assert_allclose(out.taps[site][:, 0, :n], taps[site], atol=1e-4, err_msg=site)
+
+
+def test_parity_of_seen_at_the_papers_site(model, original, requests, basis):
+    """The same projection by a forward hook on `activation_fn`."""
+    edits = seen_edit(model, basis, 1.0)
+    assert max(basis.ranks) > 0
+    for request in requests[::16]:
+        one = row(model, request)
+        out = forward(model.lalm, model.variables, model.processor.prepare([request]), edits)
+        logits, _ = original.forward(one, edits)
+        plain, _ = original.forward(one)
+        np.testing.assert_allclose(out.logits[0, : len(one.ids)], logits, atol=1e-4)
+        assert np.abs(plain - logits).max() > 1e-2, "the edit must matter"
+    assert bool(jnp.isfinite(out.see[ENCODER_MLP_ACT].after).all())
