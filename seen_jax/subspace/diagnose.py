@@ -1,0 +1,121 @@
+"""What is wrong with a calibration or the basis selected from it, named, with numbers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from seen_jax.subspace.basis import NoiseBasis
+from seen_jax.subspace.calibration import Calibration
+from seen_jax.subspace.formulas import see_frames
+
+FEW_CLIPS = 10
+SAME = 1e-3  # relative difference below which the two sets are one
+SEMANTIC_SHARE = 0.05  # of the clean energy; the paper's clean SEE is 0.0035 to 0.013
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding: a stable code, how bad it is, what it means and what to do, and the layers it is about."""
+
+    code: str
+    severity: Literal["info", "warning", "error"]
+    message: str
+    layers: tuple[int, ...] = ()
+
+
+def _pooled_see(a: Float[np.ndarray, "layers n width"], q: Float[Array, "layers width rank"]) -> np.ndarray:
+    return np.asarray(jax.jit(jax.vmap(see_frames))(a, q)).mean(axis=-1)
+
+
+def _shared_data(calibration: Calibration) -> int:
+    data = calibration.card.get("data")
+    if not isinstance(data, dict):
+        return 0
+    clean, noise = ({str(h) for h in data.get(side) or ()} for side in ("clean", "noise"))
+    return len(clean & noise)
+
+
+def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
+    """Findings about a basis and the calibration it was selected from, worst first; empty when all is well.
+
+    Codes: same-data, too-few-clips, rank-limited, no-layer-found, empty-basis, empty-layers, semantic-basis,
+    noise-not-above-clean. SEE here is that of the pooled calibration activations, over the kept layers.
+
+    Raises:
+        BasisError: the basis belongs to another site, shape or model than the calibration.
+    """
+    stats = calibration.statistics
+    depth, n, width = stats.clean.shape
+    basis.check(calibration.site, depth, width, calibration.card.get("fingerprint"))
+    found: list[Finding] = []
+
+    scale = max(float(np.linalg.norm(stats.clean)), float(np.linalg.norm(stats.noise)))
+    difference = float(np.linalg.norm(stats.clean - stats.noise)) / scale if scale else 0.0
+    if (shared := _shared_data(calibration)) or difference < SAME:
+        found.append(
+            Finding(
+                "same-data",
+                "error",
+                f"clean and noise clips are the same: {shared} data hashes in common, activations differ by "
+                f"{difference:.2g} relative; use clean requests on one side and pure noise on the other",
+            )
+        )
+    if n < FEW_CLIPS:
+        found.append(
+            Finding("too-few-clips", "warning", f"{n} clips per side: use {FEW_CLIPS} at least (the paper: 50)")
+        )
+    if full := tuple(layer for layer in basis.layers if basis.ranks[layer] >= max(1, n - 1)):
+        found.append(
+            Finding(
+                "rank-limited",
+                "warning",
+                f"the rank is limited by the {n} clips, not by the selection: calibrate with more, "
+                "or use a smaller delta",
+                full,
+            )
+        )
+    if not calibration.localization().found:
+        found.append(
+            Finding(
+                "no-layer-found",
+                "info",
+                "no layer is above the mean magnitude and below the mean direction: layers='auto' falls "
+                "back to the last third",
+            )
+        )
+    empty = tuple(layer for layer in basis.layers if basis.ranks[layer] == 0)
+    if len(empty) == len(basis.layers):
+        message = (
+            "no kept layer has a noise direction: SEE is 0 and SEEN does nothing; raise delta or use "
+            "method 'complement'"
+        )
+        found.append(Finding("empty-basis", "error", message, empty))
+    else:
+        if empty:
+            message = f"{len(empty)} of {len(basis.layers)} kept layers have no noise direction and count as SEE 0"
+            found.append(Finding("empty-layers", "info", message, empty))
+        found += _energy_findings(calibration, basis)
+    return sorted(found, key=lambda finding: ("error", "warning", "info").index(finding.severity))
+
+
+def _energy_findings(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
+    stats = calibration.statistics
+    name, other = ("noise", stats.noise) if stats.noisy is None else ("noisy", stats.noisy)
+    kept = list(basis.layers)
+    clean_see, noise_see = (_pooled_see(a, basis.q)[kept] for a in (stats.clean, other))
+    numbers = f"SEE of pooled clean activations {clean_see.mean():.2%}, of {name} ones {noise_see.mean():.2%}"
+    found = []
+    if semantic := tuple(layer for layer, share in zip(kept, clean_see, strict=True) if share > SEMANTIC_SHARE):
+        message = (
+            f"the basis covers semantic directions: {numbers}; up to {clean_see.max():.1%} of clean energy "
+            "of a layer lies in it, so SEEN harms clean audio; lower delta or raise semantic_alpha"
+        )
+        found.append(Finding("semantic-basis", "warning", message, semantic))
+    if noise_see.mean() <= clean_see.mean():
+        message = f"noise does not raise SEE: {numbers}; try other layers, another site or 'complement'"
+        below = tuple(layer for layer, c, x in zip(kept, clean_see, noise_see, strict=True) if x <= c)
+        found.append(Finding("noise-not-above-clean", "error", message, below))
+    return found

@@ -1,0 +1,81 @@
+"""Right singular vectors of small matrices, exact enough to be cut anywhere.
+
+Axes: L layers, n clips, D width, k = min(n, D) directions.
+
+The noise side of a basis is made of directions with small singular values, and float32 loses them (a Gram
+matrix at 1e-3 of the largest one, LAPACK in float32 at 1e-5). GPU solvers may also return NaN without a
+word. A calibration is small, so its SVD runs in float64 on the CPU backend, inside a local x64 context that
+the rest of the program does not see.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from seen_jax.errors import BasisError, ConfigError
+
+
+class Directions(NamedTuple):
+    """The right singular vectors of one matrix per layer, a pytree.
+
+    v: [L, k, D] float32, orthonormal rows, each with its largest entry positive.
+    s: [L, k] float32, singular values, descending.
+    floor: [L] float32, singular values up to here are numerical zeros of float32 data.
+    """
+
+    v: Float[Array, "layers k width"]
+    s: Float[Array, "layers k"]
+    floor: Float[Array, " layers"]
+
+
+def rank_floor(largest: Array, n: int, width: int) -> Array:
+    """max(n, D) * eps(float32) * s_max: the limit of numerical zero, as in numpy.linalg.matrix_rank."""
+    return max(n, width) * float(np.finfo(np.float32).eps) * largest
+
+
+@jax.jit
+def _svd(m: Array) -> tuple[Array, Array, Array]:
+    _, s, v = jnp.linalg.svd(m, full_matrices=False)
+    peak = jnp.take_along_axis(v, jnp.abs(v).argmax(axis=-1, keepdims=True), axis=-1)
+    v = v * jnp.where(peak < 0, -1.0, 1.0)
+    floor = rank_floor(s[:, 0], *m.shape[1:])
+    largest = jnp.finfo(jnp.float32).max
+    return tuple(jnp.clip(x, -largest, largest).astype(jnp.float32) for x in (v, s, floor))  # type: ignore[return-value]
+
+
+def right_singular(
+    m: Float[Array, "layers n width"] | Float[np.ndarray, "layers n width"], center: bool = False
+) -> Directions:
+    """The right singular vectors of m [L, n, D], all layers at once; float32 on the default device.
+
+    Args:
+        m: pooled activations, any float dtype.
+        center: subtract the mean over the clips first (in float64, so that no rounding becomes a direction).
+
+    Raises:
+        BasisError: m is empty or holds NaN or infinite values, or LAPACK did not converge.
+        ConfigError: JAX was told to hide its CPU backend.
+    """
+    matrix: NDArray[np.float64] = np.asarray(m).astype(np.float64)
+    if 0 in matrix.shape:
+        raise BasisError(f"cannot take singular directions of an empty matrix of shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=(1, 2))).tolist()
+        raise BasisError(f"pooled activations hold NaN or infinite values in layers {bad}: calibrate again")
+    if center:
+        matrix = matrix - matrix.mean(axis=1, keepdims=True)
+    try:
+        cpu = jax.devices("cpu")[0]
+    except RuntimeError as error:
+        raise ConfigError(
+            "the SVD of a calibration runs on the CPU backend, which JAX_PLATFORMS hides: add ',cpu' to it"
+        ) from error
+    with jax.enable_x64(True):
+        found = [np.asarray(x) for x in _svd(jax.device_put(matrix, cpu))]
+    if not all(np.isfinite(x).all() for x in found):
+        raise BasisError("the singular value decomposition of the pooled activations did not converge")
+    return Directions(*(jnp.asarray(x) for x in found))  # through the host: not bound to the CPU device

@@ -1,0 +1,138 @@
+"""The noise basis: what it refuses, how it combines, and its folder."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from subspace_arrays import basis
+
+from seen_jax.errors import BasisError, ConfigError
+from seen_jax.subspace import NoiseBasis, union
+
+
+def projectors(b: NoiseBasis) -> np.ndarray:
+    return np.asarray(b.q @ b.q.swapaxes(1, 2))
+
+
+def test_mean_see_over_kept_layers_counts_empty_ones_as_zero():
+    b = basis(0, (2, 0, 1, 3), layers=(1, 2, 3))
+    per_layer = jnp.array([[9.0, 9.0], [0.6, 0.6], [0.3, 0.0], [0.6, 0.9]])
+    np.testing.assert_allclose(jax.jit(b.mean_see)(per_layer), [0.3, 0.3], atol=1e-7)
+
+
+def test_strengths_are_data():
+    b = basis(0, (2, 0, 1, 3), layers=(1, 3))
+    assert b.strengths(0.5).tolist() == [0, 0.5, 0, 0.5]
+    swept = jax.vmap(b.strengths)(jnp.array([0.0, 1.0]))
+    assert swept.tolist() == [[0, 0, 0, 0], [0, 1, 0, 1]]
+
+
+def test_with_layers_and_truncate():
+    b = basis(0, (2, 0, 1, 3), layers=(3,))
+    assert b.with_layers("all").layers == (0, 1, 2, 3) and b.with_layers((2, 0)).layers == (0, 2)
+    with pytest.raises(ConfigError):
+        b.with_layers((4,))
+    cut = b.truncate(2)
+    assert cut.ranks == (2, 0, 1, 2) and jnp.array_equal(cut.q, b.q[..., :2])
+    empty = b.truncate(0)
+    assert empty.ranks == (0, 0, 0, 0) and empty.q.shape == (4, 8, 1) and not empty.q.any()
+    with pytest.raises(BasisError):
+        b.truncate(-1)
+
+
+def test_union_spans_both_once_and_only_where_they_are_kept():
+    a, b = basis(0, (2, 1, 0), layers=(0, 1)), basis(1, (1, 2, 3), layers=(1, 2))
+    both = union([a, b, a])
+    assert both.layers == (0, 1, 2) and both.ranks == (2, 3, 3)
+    np.testing.assert_allclose(projectors(both)[[0, 2]], [projectors(a)[0], projectors(b)[2]], atol=1e-6)
+    for part in (a, b):  # both subspaces of layer 1 lie inside
+        np.testing.assert_allclose(projectors(both)[1] @ part.q[1], part.q[1], atol=1e-6)
+    np.testing.assert_allclose(projectors(union([a]).with_layers("all"))[:2], projectors(a)[:2], atol=1e-6)
+
+
+def test_union_of_bases_that_do_not_belong_together():
+    with pytest.raises(BasisError, match="at least one"):
+        union([])
+    with pytest.raises(BasisError, match="width 9"):
+        union([basis(0, (1,)), basis(0, (1,), width=9)])
+    with pytest.raises(BasisError, match="fingerprint"):
+        union([basis(0, (1,), fingerprint="x"), basis(0, (1,), fingerprint="y")])
+
+
+def test_check_names_what_does_not_fit():
+    b = basis(0, (1, 1), fingerprint="abc", model="toy-model")
+    b.check("s", 2, 8, "abc")
+    b.check("s", 2, 8)
+    basis(0, (1, 1)).check("s", 2, 8, "abc")
+    for args, named in (
+        (("t", 2, 8, "abc"), "site s"),
+        (("s", 3, 8, "abc"), "layers 2"),
+        (("s", 2, 9, "abc"), "width 8"),
+        (("s", 2, 8, "abd"), "model fingerprint abc"),
+    ):
+        with pytest.raises(BasisError, match=named) as error:
+            b.check(*args)
+        assert "toy-model" in str(error.value)
+
+
+GOOD = np.eye(4, dtype=np.float32)[None, :, :2]
+
+
+@pytest.mark.parametrize(
+    ("q", "ranks", "layers", "named"),
+    [
+        (2 * GOOD, (2,), (0,), "orthonormal"),
+        (GOOD, (1,), (0,), "orthonormal"),  # a column beyond the rank
+        (np.full_like(GOOD, np.nan), (2,), (0,), "NaN"),
+        (GOOD, (2, 2), (0,), "ranks"),
+        (GOOD, (3,), (0,), "ranks"),
+        (GOOD, (2,), (), "layers"),
+        (GOOD, (2,), (1,), "layers"),
+    ],
+)
+def test_inconsistent_parts_are_refused(q, ranks, layers, named):
+    with pytest.raises(BasisError, match=named):
+        NoiseBasis("s", jnp.asarray(q), ranks, layers)
+
+
+def test_round_trip(tmp_path):
+    b = basis(0, (2, 0, 3), layers=(1, 2), fingerprint="abc", noise="gauss")
+    folder = b.save(tmp_path / "deep" / "basis")
+    assert sorted(p.name for p in folder.iterdir()) == ["basis.safetensors", "card.json"]
+    again = NoiseBasis.load(folder)
+    assert (again.site, again.ranks, again.layers) == (b.site, b.ranks, b.layers)
+    assert jnp.array_equal(again.q, b.q) and again.card["noise"] == "gauss" and again.card["versions"]["jax"]
+    again.with_layers("all").save(folder, overwrite=True)
+    assert NoiseBasis.load(folder).layers == (0, 1, 2)
+    assert NoiseBasis.load(folder).card["date"] == again.card["date"]
+
+
+def test_nan_in_the_file_is_refused(tmp_path):
+    folder = basis(0, (2,)).save(tmp_path / "basis")
+    save_file({"q": np.full((1, 8, 2), np.nan, np.float32)}, folder / "basis.safetensors")
+    with pytest.raises(BasisError, match="NaN") as error:
+        NoiseBasis.load(folder)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"kind": "calibration"}, "not the card of a noise basis"),
+        ({"ranks": [1, 1, 1]}, "orthonormal"),
+        ({"ranks": "many"}, "damaged"),
+        ({"ranks": None}, "damaged"),
+        ({"layers": [7]}, "kept layers"),
+        ({"shapes": {"q": [3, 8, 4]}}, "shapes"),
+    ],
+)
+def test_damaged_cards_are_refused_with_their_path(tmp_path, change, named):
+    folder = basis(0, (2, 0, 3)).save(tmp_path / "basis")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, **change}))
+    with pytest.raises(BasisError, match=named) as error:
+        NoiseBasis.load(folder)
+    assert str(folder) in str(error.value)
