@@ -1,0 +1,74 @@
+"""Typed configuration of a training run (configs/seen_tiny.yaml)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSize:
+    """Shape of the Qwen2.5-Omni thinker to train. n_window: half an encoder chunk, in mel frames."""
+
+    n_mels: int = 80
+    n_window: int = 120
+    encoder_width: int = 192
+    encoder_layers: int = 4
+    encoder_heads: int = 3
+    decoder_width: int = 192
+    decoder_layers: int = 4
+    decoder_heads: int = 3
+    rope_theta: float = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSize:
+    """How many synthetic examples, and where they are kept. workers 0: one per core."""
+
+    folder: str = "runs/seen_tiny_data"
+    train: int = 32_000
+    validation: int = 800
+    test: int = 1_600
+    workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage: AdamW steps with a linear warm-up and a cosine decay from lr to lr * final. dtype: of activations."""
+
+    steps: int
+    lr: float
+    batch: int = 24
+    final: float = 0.1
+    warmup: int = 40
+    dtype: str = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseAugmentation:
+    """Coloured noise added to a share of the clips at a random SNR (dB), uniform between low and high."""
+
+    share: float = 0.7
+    low: float = 3.0
+    high: float = 40.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Stages, in order: `words` (encoder with a head that names the word at each audio token), `text` (decoder alone,
+    words standing in for audio), `joint` (all, on nearly clean audio), `noise` (all, on partly noisy audio)."""
+
+    out: str = "runs/seen_tiny"
+    seed: int = 0
+    model: ModelSize = ModelSize()
+    data: DataSize = DataSize()
+    words: Stage = Stage(steps=800, lr=2e-3)
+    text: Stage = Stage(steps=350, lr=1e-3, batch=32)
+    joint: Stage = Stage(steps=900, lr=1e-3, final=0.05)
+    noise: Stage = Stage(steps=400, lr=6e-4, final=0.02, dtype="float32")
+    augmentation: NoiseAugmentation = NoiseAugmentation()
+    word_weight: float = 0.5
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    checkpoint_seconds: float = 120.0
+    eval_every: int = 250
+    eval_items: int = 200

@@ -1,0 +1,198 @@
+"""The four tasks of the tiny audio language model: an endless stream of examples, each given by its seed.
+
+Transcription, and four-way multiple choice about speech, sound events and music, all on clean audio.
+Prompts and answers are lower-case words and the letters A to D, separated by blanks.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from seen_jax.errors import ConfigError
+from seen_jax.train import music, sentences, sounds, speech
+
+TASKS = ("transcription", "speech", "sound", "music")
+LETTERS = ("A", "B", "C", "D")
+COUNTS = ("one", "two", "three", "four")
+SAMPLE_RATE = 16_000
+MAX_SAMPLES = 12 * SAMPLE_RATE // 5
+
+TRANSCRIBE = "transcribe the speech"
+SPEECH_QUESTIONS = (
+    "which {} is said",
+    "which {} is named",
+    "which {} is mentioned",
+    "what {} is said",
+    "what is the {}",
+    "name the {}",
+)
+SOUND_QUESTIONS = {
+    "any": "which sound is heard",
+    "first": "which sound comes first",
+    "last": "which sound comes last",
+    "count": "how many sounds are heard",
+}
+MUSIC_QUESTIONS = {"instrument": "which instrument is playing", "contour": "how does the melody move"}
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One clip with a question and its answer.
+
+    `spans` says when each of `words` sounds: (start, end) in seconds. A melody's instrument stands for its first half,
+    its contour for the second.
+    `choices` are the four offered words in the order A to D and `letter` the right one, both empty for
+    transcription. `words` is what the encoder should spell: the spoken words, the sound events, or
+    (instrument, contour). `audio` is mono 16 kHz, at most 2.4 s, with a peak of 0.1 to 0.7. `voice` is ""
+    without speech.
+    """
+
+    task: str
+    audio: Float[np.ndarray, " samples"]
+    prompt: str
+    answer: str
+    choices: tuple[str, ...]
+    letter: str
+    words: tuple[str, ...]
+    spans: tuple[tuple[float, float], ...]
+    voice: str
+    seed: int
+
+
+def answer_letter(text: str) -> str | None:
+    """The first capital A to D that stands alone in an answer, or None."""
+    match = re.search(r"\b[A-D]\b", text)
+    return match.group() if match else None
+
+
+def heard_words() -> tuple[str, ...]:
+    """All words that can occur in `Example.words`, sorted."""
+    return tuple(sorted({*sentences.spoken_words(), *sounds.EVENTS, *music.INSTRUMENTS, *music.CONTOURS}))
+
+
+def vocabulary() -> tuple[str, ...]:
+    """All words that can occur in a prompt or an answer, and the letters A to D, sorted."""
+    questions = [
+        TRANSCRIBE,
+        "options",
+        *SPEECH_QUESTIONS,
+        *SOUND_QUESTIONS.values(),
+        *MUSIC_QUESTIONS.values(),
+    ]
+    asked = {word for question in questions for word in question.split() if word != "{}"}
+    return tuple(sorted({*asked, *sentences.WORDS, *COUNTS, *LETTERS, *heard_words()}))
+
+
+def make_example(task: str, split: str, seed: int) -> Example:
+    """The example of `task` in `split` with this seed: the same arguments always give the same example.
+
+    Sentences and speakers of one split never occur in another; clips of sounds and music come from separate
+    random streams. Raises ConfigError for an unknown task or split, a negative seed, or a missing espeak-ng.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
+    if split not in sentences.SPLITS:
+        raise ConfigError(f"unknown split {split!r}: choose one of {', '.join(sentences.SPLITS)}")
+    if seed < 0:
+        raise ConfigError(f"the seed of an example must not be negative: {seed}")
+    rng = np.random.default_rng([zlib.crc32(f"{task}/{split}".encode()), seed])
+    voice, letter = "", ""
+    choices: tuple[str, ...] = ()
+    if task in ("transcription", "speech"):
+        sentence, filling, voice, wave, spans = _spoken(split, rng)
+        words = tuple(sentence.split())
+        if task == "transcription":
+            prompt, answer = TRANSCRIBE, sentence
+        else:
+            prompt, answer, choices, letter = _ask_speech(filling, rng)
+    elif task == "sound":
+        words, (prompt, answer, choices, letter) = _draw_sounds(rng)
+        wave, spans = sounds.clip(words, rng)
+    else:
+        words = (_pick(tuple(music.INSTRUMENTS), rng), _pick(music.CONTOURS, rng))
+        wave = music.clip(words[0], words[1], rng)
+        end = len(wave) / SAMPLE_RATE
+        spans = ((0.0, end / 2), (end / 2, end))
+        kind = _pick(tuple(MUSIC_QUESTIONS), rng)
+        right, others = (words[0], tuple(music.INSTRUMENTS)) if kind == "instrument" else (words[1], music.CONTOURS)
+        prompt, answer, choices, letter = _choice(MUSIC_QUESTIONS[kind], right, others, rng)
+    audio, lead = _place(wave, rng)
+    spans = tuple((start + lead, end + lead) for start, end in spans)
+    return Example(task, audio, prompt, answer, choices, letter, words, spans, voice, seed)
+
+
+Question = tuple[str, str, tuple[str, ...], str]  # prompt, answer, choices, letter
+
+
+def _pick(items: Sequence[str], rng: np.random.Generator) -> str:
+    return items[int(rng.integers(len(items)))]
+
+
+def _draw(items: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+    return [items[int(i)] for i in rng.choice(len(items), count, replace=False)]
+
+
+def _choice(question: str, right: str, others: Sequence[str], rng: np.random.Generator) -> Question:
+    """A four-way question; the three wrong options are drawn from `others`."""
+    wrong = _draw([word for word in others if word != right], 3, rng)
+    choices = tuple(_draw([right, *wrong], 4, rng))
+    letter = LETTERS[choices.index(right)]
+    options = " ".join(f"{word} {mark}" for word, mark in zip(choices, LETTERS, strict=True))
+    return f"{question} options {options}", f"{right} {letter}", choices, letter
+
+
+def _spoken(
+    split: str, rng: np.random.Generator
+) -> tuple[str, dict[str, str], str, np.ndarray, tuple[tuple[float, float], ...]]:
+    """A sentence of this split, in a voice of this split, that fits into the clip."""
+    voice = _pick(speech.voices(split), rng)
+    while True:
+        sentence, filling = sentences.draw_sentence(split, rng)
+        rate, pitch, pitch_range = (int(rng.integers(*span)) for span in ((150, 211), (30, 71), (30, 81)))
+        for faster in (rate, 210):
+            wave, onsets = speech.say_words(sentence, voice, faster, pitch, pitch_range)
+            if len(wave) <= MAX_SAMPLES and len(onsets) == len(sentence.split()):
+                ends = (*onsets[1:], len(wave) / SAMPLE_RATE)
+                return sentence, filling, voice, wave, tuple(zip(onsets, ends, strict=True))
+
+
+def _ask_speech(filling: dict[str, str], rng: np.random.Generator) -> Question:
+    category = _pick(tuple(filling), rng)
+    question = _pick(SPEECH_QUESTIONS, rng).format(category)
+    return _choice(question, filling[category], sentences.WORDS[category], rng)
+
+
+def _draw_sounds(rng: np.random.Generator) -> tuple[tuple[str, ...], Question]:
+    kind = _pick(tuple(SOUND_QUESTIONS), rng)
+    question = SOUND_QUESTIONS[kind]
+    count = int(rng.integers(2 if kind in ("first", "last") else 1, 5))
+    names = tuple(sounds.EVENTS)
+    events = _draw(names, count, rng)
+    if kind == "count":
+        if count > 1 and rng.random() < 0.25:  # repeats, so that counting is more than telling kinds apart
+            events[1] = events[0]
+        return tuple(events), _choice(question, COUNTS[count - 1], COUNTS, rng)
+    absent = [name for name in names if name not in events]
+    if kind == "any":
+        return tuple(events), _choice(question, _pick(events, rng), absent, rng)
+    right = events[0 if kind == "first" else -1]
+    present = [name for name in events if name != right]  # at least one of the others is offered as well
+    kept = _draw(present, int(rng.integers(1, len(present) + 1)), rng)
+    return tuple(events), _choice(question, right, kept + _draw(absent, 3 - len(kept), rng), rng)
+
+
+def _place(wave: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Lead-in of up to 0.3 s where there is room, a tilt of up to 5 dB from low to high, and a random level.
+
+    Returns the audio and the lead-in in seconds.
+    """
+    lead = int(min(rng.uniform(0, 0.3) * SAMPLE_RATE, MAX_SAMPLES - len(wave)))
+    tilt = rng.uniform(-0.3, 0.3)
+    tilted = wave.astype(np.float32)
+    tilted[1:] += np.float32(tilt) * wave[:-1].astype(np.float32)
+    peak = 0.1 * 7 ** rng.uniform(0, 1)
+    return np.pad(tilted * np.float32(peak / np.abs(tilted).max()), (lead, 0)), lead / SAMPLE_RATE
