@@ -1,0 +1,218 @@
+"""The small public surface: calibrate, score and generate on top of `load`. Below them is `lalm.apply`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from seen_jax.audio.mix import mix_at_snr
+from seen_jax.errors import AudioError, ConfigError
+from seen_jax.models.edits import Edit, See
+from seen_jax.models.generate import Decoding
+from seen_jax.models.generate import generate as generate_batch
+from seen_jax.models.lalm import split_records
+from seen_jax.models.model import Model, batches, by_length, encode, forward
+from seen_jax.models.processor import Request
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, Taps, check_site
+from seen_jax.subspace import Calibration, NoiseBasis, Statistics
+
+Wave = Float[np.ndarray, " _"]  # clips of one list differ in length
+Progress = Callable[[int, int], None]  # (items done, items in all)
+
+DEFAULT_PROMPT = "transcribe the speech"
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """SEE of one clip. see: mean over the kept layers, in [0, 1]. per_layer: [L] (0 where the rank is 0). energy: [L]
+    raw projected energy ||a Q||^2 per frame. kept: the layers that count."""
+
+    see: float
+    per_layer: tuple[float, ...]
+    energy: tuple[float, ...]
+    kept: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A generated text and, where a basis was given, the SEE of its input before and after SEEN (same pass)."""
+
+    text: str
+    tokens: tuple[int, ...]
+    see: float | None = None
+    see_after: float | None = None
+
+
+def seen_edit(model: Model, basis: NoiseBasis, strength: float = 1.0) -> dict[str, Edit]:
+    """SEEN (paper: A <- A - lambda (A Q) Q^T at every frame of every kept layer) as the edits of a forward pass.
+
+    strength 0 measures SEE and changes nothing. Raises BasisError for a basis of another model.
+    """
+    if not np.isfinite(strength):
+        raise ConfigError(f"SEEN's strength must be a finite number, not {strength}.")
+    layers, width = model.config.site_shape(check_site(basis.site))
+    basis.check(basis.site, layers, width, model.fingerprint)
+    q = jnp.asarray(basis.q)
+    return {basis.site: Edit(u=q, scale=basis.strengths(strength))}
+
+
+def calibrate(
+    model: Model,
+    clean: Sequence[Wave],
+    noise: Sequence[Wave],
+    site: str = ENCODER_MLP_ACT,
+    snr_db: float = 0.0,
+    prompt: str = DEFAULT_PROMPT,
+    batch_size: int = 8,
+    card: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Pool activations of clean, noise-only and noisy clips at `site` (paper: offline calibration, step 1).
+
+    clean, noise: 16 kHz mono float32, aligned pair by pair (the shorter list sets the number). Each noise clip is
+    looped or cut to its partner's length and scaled to `snr_db` against it; the mixture of both gives the noisy
+    statistics of the "difference" reading. prompt: used at decoder sites only. card: what to remember of the data's
+    origin (for example {"noise": "crowd"}).
+    """
+    pairs = list(zip(clean, noise, strict=False))
+    if not pairs:
+        raise AudioError("calibration needs at least one clean clip and one noise clip.")
+    check_site(site)
+    noises, mixtures = [], []
+    for i, (c, n) in enumerate(pairs):
+        try:
+            mixed = mix_at_snr(c, n, snr_db).audio
+        except AudioError as e:
+            raise AudioError(f"calibration pair {i}: {e}") from None
+        mixtures.append(mixed)
+        noises.append((mixed - np.asarray(c, np.float32)).astype(np.float32))
+    groups = {"clean": [np.asarray(c, np.float32) for c, _ in pairs], "noise": noises, "noisy": mixtures}
+    total = 3 * len(pairs)
+    pooled: dict[str, np.ndarray] = {}
+    for g, (name, waves) in enumerate(groups.items()):
+        pooled[name] = pool(model, waves, site, prompt, batch_size, _shifted(progress, g * len(pairs), total))
+    data = {name: [hashlib.sha256(w.tobytes()).hexdigest()[:16] for w in groups[name]] for name in ("clean", "noise")}
+    origin = {"model": model.name, "fingerprint": model.fingerprint, "snr_db": float(snr_db), "data": data}
+    return Calibration(site, Statistics(**pooled), {**origin, **(card or {})})
+
+
+def _shifted(progress: Progress | None, done_before: int, total: int) -> Progress | None:
+    return (lambda done, _: progress(done_before + done, total)) if progress else None
+
+
+def pool(
+    model: Model,
+    waves: Sequence[Wave],
+    site: str,
+    prompt: str = DEFAULT_PROMPT,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, "layers clips width"]:
+    """Mean activations over valid frames of each clip at `site`, float32. Padding frames never count."""
+    lalm = model.tapped(Taps((site,)))
+    order = by_length(waves)
+    out: np.ndarray | None = None
+    for indices, group in batches([waves[i] for i in order], batch_size):
+        if site in ENCODER_SITES:
+            features, frames = model.processor.features(group)
+            taps, _ = split_records(encode(lalm, model.variables, features, jnp.asarray(frames), {}).records)
+        else:
+            batch = model.processor.prepare([Request([w], prompt) for w in group])
+            taps = forward(lalm, model.variables, batch, {}).taps
+        values = np.asarray(taps[site], np.float32)
+        out = np.zeros((values.shape[0], len(waves), values.shape[-1]), np.float32) if out is None else out
+        for row, i in enumerate(indices):
+            out[:, order[i]] = values[:, row]
+        if progress:
+            progress(indices[-1] + 1, len(waves))
+    assert out is not None
+    return out
+
+
+def score(
+    model: Model,
+    audio: Sequence[Wave],
+    basis: NoiseBasis,
+    prompt: str = DEFAULT_PROMPT,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """SEE of each clip (paper: online measurement). prompt: used at decoder sites only."""
+    edits = seen_edit(model, basis, 0.0)
+    order = by_length(audio)
+    scores: dict[int, Score] = {}
+    for indices, group in batches([audio[i] for i in order], batch_size):
+        if basis.site in ENCODER_SITES:
+            features, frames = model.processor.features(group)
+            _, see = split_records(encode(model.lalm, model.variables, features, jnp.asarray(frames), edits).records)
+        else:
+            batch = model.processor.prepare([Request([w], prompt) for w in group])
+            see = forward(model.lalm, model.variables, batch, edits).see
+        here = jax.device_get(see[basis.site])
+        mean = np.asarray(basis.mean_see(here.before))
+        for row, i in enumerate(indices):
+            layer = tuple(float(x) for x in here.before[:, row])
+            energy = tuple(float(x) for x in here.energy[:, row])
+            scores[order[i]] = Score(float(mean[row]), layer, energy, basis.layers)
+        if progress:
+            progress(indices[-1] + 1, len(audio))
+    return [scores[i] for i in range(len(audio))]
+
+
+def generate(
+    model: Model,
+    audio: Sequence[Wave] | Sequence[Request],
+    prompt: str | Sequence[str] = DEFAULT_PROMPT,
+    basis: NoiseBasis | None = None,
+    strength: float = 1.0,
+    decoding: Decoding | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """Answer a prompt (or one prompt per clip) about each clip, greedily unless `decoding` samples.
+
+    basis: apply SEEN with `strength` (lambda) and report SEE before and after; strength 0 only measures.
+    """
+    requests = _requests(audio, prompt)
+    edits = seen_edit(model, basis, strength) if basis is not None else {}
+    order = sorted(range(len(requests)), key=lambda i: sum(len(w) for w in requests[i].audio))
+    answers: dict[int, Answer] = {}
+    for indices, group in batches([requests[i] for i in order], batch_size):
+        batch = model.processor.prepare(group)
+        own = [order[i] for i in indices] + [order[indices[0]]] * (len(group) - len(indices))
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(own))
+        out = jax.device_get(generate_batch(model.lalm, model.variables, batch, edits, decoding, keys))
+        texts = model.processor.decode(out.tokens, out.lengths)
+        see = _means(out.see[basis.site], basis, group) if basis is not None else None
+        for row, i in enumerate(indices):
+            ids = tuple(int(t) for t in out.tokens[row, : out.lengths[row]])
+            both = (None, None) if see is None else (see[0][row], see[1][row])
+            answers[order[i]] = Answer(texts[row], ids, *both)
+        if progress:
+            progress(indices[-1] + 1, len(requests))
+    return [answers[i] for i in range(len(requests))]
+
+
+def _requests(audio: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:
+    prompts = [prompt] * len(audio) if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != len(audio):
+        raise ConfigError(f"{len(prompts)} prompts for {len(audio)} clips: give one prompt, or one per clip.")
+    return [a if isinstance(a, Request) else Request([a], p) for a, p in zip(audio, prompts, strict=True)]
+
+
+def _means(see: See, basis: NoiseBasis, group: Sequence[Request]) -> tuple[list[float], list[float]]:
+    """SEE before and after per request; a request with several clips gets the mean over its clips."""
+    both = [np.asarray(basis.mean_see(x)) for x in (see.before, see.after)]
+    if len(both[0]) == len(group):
+        return both[0].tolist(), both[1].tolist()
+    ends = np.cumsum([len(request.audio) for request in group])
+    split = [[float(part.mean()) for part in np.split(x, ends[:-1])] for x in both]
+    return split[0], split[1]
