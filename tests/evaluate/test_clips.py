@@ -1,0 +1,70 @@
+"""Making the shipped clips."""
+
+import json
+
+import numpy as np
+import pytest
+
+from seen_jax.errors import AudioError, ConfigError
+from seen_jax.train import clips
+from seen_jax.train.clips import SUBSETS, Subset, check_disjoint, content_hash, make_clips
+
+FEW = {"calibration": Subset("test", 2), "demo": Subset("test", 2), "validation": Subset("validation", 1)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    pytest.importorskip("espeakng_loader")
+    return make_clips(tmp_path_factory.mktemp("clips") / "new", 3, FEW)
+
+
+def read(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def test_every_row_has_its_clip(made):
+    table = read(made)
+    assert len(table) == 20
+    assert {row["path"] for row in table} == {p.relative_to(made).as_posix() for p in made.rglob("*.flac")}
+    assert len({row["hash"] for row in table}) == 20
+    assert set(table[0]) == {
+        *("id", "path", "subset", "split", "task", "prompt", "answer", "choices", "letter"),
+        *("words", "voice", "seed", "hash"),
+    }
+
+
+def test_same_seed_same_clips(made, tmp_path):
+    few = {"demo": Subset("test", 1)}
+    first, second, other = (make_clips(tmp_path / name, seed, few) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    assert read(first) == read(second)
+    assert not {row["hash"] for row in read(first)} & {row["hash"] for row in read(other)}
+
+
+def test_a_clip_in_two_subsets_is_refused():
+    row = {"id": "x", "task": "speech", "words": ["the", "cat"], "hash": "1", "subset": "demo"}
+    other = {**row, "id": "y", "subset": "calibration"}
+    check_disjoint([row, {**row, "id": "y"}])
+    with pytest.raises(AudioError, match="demo and calibration"):
+        check_disjoint([row, {**other, "words": ["a", "dog"]}])
+    with pytest.raises(AudioError, match="the cat"):
+        check_disjoint([row, {**other, "hash": "2"}])
+    music = {"task": "music", "words": ["piano", "up"]}
+    check_disjoint([{**row, **music}, {**other, **music, "hash": "2"}])
+
+
+def test_folders_in_use_and_too_many_bytes(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="not empty"):
+        make_clips(tmp_path)
+    with pytest.raises(ConfigError, match="negative"):
+        make_clips(tmp_path / "new", -1)
+    monkeypatch.setattr(clips, "MAX_BYTES", 10)
+    with pytest.raises(AudioError, match="more than"):
+        make_clips(tmp_path / "new", 0, {"demo": Subset("test", 1)})
+
+
+def test_the_hash_is_of_16_bit_samples():
+    wave = np.array([0.1, -0.5], np.float32)
+    assert content_hash(wave) == content_hash(np.rint(wave * 32768).astype(np.float32) / 32768)
+    assert content_hash(wave) != content_hash(-wave)
+    assert {subset.split for subset in SUBSETS.values()} == {"test", "validation"}
