@@ -1,0 +1,125 @@
+"""The command line `seen-jax`. Each command is a module here: its docstring is its help, `options` its options, `run`
+its work. Exit status: 0 done, 1 an error (one `error:` line), 2 wrong usage, 130 interrupted, 141 closed pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+from seen_jax import __version__
+from seen_jax.errors import SeenError
+
+COMMANDS = {
+    "demo": "the whole method on the embedded model, as one web page",
+    "calibrate": "find where noise lives in a model: pool activations of clean and noise clips",
+    "inspect": "show a calibration or noise basis: layers, ranks, curves, findings",
+    "score": "measure SEE, the share of noise energy inside the model, of every clip",
+    "generate": "answer a prompt about every clip, with and without SEEN",
+    "train": "train a small audio language model from scratch",
+    "models": "list the supported model families, or the sites of one model",
+}
+USAGE = "usage: seen-jax COMMAND [options], seen-jax --help, seen-jax --version"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader left, as in `seen-jax score ... | head`: no error, but no more output either
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _main(argv: list[str]) -> int:
+    try:
+        if not argv or argv[0] not in COMMANDS:
+            return _top(argv)
+        command, args = _parse(argv[0], argv[1:])
+        with _everything_on_stderr():
+            result = command.run(args)
+        sys.stdout.write(result.text(args.json))
+        return 0
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as e:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"error: {_describe(e)}", file=sys.stderr)
+        return 1
+
+
+def _top(argv: list[str]) -> int:
+    """What is no command: help, version, or a mistake."""
+    if argv and argv[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(f"{USAGE}\n\nMeasure (SEE) and remove (SEEN) noise inside audio language models.\n\ncommands:")
+        print("\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()))
+        print("\n`seen-jax COMMAND --help` shows the options of a command and an example.")
+        return 0
+    if argv and argv[0] == "--version":
+        print(f"seen-jax {__version__}")
+        return 0
+    if not argv:
+        problem = f"a command is missing: one of {', '.join(COMMANDS)}"
+    elif argv[0].startswith("-"):
+        problem = f"unknown option {argv[0]} (a command's options follow the command)"
+    else:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
+        problem = f"unknown command '{argv[0]}': {hint}"
+    print(f"error: {problem}\n{USAGE}", file=sys.stderr)
+    return 2
+
+
+def _parse(name: str, argv: list[str]) -> tuple[ModuleType, Any]:
+    from seen_jax.cli._parser import attach_negative, make_parser, split_overrides
+
+    command = importlib.import_module(f"seen_jax.cli.{name}")
+    parser = make_parser(f"seen-jax {name}", command.__doc__ or "", command.EXAMPLES)
+    command.options(parser)
+    argv = attach_negative(argv)
+    if not hasattr(command, "TAKES_OVERRIDES"):
+        return command, parser.parse_args(argv)
+    argv, overrides = split_overrides(parser, argv)
+    args = parser.parse_args(argv)
+    args.overrides = overrides
+    return command, args
+
+
+@contextlib.contextmanager
+def _everything_on_stderr() -> Iterator[None]:
+    """Whatever a command or its libraries print goes to stderr: stdout is for the result. Warnings become one line."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+    def show(message: Any, category: Any, *_: Any, **__: Any) -> None:
+        print(f"warning: {message}", file=sys.stderr)
+
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _describe(e: Exception) -> str:
+    if isinstance(e, SeenError):
+        return str(e)
+    if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e):
+        return "out of memory: use a smaller --batch-size, shorter clips or --dtype bfloat16; --debug shows where"
+    first = next(iter(str(e).strip().splitlines()), "")
+    return f"unexpected {type(e).__name__}: {first}; run again with --debug for the traceback"

@@ -1,0 +1,42 @@
+"""Train a small audio language model from scratch on synthetic speech, sounds and music.
+
+CONFIG is a typed YAML file such as configs/seen_tiny.yaml; each of its fields can be overridden, as in
+--joint.steps 100.
+A run that was interrupted goes on from its last checkpoint when the same command is given again. Speech needs
+`pip install "seen-jax[train]"`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seen_jax.cli._output import Result, check_writable, note
+from seen_jax.cli._parser import Parser
+from seen_jax.config import dotted_defaults, load_config
+from seen_jax.train.config import TrainConfig
+
+EXAMPLES = "seen-jax train configs/seen_tiny.yaml --out runs/mine --joint.steps 100"
+TAKES_OVERRIDES = True
+
+
+def options(parser: Parser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, for instance configs/seen_tiny.yaml")
+    fields = [f"  --{key} (default {value})" for key, value in dotted_defaults(TrainConfig).items()]
+    parser.epilog = "fields:\n" + "\n".join(fields) + f"\n\n{parser.epilog}"
+
+
+def run(args: Any) -> Result:
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from seen_jax.errors import ConfigError
+
+    config = load_config(TrainConfig, args.config, args.overrides)
+    check_writable(Path(config.out))
+    check_writable(Path(config.data.folder))
+    if find_spec("espeakng_loader") is None:
+        raise ConfigError('training needs espeak-ng for its speech, which is missing: pip install "seen-jax[train]".')
+    from seen_jax.train.trainer import train
+
+    folder = train(config, report=note)
+    return Result({"model": str(folder), "out": config.out}, [f"trained: {folder}"])

@@ -1,0 +1,384 @@
+"""The command line as a user meets it: calibrate, inspect, score, generate on a tiny random model."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+import time
+import typing
+from pathlib import Path
+
+import cli_support
+import numpy as np
+import pytest
+from cli_support import make_clips, run
+
+from seen_jax import __version__
+from seen_jax.audio import find_audio, mix_at_snr, read_audio
+from seen_jax.cli import COMMANDS
+from seen_jax.subspace import Calibration, Selection
+
+world = cli_support.world
+SEEN = ["--method", "complement"]  # a reading whose basis is not empty on a random model
+
+
+def program(*argv, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "seen_jax.cli", *map(str, argv)], capture_output=True, text=True, **options
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name):
+    shown = run(name, "--help")
+    assert shown.status == 0
+    module = importlib.import_module(f"seen_jax.cli.{name}")
+    assert module.__doc__.splitlines()[0] in shown.out
+    for line in module.EXAMPLES.strip().splitlines():
+        assert line in shown.out
+    assert {"--json", "--debug"} <= set(re.findall(r"--\w+", shown.out))
+    assert "function" not in shown.out
+    assert not shown.err
+
+
+def test_help_and_version():
+    shown = run("--help")
+    assert all(f"  {name} " in shown.out for name in COMMANDS)
+    assert run("--version").out == f"seen-jax {__version__}\n"
+
+
+def test_start_up_is_quick_because_nothing_heavy_is_imported():
+    heavy = "jax", "transformers", "scipy", "librosa", "matplotlib", "rich", "flax"
+    code = f"import sys, seen_jax.cli as c; c.main(sys.argv[1:]); print([m for m in {heavy} if m in sys.modules])"
+    for argv in (["--help"], ["score", "--help"], ["train", "--help"], ["demo", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]", argv
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731  (CPU time: others use it too)
+    start = used()
+    assert program("--help").returncode == 0
+    assert used() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "a command is missing"),
+        (["scoer"], "unknown command 'scoer': did you mean score?"),
+        (["--debug", "score"], "unknown option --debug"),
+        (["score", "x", "--basi", "y"], "Did you mean --basis?"),
+        (["score", "x"], "required: basis"),
+        (["inspect"], "required: folder"),
+    ],
+)
+def test_wrong_usage_exits_with_2(argv, message):
+    wrong = run(*argv)
+    assert wrong.status == 2
+    assert message in wrong.err
+    assert not wrong.out
+
+
+def test_every_field_of_a_selection_is_an_option_with_its_default():
+    from seen_jax.cli._parser import LAYERS, SELECTION, add_selection, make_parser, selection_fields
+    from seen_jax.subspace.localize import NamedLayers
+
+    assert set(SELECTION) == {field.name for field in dataclasses.fields(Selection)}
+    assert set(LAYERS) == set(typing.get_args(NamedLayers))
+    hints = typing.get_type_hints(Selection)
+    for name, (_, metavar, text) in SELECTION.items():
+        if typing.get_origin(hints[name]) is typing.Literal:
+            assert metavar == "|".join(typing.get_args(hints[name]))
+        if default := re.search(r"default ([\d.]+|true)", text):
+            assert str(getattr(Selection(), name)).lower() == default[1]
+    parser = make_parser("seen-jax x", "", "")
+    add_selection(parser)
+    given = shlex.split(
+        "--method complement --delta 0.2 --semantic-alpha 0.9 --noise-alpha 0.8 --energy sigma --center "
+        "--noise-source difference --remainder 0.2 --absolute false --layers 1,2"
+    )
+    assert Selection(**selection_fields(parser.parse_args(given))) == Selection(
+        0.9, 0.8, 0.2, "complement", "sigma", True, "difference", 0.2, False, (1, 2)
+    )
+    assert selection_fields(parser.parse_args([])) == {}
+
+
+def test_calibrate_writes_one_folder_per_noise(world, tmp_path):
+    folder = tmp_path / "noises"
+    make_clips(folder, 3)
+    argv = ["calibrate", world.clips, "--noise", "pink", world.crowd, "--noise", folder, "--out", tmp_path / "out"]
+    argv += ["--model", world.model, "--clips", 11, "--snr", "-5", "--json"]
+    entries = run(*argv).data["calibrations"]
+    assert [e["noise"] for e in entries] == ["pink", "crowd", "noises"]
+    for entry in entries:
+        calibration = Calibration.load(entry["folder"])
+        assert (calibration.card["snr_db"], entry["clips"], entry["kept"]) == (-5.0, 11, False)
+        assert calibration.statistics.clean.shape == (2, 11, 128)
+        assert entry["ranks"] == list(calibration.select().ranks)
+        assert entry["first_layer"] == calibration.localization().first
+        assert {f["code"] for f in entry["findings"]} <= {"empty-basis", "no-layer-found", "noise-not-above-clean",
+                                                          "rank-limited", "semantic-basis", "empty-layers"}  # fmt: skip
+
+
+def test_calibrating_again_keeps_what_is_complete(world, tmp_path):
+    argv = ["calibrate", world.clips, "--noise", "white", "--out", tmp_path, "--model", world.model, "--clips", 4]
+    first = run(*argv)
+    assert "too-few-clips" in first.out, "findings are part of the table"
+    written = (tmp_path / "white" / "statistics.safetensors").stat().st_mtime_ns
+    again = run(*argv, "--json")
+    assert again.data["calibrations"][0]["kept"]
+    assert "made from the same data: kept" in again.err
+    assert "warning: " in again.err and "too-few-clips" in again.err
+    assert (tmp_path / "white" / "statistics.safetensors").stat().st_mtime_ns == written
+    other = run(*argv, "--seed", 1)
+    assert other.status == 1
+    assert "was made with another noise" in other.err
+    replaced = run(*argv, "--seed", 1, "--overwrite", "--json")
+    assert not replaced.data["calibrations"][0]["kept"]
+    assert Calibration.load(tmp_path / "white").card["seed"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["white"]
+
+
+def test_an_interrupted_calibration_goes_on(world, tmp_path, monkeypatch):
+    from seen_jax import api
+
+    whole, calls = api.calibrate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    argv = ["calibrate", world.clips, "--noise", "white", "pink", "--out", tmp_path, "--model", world.model]
+    monkeypatch.setattr(api, "calibrate", interrupted)
+    stopped = run(*argv, "--clips", 3)
+    assert (stopped.status, stopped.err.splitlines()[-1]) == (130, "interrupted")
+    entries = run(*argv, "--clips", 3, "--json").data["calibrations"]
+    assert [entry["kept"] for entry in entries] == [True, False]
+
+
+def test_inspect_shows_what_the_library_says(world, tmp_path):
+    calibration = Calibration.load(world.white)
+    data = run("inspect", world.white, *SEEN, "--layers", "0,1", "--json").data
+    basis = calibration.select(Selection(method="complement", layers=(0, 1)))
+    assert (data["ranks"], data["layers"]) == (list(basis.ranks), [0, 1])
+    np.testing.assert_allclose(data["magnitude"], calibration.curves().magnitude, rtol=1e-6)
+    assert data["selection"]["method"] == "complement"
+    shown = run("inspect", world.calibrations, "--figure", tmp_path / "curves.png")
+    assert shown.status == 0, "the only calibration in a folder needs no name"
+    assert calibration.card["fingerprint"] in shown.out
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    basis.save(tmp_path / "basis")
+    again = run("inspect", tmp_path / "basis", "--layers", "0", "--json").data
+    assert (again["kind"], again["ranks"], again["layers"]) == ("noise basis", list(basis.ranks), [0])
+
+
+def test_score_equals_the_library(world, tmp_path):
+    import seen_jax
+
+    model = seen_jax.load(world.model)
+    basis = Calibration.load(world.white).select(Selection(method="complement"))
+    items = find_audio([world.clips])
+    expected = [s.see for s in seen_jax.score(model, [read_audio(i.path) for i in items], basis)]
+    argv = ["score", world.clips, "--model", world.model, "--out", tmp_path / "a.json"]
+    data = run(*argv, "--basis", world.white, *SEEN, "--json").data
+    assert [row["id"] for row in data["clips"]] == [item.id for item in items]
+    np.testing.assert_allclose([row["see"] for row in data["clips"]], expected, rtol=1e-5)
+    assert data["means"] == [{"snr_db": None, "see": pytest.approx(np.mean(expected), rel=1e-5)}]
+    assert data["trend"] is None
+    assert json.loads((tmp_path / "a.json").read_text()) == data
+    basis.save(tmp_path / "basis")
+    saved = run("score", world.clips, "--model", world.model, "--basis", tmp_path / "basis", "--json").data
+    assert [row["see"] for row in saved["clips"]] == [row["see"] for row in data["clips"]]
+
+
+def test_score_over_snrs(world, tmp_path):
+    argv = ["score", world.clips / "clip0.wav", world.clips / "clip1.wav", "--basis", world.white, *SEEN]
+    argv += ["--noise", "pink", "--model", world.model]
+    out = tmp_path / "new" / "a.csv"
+    data = run(*argv, "--snr", "-10,0,10,30", "--out", out, "--json").data
+    assert [m["snr_db"] for m in data["means"]] == [None, -10.0, 0.0, 10.0, 30.0]
+    assert len(data["clips"]) == 10
+    by_snr = {row["snr_db"]: row["see"] for row in data["clips"] if row["id"] == "clip0"}
+    assert abs(by_snr[30.0] - by_snr[None]) < 0.1 * abs(by_snr[-10.0] - by_snr[None]), "30 dB is nearly clean"
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith("id,path,snr_db,see,see_layer_0,see_layer_1,energy_layer_0")
+    assert len(lines) == 11
+    table = run(*argv, "--snr", "-10,0,10,30")
+    assert data["trend"]["words"] in table.out
+
+
+def test_the_trend_in_words():
+    from seen_jax.cli.score import trend
+
+    snrs = [-10.0, 0.0, 10.0, 20.0]
+    assert trend(snrs, [0.4, 0.3, 0.2, 0.1])["words"].startswith("SEE rises with noise (")
+    assert trend(snrs, [0.1, 0.2, 0.3, 0.4])["words"].startswith("SEE falls with noise")
+    assert trend(snrs, [0.2, 0.1, 0.3, 0.15])["words"].startswith("SEE neither")
+    assert trend(snrs, [0.4, 0.1, 0.2, 0.3])["spearman"] == pytest.approx(-0.2)
+    assert trend(snrs, [0.0] * 4) == {"spearman": None, "words": trend(snrs, [0.0] * 4)["words"]}
+    assert "at least three" in trend(snrs[:2], [0.1, 0.2])["words"]
+
+
+def test_calibration_and_measurement_hear_different_noise(world):
+    from seen_jax.cli._inputs import CALIBRATION, read_noise
+
+    noise = read_noise("white")
+    assert not np.allclose(noise.clip(0, 100, 0), noise.clip(CALIBRATION, 100, 0))
+    np.testing.assert_array_equal(noise.clip(1, 100, 0), noise.clip(1, 100, 0))
+    assert not np.allclose(noise.clip(0, 100, 0), noise.clip(0, 100, 1))
+
+
+def test_generate_with_and_without_seen(world, tmp_path):
+    import seen_jax
+
+    (tmp_path / "m.csv").write_text(
+        f"path,question\n{world.clips / 'clip0.wav'},which bird\n{world.clips / 'clip1.wav'},\n"
+    )
+    argv = ["generate", tmp_path / "m.csv", "--model", world.model, "--max-new-tokens", 4, "--prompt", "name it"]
+    argv += ["--noise", "white", "--snr", "5", "--json"]
+    data = run(*argv, "--basis", world.white, *SEEN).data
+    assert [row["prompt"] for row in data["clips"]] == ["which bird", "name it"], "a manifest's prompt wins"
+    from seen_jax.cli._inputs import read_noise
+
+    model, basis = seen_jax.load(world.model), Calibration.load(world.white).select(Selection(method="complement"))
+    clips = [read_audio(world.clips / f"clip{i}.wav") for i in range(2)]
+    noisy = [mix_at_snr(c, read_noise("white").clip(i, len(c), 0), 5.0).audio for i, c in enumerate(clips)]
+    decoding = seen_jax.Decoding(max_new_tokens=4)
+    plain = seen_jax.generate(model, noisy, ["which bird", "name it"], decoding=decoding)
+    edited = seen_jax.generate(model, noisy, ["which bird", "name it"], basis, decoding=decoding)
+    assert [row["answer"] for row in data["clips"]] == [a.text for a in plain]
+    assert [row["answer_seen"] for row in data["clips"]] == [a.text for a in edited]
+    for row in data["clips"]:
+        assert 0 <= row["see_after"] < row["see"] <= 1
+    plain_only = run(*argv).data
+    assert [set(row) for row in plain_only["clips"]] == [{"id", "path", "prompt", "answer"}] * 2
+    off = run(*argv, "--basis", world.white, *SEEN, "--strength", 0).data["clips"]
+    assert [row["answer_seen"] for row in off] == [row["answer"] for row in off]
+
+
+def test_sampling_follows_the_seed(world):
+    argv = ["generate", world.clips / "clip0.wav", "--model", world.model, "--temperature", 2, "--top-k", 50, "--json"]
+    texts = [run(*argv, "--top-p", 0.9, "--seed", seed).data["clips"][0]["answer"] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_models(world):
+    (family,) = run("models", "--json").data
+    assert (family["name"], family["layers"]["encoder.mlp_act"], family["widths"]["encoder.mlp_act"]) == (
+        "qwen2_5_omni",
+        32,
+        5120,
+    )
+    assert set(family["sites"]) == set(family["layers"])
+    assert "transformers" in family["verified"]
+    (tiny,) = run("models", world.model, "--json").data
+    assert (tiny["layers"]["encoder.mlp_act"], tiny["widths"]["encoder.resid"]) == (2, 32)
+    from safetensors.numpy import load_file
+
+    used = {k: v for k, v in load_file(world.model / "model.safetensors").items() if not k.startswith("visual.")}
+    assert tiny["parameters"] == sum(v.size for k, v in used.items() if "audio_bos_eos" not in k)
+    assert "encoder.mlp_act" in run("models", world.model).out
+
+
+def test_train_passes_the_configuration_on(tmp_path, monkeypatch):
+    from seen_jax.train import trainer
+
+    seen = []
+    monkeypatch.setattr(trainer, "train", lambda config, report: seen.append(config) or Path(config.out) / "model")
+    (tmp_path / "c.yaml").write_text("seed: 3\njoint: {lr: 0.5}")
+    argv = ["train", tmp_path / "c.yaml", "--joint.steps", "7", "--json", "--out", tmp_path / "run"]
+    assert run(*argv).data == {"model": str(tmp_path / "run" / "model"), "out": str(tmp_path / "run")}
+    (config,) = seen
+    assert (config.seed, config.joint.lr, config.joint.steps) == (3, 0.5, 7)
+    assert "--joint.steps" in run("train", "--help").out
+
+
+def test_the_quick_demo_is_a_valid_configuration():
+    from seen_jax.cli.demo import QUICK
+    from seen_jax.config import load_config
+    from seen_jax.evaluate.demo import DemoConfig
+
+    quick = load_config(DemoConfig, None, QUICK)
+    assert len(quick.snrs) * len(quick.noises) < len(DemoConfig().snrs) * len(DemoConfig().noises)
+
+
+def test_the_examples_in_the_help_work(world, tmp_path, monkeypatch):
+    """In order, beside clips/ and noise/crowd.wav; `demo` and `train` take long and have tests of their own."""
+    from seen_jax.models import model
+
+    monkeypatch.setitem(model.EMBEDDED, "seen-tiny", world.model)
+    (tmp_path / "clips").symlink_to(world.clips)
+    (tmp_path / "noise").symlink_to(world.crowd.parent)
+    monkeypatch.chdir(tmp_path)
+    for name in ("calibrate", "inspect", "score", "generate", "models"):
+        for line in importlib.import_module(f"seen_jax.cli.{name}").EXAMPLES.strip().splitlines():
+            done = run(*shlex.split(line)[1:])
+            assert done.status == 0, (line, done.err)
+            assert done.out
+
+
+def test_stdout_holds_nothing_but_the_result(world, monkeypatch):
+    """Whatever a library prints goes to stderr."""
+    from seen_jax import api
+
+    whole = api.score
+    monkeypatch.setattr(api, "score", lambda *a, **k: print("chatter") or whole(*a, **k))
+    done = run("score", world.clips / "clip0.wav", "--basis", world.white, *SEEN, "--model", world.model, "--json")
+    assert "chatter" in done.err
+    assert done.data["clips"]
+
+
+def test_text_that_looks_like_markup_stays_as_it_is(world, tmp_path):
+    clip = tmp_path / "[red]x.wav"
+    clip.write_bytes((world.clips / "clip0.wav").read_bytes())
+    done = run("score", clip, "--basis", world.white, *SEEN, "--model", world.model)
+    assert "[red]x" in done.out
+
+
+def test_progress_bars_wait_and_need_a_terminal(monkeypatch):
+    import io
+
+    from seen_jax.cli import _output
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def shown(stream: io.StringIO, patience: float) -> str:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(_output, "PATIENCE", patience)
+        with _output.progress("counting") as tick:
+            time.sleep(0.3)
+            tick(1, 2)
+        return stream.getvalue()
+
+    monkeypatch.setenv("TERM", "xterm")
+    assert "counting" in shown(Terminal(), 0.05)
+    assert shown(Terminal(), 5.0) == ""
+    assert shown(io.StringIO(), 0.05) == ""
+
+
+def test_a_reader_that_leaves_is_no_error(world):
+    """`seen-jax models --json | true`"""
+    script = f"{shlex.quote(sys.executable)} -m seen_jax.cli --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() in ("0", "141")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        argv = [sys.executable, "-m", "seen_jax.cli", "inspect", str(world.white), "--json"]
+        done = subprocess.run(argv, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_the_installed_program(world):
+    done = program("models", world.model, "--json", cwd=world.root)
+    assert json.loads(done.stdout)[0]["family"] == "qwen2_5_omni"
+    assert done.stderr == ""
