@@ -25,7 +25,7 @@ class DataSize:
     """How many synthetic examples, and where they are kept. workers 0: one per core."""
 
     folder: str = "runs/seen_tiny_data"
-    train: int = 32_000
+    train: int = 40_000
     validation: int = 800
     test: int = 1_600
     workers: int = 0
@@ -61,14 +61,14 @@ class TrainConfig:
     seed: int = 0
     model: ModelSize = ModelSize()
     data: DataSize = DataSize()
-    words: Stage = Stage(steps=800, lr=2e-3)
-    text: Stage = Stage(steps=350, lr=1e-3, batch=32)
-    joint: Stage = Stage(steps=900, lr=1e-3, final=0.05)
-    noise: Stage = Stage(steps=400, lr=6e-4, final=0.02, dtype="float32")
+    words: Stage = Stage(steps=1000, lr=2e-3)
+    text: Stage = Stage(steps=1500, lr=1.5e-3, batch=32)
+    joint: Stage = Stage(steps=3000, lr=1e-3, final=0.05)
+    noise: Stage = Stage(steps=1000, lr=6e-4, final=0.02, dtype="float32")
     augmentation: NoiseAugmentation = NoiseAugmentation()
     word_weight: float = 0.5
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     checkpoint_seconds: float = 120.0
-    eval_every: int = 250
-    eval_items: int = 200
+    eval_every: int = 500
+    eval_items: int = 400

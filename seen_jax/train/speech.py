@@ -69,14 +69,14 @@ def voices(split: str) -> tuple[str, ...]:
 
 
 def say(
-    text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50
+    text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50, stretch: float = 1.0
 ) -> Float[np.ndarray, " samples"]:
     """Speak `text`: mono float32 at 16 kHz, silence at both ends cut off, peak 1. See `say_words`."""
-    return say_words(text, voice, rate, pitch, pitch_range)[0]
+    return say_words(text, voice, rate, pitch, pitch_range, stretch)[0]
 
 
 def say_words(
-    text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50
+    text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50, stretch: float = 1.0
 ) -> tuple[Float[np.ndarray, " samples"], tuple[float, ...]]:
     """Speak `text` (as `say`) and tell when each word begins, in seconds.
 
@@ -86,21 +86,27 @@ def say_words(
         rate: words per minute, 80..450.
         pitch: base pitch of the speaker, 0..99, 50 is the speaker's own.
         pitch_range: liveliness of the intonation, 0..99, 0 is monotone.
+        stretch: above 1 the recording is played slower, which lowers pitch and formants: a longer vocal tract.
 
     Raises:
-        ConfigError: espeak-ng is missing or does not know the voice.
+        ConfigError: espeak-ng is missing or does not know the voice, or a stretch outside 0.5..2.
         AudioError: nothing audible came out.
     """
     import soxr
 
+    if not 0.5 <= stretch <= 2.0:
+        raise ConfigError(f"the stretch of speech must be between 0.5 and 2, not {stretch}")
     with _LOCK:
-        samples, source_rate, onsets = _synthesise(text, voice, {_RATE: rate, _PITCH: pitch, _RANGE: pitch_range})
+        samples, native_rate, onsets = _synthesise(text, voice, {_RATE: rate, _PITCH: pitch, _RANGE: pitch_range})
     peak = np.abs(samples).max(initial=0.0)
     if peak == 0.0:
         raise AudioError(f"espeak-ng gave no sound for {text!r} in voice {voice!r}: use a text with words in it")
     first, last = sounding(samples / peak)
+    source_rate = native_rate / stretch
     wave = soxr.resample(samples[first:last] / peak, source_rate, SAMPLE_RATE)
-    begins = tuple(float(np.clip(at - first / source_rate, 0.0, len(wave) / SAMPLE_RATE)) for at in onsets)
+    begins = tuple(
+        float(np.clip((at * native_rate - first) / source_rate, 0.0, len(wave) / SAMPLE_RATE)) for at in onsets
+    )
     return (wave / np.abs(wave).max()).astype(np.float32), begins
 
 

@@ -148,13 +148,17 @@ def _choice(question: str, right: str, others: Sequence[str], rng: np.random.Gen
 def _spoken(
     split: str, rng: np.random.Generator
 ) -> tuple[str, dict[str, str], str, np.ndarray, tuple[tuple[float, float], ...]]:
-    """A sentence of this split, in a voice of this split, that fits into the clip."""
+    """A sentence of this split, in a voice of this split, that fits into the clip.
+
+    Training speakers get vocal tracts of other lengths as well, so that 30 of them are enough for new voices.
+    """
     voice = _pick(speech.voices(split), rng)
     while True:
         sentence, filling = sentences.draw_sentence(split, rng)
         rate, pitch, pitch_range = (int(rng.integers(*span)) for span in ((150, 211), (30, 71), (30, 81)))
+        stretch = rng.uniform(0.88, 1.14) if split == "train" else 1.0
         for faster in (rate, 210):
-            wave, onsets = speech.say_words(sentence, voice, faster, pitch, pitch_range)
+            wave, onsets = speech.say_words(sentence, voice, faster, pitch, pitch_range, stretch)
             if len(wave) <= MAX_SAMPLES and len(onsets) == len(sentence.split()):
                 ends = (*onsets[1:], len(wave) / SAMPLE_RATE)
                 return sentence, filling, voice, wave, tuple(zip(onsets, ends, strict=True))
