@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -19,6 +21,7 @@
 
 # %%
 # On Colab: !pip install -q "seen-jax @ git+https://github.com/seen-jax/seen-jax"
+# %matplotlib inline
 import matplotlib.pyplot as plt
 import numpy as np
 
