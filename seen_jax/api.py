@@ -14,13 +14,14 @@ from jaxtyping import Float
 
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.models.edits import Edit, See
+from seen_jax.models.config import conv_length
+from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate import generate as generate_batch
 from seen_jax.models.lalm import split_records
 from seen_jax.models.model import Model, batches, by_length, encode, forward
 from seen_jax.models.processor import Request
-from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, Taps, check_site
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR, Taps, check_site
 from seen_jax.subspace import Calibration, NoiseBasis, Statistics
 
 Wave = Float[np.ndarray, " _"]  # clips of one list differ in length
@@ -121,12 +122,12 @@ def pool(
     out: np.ndarray | None = None
     for indices, group in batches([waves[i] for i in order], batch_size):
         if site in ENCODER_SITES:
-            features, frames = model.processor.features(group)
-            taps, _ = split_records(encode(lalm, model.variables, features, jnp.asarray(frames), {}).records)
+            rows, owners = model.processor.audio(group)
+            taps, _ = split_records(encode(lalm, model.variables, rows, {}).records)
+            values = per_clip(model, site, np.asarray(taps[site], np.float32), rows.frames, owners)
         else:
             batch = model.processor.prepare([Request([w], prompt) for w in group])
-            taps = forward(lalm, model.variables, batch, {}).taps
-        values = np.asarray(taps[site], np.float32)
+            values = np.asarray(forward(lalm, model.variables, batch, {}).taps[site], np.float32)
         out = np.zeros((values.shape[0], len(waves), values.shape[-1]), np.float32) if out is None else out
         for row, i in enumerate(indices):
             out[:, order[i]] = values[:, row]
@@ -134,6 +135,23 @@ def pool(
             progress(indices[-1] + 1, len(waves))
     assert out is not None
     return out
+
+
+def per_clip(
+    model: Model, site: str, values: np.ndarray, frames: Any, owners: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Means of encoder rows -> means of clips. values: [L, rows, ...] or [rows]; owners: the rows of each clip. Rows count
+    by their real positions, so that the cuts of a family do not show."""
+    encoder = model.config.encoder
+    count = encoder.token_count if site == PROJECTOR else conv_length
+    axis = min(values.ndim - 1, 1)
+    out = []
+    for own in owners:
+        weight = np.asarray(count(np.asarray(frames)[list(own)]), np.float64)
+        share = weight / weight.sum() if weight.sum() else np.full(len(own), 1 / len(own))
+        part = np.take(values, list(own), axis)
+        out.append(part.take(0, axis) if len(own) == 1 else np.tensordot(share, part, (0, axis)).astype(values.dtype))
+    return np.stack(out, axis)
 
 
 def score(
@@ -150,12 +168,13 @@ def score(
     scores: dict[int, Score] = {}
     for indices, group in batches([audio[i] for i in order], batch_size):
         if basis.site in ENCODER_SITES:
-            features, frames = model.processor.features(group)
-            _, see = split_records(encode(model.lalm, model.variables, features, jnp.asarray(frames), edits).records)
+            rows, owners = model.processor.audio(group)
+            _, see = split_records(encode(model.lalm, model.variables, rows, edits).records)
+            clips = lambda x, r=rows, o=owners: per_clip(model, basis.site, np.asarray(x), r.frames, o)  # noqa: E731
+            here = jax.tree.map(clips, see[basis.site])
         else:
             batch = model.processor.prepare([Request([w], prompt) for w in group])
-            see = forward(model.lalm, model.variables, batch, edits).see
-        here = jax.device_get(see[basis.site])
+            here = jax.device_get(forward(model.lalm, model.variables, batch, edits).see[basis.site])
         mean = np.asarray(basis.mean_see(here.before))
         for row, i in enumerate(indices):
             layer = tuple(float(x) for x in here.before[:, row])
@@ -186,12 +205,20 @@ def generate(
     order = sorted(range(len(requests)), key=lambda i: sum(len(w) for w in requests[i].audio))
     answers: dict[int, Answer] = {}
     for indices, group in batches([requests[i] for i in order], batch_size):
-        batch = model.processor.prepare(group)
+        batch, rows = model.processor.prepared(group)
         own = [order[i] for i in indices] + [order[indices[0]]] * (len(group) - len(indices))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(own))
         out = jax.device_get(generate_batch(model.lalm, model.variables, batch, edits, decoding, keys))
         texts = model.processor.decode(out.tokens, out.lengths)
-        see = _means(out.see[basis.site], basis, group) if basis is not None else None
+        see = None
+        if basis is not None:
+            clips = [clip for request in rows for clip in request]
+            both = (np.asarray(basis.mean_see(x)) for x in (out.see[basis.site].before, out.see[basis.site].after))
+            if basis.site in ENCODER_SITES:  # a request with several clips gets the mean over its clips
+                ends = np.cumsum([len(request) for request in rows])[:-1]
+                by_clip = (per_clip(model, basis.site, x, batch.frames, clips) for x in both)
+                both = (np.array([part.mean() for part in np.split(x, ends)]) for x in by_clip)
+            see = [x.tolist() for x in both]
         for row, i in enumerate(indices):
             ids = tuple(int(t) for t in out.tokens[row, : out.lengths[row]])
             both = (None, None) if see is None else (see[0][row], see[1][row])
@@ -206,13 +233,3 @@ def _requests(audio: Sequence[Any], prompt: str | Sequence[str]) -> list[Request
     if len(prompts) != len(audio):
         raise ConfigError(f"{len(prompts)} prompts for {len(audio)} clips: give one prompt, or one per clip.")
     return [a if isinstance(a, Request) else Request([a], p) for a, p in zip(audio, prompts, strict=True)]
-
-
-def _means(see: See, basis: NoiseBasis, group: Sequence[Request]) -> tuple[list[float], list[float]]:
-    """SEE before and after per request; a request with several clips gets the mean over its clips."""
-    both = [np.asarray(basis.mean_see(x)) for x in (see.before, see.after)]
-    if len(both[0]) == len(group):
-        return both[0].tolist(), both[1].tolist()
-    ends = np.cumsum([len(request.audio) for request in group])
-    split = [[float(part.mean()) for part in np.split(x, ends[:-1])] for x in both]
-    return split[0], split[1]

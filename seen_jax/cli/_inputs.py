@@ -97,7 +97,7 @@ def load_model(args: Any, clips: Sequence[Clip] = ()) -> Model:
         model = load(args.model, args.dtype)
     for clip in clips:
         try:
-            model.processor.frames(clip.wave)
+            model.processor.checked(clip.wave)
         except AudioError as e:
             raise AudioError(f"{clip.path}: {e}") from None
     return model

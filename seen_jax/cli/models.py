@@ -1,6 +1,6 @@
 """List the supported model families, or the sites of one model.
 
-Without NAME: every family, with the layers of its default (published) size. With the NAME of a model folder, a hub
+Without NAME: every family, with the layers of its published size. With the NAME of a model folder, a hub
 name, seen-tiny or a family: its sites, layers, widths and number of parameters. No weights are read.
 """
 
@@ -32,7 +32,7 @@ def run(args: Any) -> Result:
     if args.name is None:
         entries = [_entry(name, family, _default_config(family)) for name, family in known.items()]
         rows = [[e["name"], ", ".join(e["model_types"]), _shapes(e), e["verified"]] for e in entries]
-        return Result(entries, [table(["family", "model_type", "layers x width by default", "verified"], rows)])
+        return Result(entries, [table(["family", "model_type", "layers x width as published", "verified"], rows)])
     if args.name in known:
         family, config = known[args.name], _default_config(known[args.name])
     else:
@@ -42,10 +42,10 @@ def run(args: Any) -> Result:
 
 
 def _default_config(family: ModuleType) -> Any:
-    """The configuration that `transformers` has as the family's default: that of the published model."""
+    """The configuration of the published model."""
     from transformers import CONFIG_MAPPING
 
-    return family.config(CONFIG_MAPPING[family.MODEL_TYPES[0]]().to_dict(), (0,), 0)
+    return family.config(CONFIG_MAPPING[family.MODEL_TYPES[0]](**family.PUBLISHED).to_dict(), (0,), 0)
 
 
 def _entry(name: str, family: ModuleType, config: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _entry(name: str, family: ModuleType, config: Any) -> dict[str, Any]:
         "layers": {site: layers for site, (layers, _) in shapes.items()},
         "widths": {site: width for site, (_, width) in shapes.items()},
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(config).values()),
-        "max_audio_seconds": config.max_audio_seconds,
+        "max_audio_seconds": family.FRAMING.seconds,
         "verified": family.VERIFIED,
     }
 

@@ -27,7 +27,7 @@ from seen_jax.evaluate import metrics
 from seen_jax.evaluate.items import Item, load_clips, voices
 from seen_jax.evaluate.readings import TIE, Candidate, Scored, candidates, pick, rank, to_json
 from seen_jax.evaluate.sweep import MAX_NEW_TOKENS, answer, common_rank, mix, noises_for, prepared, with_waves
-from seen_jax.models.encoder import conv_length, token_count
+from seen_jax.models.encoder import within
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model
@@ -50,14 +50,12 @@ def see_of_stack(
 
 def counted(model: Model, site: str, batch: Batch) -> Bool[np.ndarray, "items positions"]:
     """The positions over which SEE is averaged at a site: real frames, or audio tokens."""
-    frames = np.asarray(batch.frames)[:, None]
+    encoder, frames, total = model.config.encoder, np.asarray(batch.frames), batch.features.shape[1]
     if site in DECODER_SITES:
         return np.asarray(batch.audio_index) >= 0
-    chunk = model.config.encoder.chunk_frames
-    starts = np.arange(batch.features.shape[1] // chunk) * chunk
-    real = conv_length(np.clip(frames - starts, 0, chunk))
-    valid = (np.arange(conv_length(chunk)) < real[..., None]).reshape(len(frames), -1)
-    return np.arange(valid.shape[1] // 2) < token_count(frames) if site == PROJECTOR else valid
+    if site == PROJECTOR:
+        return np.arange(encoder.token_count(total)) < encoder.token_count(frames)[:, None]
+    return within(encoder, frames, total)
 
 
 def measure(

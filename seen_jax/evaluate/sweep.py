@@ -58,7 +58,7 @@ def prepared(model: Model, items: Sequence[Item], size: int) -> Iterator[tuple[l
     if len({item.id for item in items}) != len(items):
         raise ConfigError("two items have the same id: an evaluation needs one id per item")
     requests = [Request([item.wave], item.prompt) for item in items]
-    length = [(model.processor.frames(item.wave), len(item.prompt)) for item in items]
+    length = [(len(item.wave), len(item.prompt)) for item in items]
     order = sorted(range(len(items)), key=length.__getitem__)
     for own, rows in batches(order, size):
         yield [order[i] for i in own], rows, model.processor.prepare([requests[i] for i in rows])
@@ -66,8 +66,7 @@ def prepared(model: Model, items: Sequence[Item], size: int) -> Iterator[tuple[l
 
 def with_waves(model: Model, batch: Batch, waves: Sequence[np.ndarray]) -> Batch:
     """The same prompts about other audio of the same lengths."""
-    features, _ = model.processor.features(waves)
-    return dataclasses.replace(batch, features=features)
+    return dataclasses.replace(batch, features=model.processor.audio(waves)[0].features)
 
 
 def common_rank(bases: Mapping[str, NoiseBasis]) -> dict[str, NoiseBasis]:

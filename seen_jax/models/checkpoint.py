@@ -82,7 +82,7 @@ def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...
     """{parameter path: shape} of the whole model, without allocating anything."""
 
     def init() -> Any:
-        features = jnp.zeros((1, config.encoder.chunk_frames, config.encoder.n_mels))
+        features = jnp.zeros((1, config.encoder.pad_frames, config.encoder.n_mels))
         one, row = jnp.ones(1, jnp.int32), jnp.zeros((1, 4), jnp.int32)
         return Lalm(config).init(jax.random.key(0), Batch(row, one, features, one, row))
 

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Literal
 
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
 
 
+def conv_length(frames: Any) -> Any:
+    """Positions after the stride-2 convolution: (F - 1) // 2 + 1, and 0 for 0 frames."""
+    return (frames + 1) // 2
+
+
+def token_count(frames: Any) -> Any:
+    """Audio tokens where pairs of positions are pooled, 25 a second: an odd last position is dropped."""
+    return conv_length(frames) // 2
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Whisper-style audio encoder. chunk_frames: mel frames that are convolved and attended together."""
+    """Whisper-style audio encoder and projector.
+
+    pad_frames: a row is padded to a multiple of so many mel frames.
+    chunked: every `pad_frames` frames are convolved, numbered and attended alone (Qwen2.5-Omni), not the whole row.
+    positions: a sinusoid table that is computed, one that is stored, or rotary embedding of the first `rotary` of a
+    head's dimensions.
+    post: what follows the layers, in order: "pool" pairs of positions, "norm", "stack" so many positions into one,
+    "linear" or "mlp" (of width `hidden`) into the language model's width.
+    padding_tokens: the language model also gets the tokens of the padding (Voxtral).
+    """
 
     n_mels: int
     width: int
@@ -17,13 +37,27 @@ class EncoderConfig:
     heads: int
     ffn: int
     output_width: int
-    chunk_frames: int
+    pad_frames: int
+    chunked: bool = False
     max_positions: int = 1500
     eps: float = 1e-5
+    k_bias: bool = False
+    positions: Literal["sinusoid", "table", "rotary"] = "sinusoid"
+    rotary: int = 0
+    rope_theta: float = 10_000.0
+    post: tuple[str, ...] = ("pool", "norm", "linear")
+    stack: int = 1
+    hidden: int = 0
+    activation: Literal["gelu", "relu"] = "gelu"
+    post_bias: bool = True
+    padding_tokens: bool = False
 
-    @property
-    def chunk_positions(self) -> int:
-        return (self.chunk_frames - 1) // 2 + 1
+    def token_count(self, frames: Any) -> Any:
+        """Audio tokens of a row of so many mel frames; what does not fill a pair or a stack is dropped."""
+        n = conv_length(frames * 0 + self.pad_frames if self.padding_tokens else frames)
+        for step in self.post:
+            n = {"pool": n // 2, "stack": n // self.stack}.get(step, n)
+        return n
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +87,6 @@ class LalmConfig:
     audio_token: int
     stop_tokens: tuple[int, ...]
     pad_token: int
-    max_audio_seconds: float
 
     def site_shape(self, site: str) -> tuple[int, int]:
         """(layers, width) of a site."""

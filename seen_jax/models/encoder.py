@@ -1,24 +1,41 @@
-"""The audio encoder: convolutional stem, one scan over transformer blocks, pooling and projection to audio tokens."""
+"""The audio encoder: convolutional stem, one scan over transformer blocks, and what turns positions into audio tokens."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from seen_jax.models import layers
-from seen_jax.models.config import EncoderConfig
+from seen_jax.models.config import EncoderConfig, conv_length
 from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
 
 
 @struct.dataclass
+class Audio:
+    """Rows of the encoder: clips, or the segments that a family cuts them into.
+
+    features: log-mel [A, F, M]. frames: mel frames per row that are real [A]: they make the audio tokens, and they
+    alone count in taps and SEE. seen: frames that the convolutions see [A]; `frames`, or more where a family's model
+    also reads padding. keys: positions that may be attended to [A]; None: those of `frames`.
+    """
+
+    features: Any
+    frames: Any
+    seen: Any = None
+    keys: Any = None
+
+
+@struct.dataclass
 class Encoded:
-    """Audio tokens [A, P, output_width], how many of them are real [A], the pooled and normalised encoder states
-    [A, P, width] before the projection, and the records of the encoder's sites."""
+    """Audio tokens [A, P, output_width], how many of them are real [A], the encoder states [A, P, width] before the
+    projection, and the records of the encoder's sites."""
 
     tokens: Any
     lengths: Any
@@ -26,14 +43,12 @@ class Encoded:
     records: Records
 
 
-def conv_length(frames: Any) -> Any:
-    """Positions after the stride-2 convolution: (F - 1) // 2 + 1, and 0 for 0 frames."""
-    return (frames + 1) // 2
-
-
-def token_count(frames: Any) -> Any:
-    """Audio tokens of a clip of `frames` mel frames: pairs of positions, an odd last one dropped."""
-    return conv_length(frames) // 2
+def within(config: EncoderConfig, frames: Any, total: int) -> Any:
+    """Which of a row's positions [A, T] come from its first `frames` [A] mel frames, of `total` padded ones."""
+    chunk = config.pad_frames if config.chunked else total
+    start = np.arange(total // chunk) * chunk
+    real = conv_length((frames[:, None] - start).clip(0, chunk))
+    return (np.arange(conv_length(chunk)) < real[..., None]).reshape(len(frames), -1)
 
 
 class LayerNorm(nn.Module):
@@ -47,38 +62,37 @@ class LayerNorm(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-LN block: x + Attn(LN1(x)); x + fc2(GELU(fc1(LN2(x)))). k has no bias."""
+    """Pre-LN block: x + Attn(LN1(x)); x + fc2(GELU(fc1(LN2(x))))."""
 
     config: EncoderConfig
     taps: Taps
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, edits, valid):
+    def __call__(self, x, edits, visible, valid):
         c = self.config
-        audios, length, width = x.shape
-        window = c.chunk_positions
+        window = visible.shape[-1]
         dense = lambda name, n, bias=True: nn.Dense(n, use_bias=bias, dtype=self.dtype, name=name)  # noqa: E731
 
         h = LayerNorm(c.eps, name="norm1")(x)
-        heads = (audios * (length // window), window, c.heads, width // c.heads)
-        q, k, v = (dense(n, width, n != "k")(h).reshape(heads) for n in ("q", "k", "v"))
-        visible = valid.reshape(-1, 1, window)
+        heads = (visible.shape[0], window, c.heads, c.width // c.heads)
+        q, k, v = (dense(n, c.width, n != "k" or c.k_bias)(h).reshape(heads) for n in ("q", "k", "v"))
+        if c.positions == "rotary":
+            order = jnp.arange(window)[None]
+            q, k = (layers.rope(y, order, c.rope_theta, c.rotary) for y in (q, k))
         h = layers.attention(q, k, v, visible).reshape(x.shape)
-        x = x + dense("out", width)(h)
+        x = x + dense("out", c.width)(h)
 
         h = dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x))
         h, mlp = visit(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid)
-        x = x + dense("fc2", width)(h)
+        x = x + dense("fc2", c.width)(h)
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 
 
 class Encoder(nn.Module):
-    """Qwen2.5-Omni's audio tower: chunks of `chunk_frames` mel frames never see each other.
-
-    Features are right-padded to a whole number of chunks. Positions restart in every chunk; padding frames are zeroed
-    before and after the first convolution, so a padded tail equals an unpadded one, whatever the padding holds.
+    """Whisper's encoder as the families use it. Frames that the convolutions do not see are zeroed before and after the
+    first one, so a padded tail equals an unpadded one, whatever the padding holds.
     """
 
     config: EncoderConfig
@@ -87,44 +101,67 @@ class Encoder(nn.Module):
     unroll: int = 1
 
     @nn.compact
-    def __call__(
-        self, features: Float[Array, "audios frames mels"], frames: Int[Array, " audios"], edits: Edits
-    ) -> Encoded:
+    def __call__(self, audio: Audio, edits: Edits) -> Encoded:
         c = self.config
-        audios, total, mels = features.shape
-        chunks = total // c.chunk_frames
-        if chunks * c.chunk_frames != total:
-            raise ValueError(f"{total} mel frames are not a whole number of chunks of {c.chunk_frames}")
-        conv = lambda name, stride: nn.Conv(c.width, (3,), stride, padding=((1, 1),), dtype=self.dtype, name=name)  # noqa: E731
-        real = (jnp.arange(total) < frames[:, None]).reshape(audios * chunks, c.chunk_frames, 1)
-        x = jnp.where(real, features.reshape(audios * chunks, c.chunk_frames, mels), 0).astype(self.dtype)
-        x = jnp.where(real, layers.gelu(conv("conv1", 1)(x)), 0)
-        x = layers.gelu(conv("conv2", 2)(x))
-        x = x + jnp.asarray(layers.sinusoids(c.max_positions, c.width)[: c.chunk_positions], self.dtype)
-        x = x.reshape(audios, chunks * c.chunk_positions, c.width)
-        valid = self._valid_positions(frames, chunks)
+        rows, total, _ = audio.features.shape
+        if total % c.pad_frames:
+            raise ValueError(f"{total} mel frames are not a multiple of {c.pad_frames}")
+        x = self._stem(audio)
+        valid = within(c, audio.frames, total)
+        keys = valid if audio.keys is None else jnp.arange(valid.shape[1]) < audio.keys[:, None]
+        visible = keys.reshape(-1, 1, conv_length(c.pad_frames)) if c.chunked else keys[:, None]
 
         stack = nn.scan(
             EncoderLayer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.layers,
             unroll=self.unroll,
         )(c, self.taps, self.dtype, name="layers")
-        x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID)), valid)
+        x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID)), visible, valid)
 
-        lengths = token_count(frames)
-        states = x[:, : x.shape[1] // 2 * 2].reshape(audios, -1, 2, c.width).mean(2)
-        states = LayerNorm(c.eps, name="norm_post")(states)
-        tokens = nn.Dense(c.output_width, dtype=self.dtype, name="proj")(states)
+        states, tokens = self._project(x)
+        lengths = c.token_count(audio.frames)
         here = jnp.arange(tokens.shape[1]) < lengths[:, None]
         tokens, projected = visit(PROJECTOR, tokens, single_layer(edits, PROJECTOR), self.taps, here)
         return Encoded(tokens, lengths, states, records | add_layer_axis(projected))
 
-    def _valid_positions(self, frames: Array, chunks: int) -> Bool[Array, "audios positions"]:
+    def _stem(self, audio: Audio) -> Float[Array, "rows positions width"]:
+        """Two convolutions and the positions, over chunks or whole rows."""
         c = self.config
-        start = jnp.arange(chunks) * c.chunk_frames
-        real = conv_length(jnp.clip(frames[:, None] - start, 0, c.chunk_frames))
-        valid = jnp.arange(c.chunk_positions) < real[..., None]
-        return valid.reshape(frames.shape[0], -1)
+        rows, total, mels = audio.features.shape
+        chunk = c.pad_frames if c.chunked else total
+        conv = lambda name, stride: nn.Conv(c.width, (3,), stride, padding=((1, 1),), dtype=self.dtype, name=name)  # noqa: E731
+        seen = audio.frames if audio.seen is None else audio.seen
+        real = (jnp.arange(total) < seen[:, None]).reshape(-1, chunk, 1)
+        x = jnp.where(real, audio.features.reshape(-1, chunk, mels), 0).astype(self.dtype)
+        x = jnp.where(real, layers.gelu(conv("conv1", 1)(x)), 0)
+        x = layers.gelu(conv("conv2", 2)(x))
+        if c.positions == "sinusoid":
+            x = x + jnp.asarray(layers.sinusoids(c.max_positions, c.width)[: x.shape[1]], self.dtype)
+        elif c.positions == "table":
+            table = self.param("positions", nn.initializers.normal(0.02), (c.max_positions, c.width))
+            x = x + table[: x.shape[1]].astype(self.dtype)
+        return x.reshape(rows, -1, c.width)
+
+    def _project(self, x: Float[Array, "rows positions width"]) -> tuple[Array, Float[Array, "rows tokens output"]]:
+        """(states before the projection, audio tokens)."""
+        c = self.config
+        dense = lambda name, n: nn.Dense(n, use_bias=c.post_bias, dtype=self.dtype, name=name)  # noqa: E731
+        states = None
+        for step in c.post:
+            size = {"pool": 2, "stack": c.stack}.get(step, 1)
+            groups = x[:, : x.shape[1] // size * size].reshape(len(x), -1, size, x.shape[-1])
+            if step == "pool":
+                x = groups.mean(2)
+            elif step == "stack":
+                x = groups.reshape(len(x), groups.shape[1], -1)
+            elif step == "norm":
+                x = LayerNorm(c.eps, name="norm_post")(x)
+            else:
+                states = x
+                if step == "mlp":
+                    x = {"gelu": layers.gelu, "relu": jax.nn.relu}[c.activation](dense("proj1", c.hidden)(x))
+                x = dense("proj2" if step == "mlp" else "proj", c.output_width)(x)
+        return states, x

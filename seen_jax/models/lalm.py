@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.decoder import Decoder, KeysValues
 from seen_jax.models.edits import Edits, Records, See
-from seen_jax.models.encoder import Encoded, Encoder
+from seen_jax.models.encoder import Audio, Encoded, Encoder
 from seen_jax.models.sites import Taps
 
 
@@ -20,9 +20,9 @@ from seen_jax.models.sites import Taps
 class Batch:
     """Right-padded model inputs.
 
-    tokens: prompt ids with one placeholder per audio token. lengths: real tokens per row. features: log-mel of each
-    audio, padded to whole chunks. frames: real mel frames per audio. audio_index: for every prompt position the row of
-    the flattened audio tokens (audio * P + token) that replaces it, or -1 for text.
+    tokens: prompt ids with one placeholder per audio token. lengths: real tokens per row. features, frames, seen, keys:
+    the rows of the encoder, see `Audio`. audio_index: for every prompt position the row of the flattened audio tokens
+    (encoder row * P + token) that replaces it, or -1 for text.
     """
 
     tokens: Any
@@ -30,6 +30,12 @@ class Batch:
     features: Any
     frames: Any
     audio_index: Any
+    seen: Any = None
+    keys: Any = None
+
+    @property
+    def audio(self) -> Audio:
+        return Audio(self.features, self.frames, self.seen, self.keys)
 
 
 @struct.dataclass
@@ -71,17 +77,12 @@ class Lalm(nn.Module):
         self.decoder = Decoder(self.config.decoder, self.taps, self.dtype, self.unroll)
 
     def __call__(self, batch: Batch, edits: Edits | None = None, last_only: bool = False) -> Output:
-        encoded = self.encode(batch.features, batch.frames, edits)
+        encoded = self.encode(batch.audio, edits)
         return self.answer(batch, encoded, edits, last_only)
 
-    def encode(
-        self,
-        features: Float[Array, "audios frames mels"],
-        frames: Int[Array, " audios"],
-        edits: Edits | None = None,
-    ) -> Encoded:
+    def encode(self, audio: Audio, edits: Edits | None = None) -> Encoded:
         """Audio features -> audio tokens, with taps and SEE of the encoder's sites."""
-        return self.encoder(features, frames, edits or {})
+        return self.encoder(audio, edits or {})
 
     def answer(self, batch: Batch, encoded: Encoded, edits: Edits | None = None, last_only: bool = False) -> Output:
         """Prompt pass over text and audio tokens. last_only: logits of the last real position alone."""

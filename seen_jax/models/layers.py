@@ -45,14 +45,19 @@ def sinusoids(length: int, width: int) -> Float[np.ndarray, "length width"]:
     return _sinusoid_table(length, width)
 
 
-def rope(x: Float[Array, "b s h d"], positions: Int[Array, "b s"], theta: float) -> Float[Array, "b s h d"]:
-    """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype."""
-    d = x.shape[-1]
+def rope(
+    x: Float[Array, "b s h d"], positions: Int[Array, "#b s"], theta: float, rotary: int | None = None
+) -> Float[Array, "b s h d"]:
+    """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype.
+
+    rotary: only so many leading dimensions of a head are turned.
+    """
+    d = x.shape[-1] if rotary is None else rotary
     inverse = 1.0 / (theta ** (np.arange(0, d, 2, dtype=np.float32) / d))
     angle = positions[..., None].astype(jnp.float32) * inverse
     cos, sin = (f(angle).astype(x.dtype)[:, :, None, :] for f in (jnp.cos, jnp.sin))
-    a, b = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    a, b, rest = jnp.split(x, [d // 2, d], axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
 def attention(

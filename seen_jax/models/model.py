@@ -18,7 +18,7 @@ import numpy as np
 from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.models.checkpoint import list_tensors, load_params, read_config
 from seen_jax.models.config import LalmConfig
-from seen_jax.models.encoder import Encoded
+from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.lalm import Lalm, Output
 from seen_jax.models.processor import Processor
 from seen_jax.models.sites import Taps
@@ -161,9 +161,9 @@ def batches(items: Sequence[T], size: int) -> Iterator[tuple[list[int], list[T]]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(lalm: Lalm, variables: Any, features: Any, frames: Any, edits: Any) -> Encoded:
+def encode(lalm: Lalm, variables: Any, audio: Audio, edits: Any) -> Encoded:
     """Compiled `Lalm.encode`."""
-    return lalm.apply(variables, features, frames, edits, method="encode")
+    return lalm.apply(variables, audio, edits, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=0)

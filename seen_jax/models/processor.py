@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.audio.features import SAMPLE_RATE, frame_count, log_mel, pad_waves
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.config import LalmConfig
-from seen_jax.models.encoder import token_count
+from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
 
 TEXT_BUCKET = 32
@@ -51,75 +50,70 @@ class Processor:
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the whole prompt, each audio already expanded to its audio tokens."""
+        return self.prompt(request, [self.tokens_of(wave) for wave in request.audio])[0]
+
+    def tokens_of(self, wave: np.ndarray) -> list[int]:
+        """Audio tokens of each encoder row of a clip. AudioError past the family's longest clip."""
+        rows = self.family.FRAMING.rows(len(self.checked(wave)))
+        return [int(self.config.encoder.token_count(row.frames)) for row in rows]
+
+    def checked(self, wave: np.ndarray) -> np.ndarray:
+        """The part of a clip that the family hears, float32; AudioError past its longest clip."""
+        return self.family.FRAMING.check(np.asarray(wave, np.float32), self.config.family)
+
+    def prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+        """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row."""
+        marker = self.family.AUDIO
         template = self.tokenizer.chat_template or self.family.CHAT_TEMPLATE
         text = self.tokenizer.apply_chat_template(
             request.chat(), chat_template=template, tokenize=False, add_generation_prompt=True
         )
-        pieces = text.split(self.family.AUDIO)
-        if len(pieces) - 1 != len(request.audio):
-            raise ConfigError(
-                f"the prompt has {len(pieces) - 1} audio places ({self.family.AUDIO}) for {len(request.audio)} clips."
-            )
+        pieces = text.split(marker)
+        if len(pieces) - 1 != len(counts):
+            raise ConfigError(f"the prompt has {len(pieces) - 1} audio places ({marker}) for {len(counts)} clips.")
         expanded = pieces[0]
-        for wave, piece in zip(request.audio, pieces[1:], strict=True):
-            expanded += self.family.AUDIO * int(token_count(self.frames(wave))) + piece
-        return self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+        for rows, piece in zip(counts, pieces[1:], strict=True):
+            expanded += marker * sum(rows) + piece
+        ids = self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+        return ids, [i for i, token in enumerate(ids) if token == self.config.audio_token]
 
-    def frames(self, wave: np.ndarray) -> int:
-        """Mel frames of a clip; AudioError past the family's longest clip."""
-        if len(wave) > self.config.max_audio_seconds * SAMPLE_RATE:
-            raise AudioError(
-                f"the clip lasts {len(wave) / SAMPLE_RATE:.1f} s; {self.config.family} takes at most "
-                f"{self.config.max_audio_seconds:.0f} s: cut it."
-            )
-        return frame_count(len(wave))
+    def audio(self, waves: Sequence[np.ndarray]) -> tuple[Audio, list[list[int]]]:
+        """The encoder rows of some clips, and which of them belong to each clip."""
+        return self.family.FRAMING.audio([self.checked(wave) for wave in waves], self.config.encoder)
 
     def prepare(self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET) -> Batch:
-        """One batch of requests; text is padded to a multiple of `text_bucket`, audio to whole encoder chunks."""
-        waves = [np.asarray(wave, np.float32) for request in requests for wave in request.audio]
-        if not waves or not all(request.audio for request in requests):
+        """One batch of requests; text is padded to a multiple of `text_bucket`, audio as the encoder wants it."""
+        return self.prepared(requests, text_bucket)[0]
+
+    def prepared(
+        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET
+    ) -> tuple[Batch, list[list[list[int]]]]:
+        """`prepare`, and the encoder rows of every clip of every request."""
+        if not requests or not all(request.audio for request in requests):
             raise AudioError("a request without audio: every request needs at least one clip.")
-        ids = [self.prompt_ids(request) for request in requests]
-        length = -(-max(map(len, ids)) // text_bucket) * text_bucket
-        tokens = np.full((len(ids), length), self.config.pad_token, np.int32)
-        for row, values in zip(tokens, ids, strict=True):
-            row[: len(values)] = values
-        features, frames = self.features(waves)
-        return Batch(
-            tokens=jnp.asarray(tokens),
-            lengths=jnp.asarray([len(values) for values in ids], jnp.int32),
-            features=features,
-            frames=jnp.asarray(frames),
-            audio_index=jnp.asarray(self._audio_index(ids, requests, frames, features.shape[1], length)),
-        )
-
-    def features(self, waves: Sequence[np.ndarray]) -> tuple[Any, np.ndarray]:
-        """Log-mel [A, F, M] padded to whole chunks, and the real frames per audio [A]."""
-        chunk = self.config.encoder.chunk_frames
-        padded, _ = pad_waves(waves)
-        frames = np.asarray([self.frames(wave) for wave in waves], np.int32)
-        total = -(-int(frames.max()) // chunk) * chunk
-        mel = log_mel(jnp.asarray(padded), self.config.encoder.n_mels)
-        extra = max(total - mel.shape[1], 0)
-        return jnp.pad(mel, ((0, 0), (0, extra), (0, 0)))[:, :total], frames
-
-    def _audio_index(self, ids, requests, frames, padded_frames: int, length: int) -> np.ndarray:
-        per_audio = int(token_count(padded_frames))
-        index = np.full((len(ids), length), -1, np.int32)
-        audio = 0
-        for row, (values, request) in enumerate(zip(ids, requests, strict=True)):
-            rows: list[int] = []
-            for _ in request.audio:
-                rows += range(audio * per_audio, audio * per_audio + int(token_count(frames[audio])))
-                audio += 1
-            places = [i for i, token in enumerate(values) if token == self.config.audio_token]
-            if len(places) != len(rows):
+        audio, owners = self.audio([wave for request in requests for wave in request.audio])
+        counts = np.asarray(self.config.encoder.token_count(np.asarray(audio.frames)))
+        per_row = int(self.config.encoder.token_count(audio.features.shape[1]))
+        clips = iter(owners)
+        rows = [[next(clips) for _ in request.audio] for request in requests]
+        prompts = [self.prompt(q, [counts[r].tolist() for r in own]) for q, own in zip(requests, rows, strict=True)]
+        length = -(-max(len(ids) for ids, _ in prompts) // text_bucket) * text_bucket
+        tokens = np.full((len(requests), length), self.config.pad_token, np.int32)
+        index = np.full((len(requests), length), -1, np.int32)
+        for b, ((ids, places), own) in enumerate(zip(prompts, rows, strict=True)):
+            tokens[b, : len(ids)] = ids
+            sources = [r * per_row + i for clip in own for r in clip for i in range(counts[r])]
+            if len(places) != len(sources):
                 raise ConfigError(
-                    f"request {row}: {len(places)} audio placeholders for {len(rows)} audio tokens; "
+                    f"request {b}: {len(places)} audio placeholders for {len(sources)} audio tokens; "
                     f"a prompt must not contain {self.family.AUDIO} itself."
                 )
-            index[row, places] = rows
-        return index
+            index[b, places] = sources
+        lengths = jnp.asarray([len(ids) for ids, _ in prompts], jnp.int32)
+        batch = Batch(
+            jnp.asarray(tokens), lengths, audio.features, audio.frames, jnp.asarray(index), audio.seen, audio.keys
+        )
+        return batch, rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Generated ids -> texts."""

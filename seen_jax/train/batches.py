@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
 from seen_jax.train.steps import SILENCE, Examples, token_total
 from seen_jax.train.tasks import MAX_SAMPLES, TASKS, heard_words
@@ -94,6 +95,6 @@ class Batcher:
                 yield step, current
 
 
-def prompts(x: Examples, features: Any, frames: Any) -> Batch:
+def prompts(x: Examples, audio: Audio) -> Batch:
     """The model inputs of a training batch, given its log-mel features."""
-    return Batch(x.tokens, x.lengths, features, frames, x.audio_index)
+    return Batch(x.tokens, x.lengths, audio.features, audio.frames, x.audio_index)

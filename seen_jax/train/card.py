@@ -16,7 +16,7 @@ import numpy as np
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.audio.noise import noise_for_clip
 from seen_jax.errors import ConfigError
-from seen_jax.models.encoder import token_count
+from seen_jax.models.config import token_count
 from seen_jax.models.model import Model, load
 from seen_jax.train.batches import Batcher
 from seen_jax.train.config import DataSize
@@ -33,7 +33,7 @@ def held_out(model: Model, data: DataSize, per_task: int, seed: int = 0) -> tupl
     dataset = build_dataset(Path(data.folder) / "test", data.test, "test", seed, data.workers or None)
     c = model.config
     batcher = Batcher(
-        dataset, model.processor.tokenizer, c.audio_token, c.pad_token, token_count(c.encoder.chunk_frames)
+        dataset, model.processor.tokenizer, c.audio_token, c.pad_token, token_count(c.encoder.pad_frames)
     )
     short = [task for task, pool in zip(TASKS, batcher.pools, strict=True) if len(pool) < per_task]
     if short:

@@ -34,8 +34,8 @@ def answers(
         x = batcher.batch(padded, answers=False)
         if transform is not None:
             x = x._replace(waves=transform(np.asarray(x.waves), np.asarray(x.samples)))
-        mel, frames = front(lalm, x.waves, x.samples)
-        out = generate(lalm, variables, prompts(x, mel, frames), decoding=Decoding(max_new_tokens))
+        audio = front(lalm, x.waves, x.samples)
+        out = generate(lalm, variables, prompts(x, audio), decoding=Decoding(max_new_tokens))
         tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
         texts += [
             tokenizer.decode(row[:n], skip_special_tokens=True).strip() for row, n in zip(tokens, lengths, strict=True)

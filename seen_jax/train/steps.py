@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from seen_jax.audio.features import HOP, log_mel
 from seen_jax.audio.mix import mix_batch
-from seen_jax.models.encoder import Encoded, token_count
+from seen_jax.models.config import token_count
+from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.train.config import NoiseAugmentation, Stage
 
@@ -63,14 +64,14 @@ def augment(key: Array, waves: Array, samples: Array, noise: NoiseAugmentation) 
     return jnp.where(chosen[:, None], noisy, waves)
 
 
-def features(lalm: Lalm, waves: Array, samples: Array) -> tuple[Array, Array]:
-    """(log-mel in whole chunks, frames per clip) of waves that end in `SILENCE`."""
+def features(lalm: Lalm, waves: Array, samples: Array) -> Audio:
+    """Log-mel in whole chunks, and the frames per clip, of waves that end in `SILENCE`."""
     encoder = lalm.config.encoder
     mel = log_mel(waves, encoder.n_mels)
-    chunk = encoder.chunk_frames
+    chunk = encoder.pad_frames
     total = -(-(waves.shape[1] - SILENCE) // (HOP * chunk)) * chunk
     mel = jnp.pad(mel, ((0, 0), (0, max(total - mel.shape[1], 0)), (0, 0)))[:, :total]
-    return mel, -(-samples // HOP)
+    return Audio(mel, -(-samples // HOP))
 
 
 def word_loss(head: Any, encoded: Encoded, labels: Array) -> Array:
@@ -90,7 +91,7 @@ def answer_loss(logits: Array, tokens: Array, mask: Array) -> Array:
 
 def loss_words(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugmentation | None, weight: float):
     waves = x.waves if noise is None else augment(key, x.waves, x.samples, noise)
-    encoded = lalm.apply({"params": params["lalm"]}, *features(lalm, waves, x.samples), method="encode")
+    encoded = lalm.apply({"params": params["lalm"]}, features(lalm, waves, x.samples), method="encode")
     loss = word_loss(params["head"], encoded, x.labels)
     return loss, {"word": loss}
 
@@ -110,9 +111,9 @@ def loss_text(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugm
 def loss_joint(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugmentation | None, weight: float):
     waves = x.waves if noise is None else augment(key, x.waves, x.samples, noise)
     variables = {"params": params["lalm"]}
-    mel, frames = features(lalm, waves, x.samples)
-    encoded = lalm.apply(variables, mel, frames, method="encode")
-    batch = Batch(x.tokens, x.lengths, mel, frames, x.audio_index)
+    audio = features(lalm, waves, x.samples)
+    encoded = lalm.apply(variables, audio, method="encode")
+    batch = Batch(x.tokens, x.lengths, audio.features, audio.frames, x.audio_index)
     out = lalm.apply(variables, batch, encoded, method="answer")
     answer = answer_loss(out.logits, x.tokens, x.loss_mask)
     word = word_loss(params["head"], encoded, x.labels)

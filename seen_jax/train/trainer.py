@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import ConfigError
-from seen_jax.models.config import LalmConfig
-from seen_jax.models.encoder import token_count
+from seen_jax.models.config import LalmConfig, token_count
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.train.batches import Batcher
 from seen_jax.train.checkpoints import Checkpoints
@@ -37,8 +36,8 @@ def initial_params(config: LalmConfig, seed: int) -> dict[str, Any]:
     batch = Batch(
         jnp.zeros((1, 8), jnp.int32),
         jnp.array([8]),
-        jnp.zeros((1, config.encoder.chunk_frames, config.encoder.n_mels)),
-        jnp.array([config.encoder.chunk_frames]),
+        jnp.zeros((1, config.encoder.pad_frames, config.encoder.n_mels)),
+        jnp.array([config.encoder.pad_frames]),
         jnp.full((1, 8), -1, jnp.int32),
     )
     params = jax.jit(Lalm(config).init)(keys[0], batch)["params"]
@@ -54,7 +53,7 @@ def connect(lalm: Lalm, params: Any, batcher: Batcher, clips: int = 600, size: i
 
     @jax.jit
     def pairs(waves: Any, samples: Any) -> tuple[Any, Any, Any]:
-        encoded = lalm.apply({"params": params["lalm"]}, *features(lalm, waves, samples), method="encode")
+        encoded = lalm.apply({"params": params["lalm"]}, features(lalm, waves, samples), method="encode")
         shares = jax.nn.softmax(encoded.states @ params["head"]["kernel"] + params["head"]["bias"])
         return encoded.states, shares @ words, jnp.arange(encoded.states.shape[1]) < encoded.lengths[:, None]
 
@@ -101,7 +100,7 @@ class Run:
 
     def _batcher(self, data: Any) -> Batcher:
         c = self.lalm.config
-        return Batcher(data, self.tokenizer, c.audio_token, c.pad_token, token_count(c.encoder.chunk_frames))
+        return Batcher(data, self.tokenizer, c.audio_token, c.pad_token, token_count(c.encoder.pad_frames))
 
     def stage(self, name: str) -> Stage:
         return getattr(self.config, name)

@@ -14,7 +14,7 @@ from seen_jax import Decoding, Request
 from seen_jax.api import pool, seen_edit
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, BasisError, ConfigError
-from seen_jax.models.encoder import conv_length
+from seen_jax.models.config import conv_length
 from seen_jax.models.model import forward
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT, PROJECTOR, SITES, Taps
 from seen_jax.subspace import formulas

@@ -9,7 +9,7 @@ import pytest
 from tiny_omni import AUDIO, Row, pack, random_edit, random_row
 
 from seen_jax.models.edits import Edit, visit
-from seen_jax.models.encoder import conv_length, token_count
+from seen_jax.models.config import conv_length, token_count
 from seen_jax.models.generate import Decoding, _generate, generate
 from seen_jax.models.model import encode, forward
 from seen_jax.models.sites import DECODER_RESID, DECODER_SITES, ENCODER_MLP_ACT, PROJECTOR, SITES, Taps
@@ -222,7 +222,7 @@ def test_batch_size_and_order_change_nothing(model, full, rows, batch):
 def shaped_like(batch, rows, config):
     """Rows packed to the shapes of another batch, for which programs are compiled already."""
     extra_text = batch.tokens.shape[1] - max(len(row.ids) for row in rows)
-    chunks = lambda frames: -(-frames // config.encoder.chunk_frames)  # noqa: E731
+    chunks = lambda frames: -(-frames // config.encoder.pad_frames)  # noqa: E731
     extra_chunks = chunks(batch.features.shape[1]) - chunks(max(f for row in rows for f in row.frames))
     return pack(rows, config, extra_text, extra_chunks)
 
@@ -301,7 +301,7 @@ def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, full, 
 
     programs = {
         forward: lambda edits: forward(full, model.variables, batch, edits).logits,
-        encode: lambda edits: encode(model.lalm, model.variables, batch.features, batch.frames, edits).tokens,
+        encode: lambda edits: encode(model.lalm, model.variables, batch.audio, edits).tokens,
         _generate: lambda edits: generate(model.lalm, model.variables, batch, edits, Decoding(6)).logits,
     }
     others = [variant(strength=0.3), variant(layer=0), variant(seed=9), variant(rank=1)]

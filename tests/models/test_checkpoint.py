@@ -179,7 +179,7 @@ def test_published_size_without_allocating_it(tmp_path):
     assert {key: table[key].shape for key in expected} == expected
     assert "audio_tower.layers.0.self_attn.k_proj.bias" not in table
     assert "model.layers.0.self_attn.o_proj.bias" not in table
-    assert config.encoder.chunk_positions == 100 and config.decoder.head_dim == 128
+    assert config.encoder.pad_frames == 200 and config.decoder.head_dim == 128
 
 
 # --- damage ---

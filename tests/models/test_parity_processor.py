@@ -8,7 +8,7 @@ from tiny_omni import AUDIO, wave
 
 from seen_jax.audio.features import frame_count
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.models.encoder import token_count
+from seen_jax.models.config import token_count
 from seen_jax.models.families.qwen2_5_omni import CHAT_TEMPLATE
 from seen_jax.models.processor import Request
 
@@ -66,10 +66,10 @@ def test_parity_of_several_clips_with_a_system_turn(model, original):
 def test_parity_of_features_in_a_batch(model, original):
     """A clip's features do not depend on the clips that it is batched with."""
     waves = [wave(800), wave(48077, 1), wave(16080, 2)]
-    features, frames = model.processor.features(waves)
-    for a, clip in enumerate(waves):
+    audio, _ = model.processor.audio(waves)
+    for features, frames, clip in zip(audio.features, audio.frames, waves, strict=True):
         expected = theirs(original, Request([clip], "red"))["input_features"][0].T
-        np.testing.assert_allclose(features[a, : frames[a]], expected[: frames[a]], atol=1e-4, rtol=0)
+        np.testing.assert_allclose(features[:frames], expected[:frames], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from torch_omni import Original, build, save  # noqa: E402
 
 from seen_jax.models import layers  # noqa: E402
 from seen_jax.models.checkpoint import list_tensors, load_params, read_config, save_params  # noqa: E402
-from seen_jax.models.encoder import conv_length, token_count  # noqa: E402
+from seen_jax.models.config import conv_length, token_count  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.lalm import Lalm, Output  # noqa: E402
 from seen_jax.models.model import forward  # noqa: E402

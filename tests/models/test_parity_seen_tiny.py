@@ -51,11 +51,9 @@ def requests():
 
 
 def row(model, request) -> Row:
-    features, frames = model.processor.features(request.audio)
-    return Row(
-        ids=model.processor.prompt_ids(request),
-        features=[np.asarray(features[0, : frames[0]])],
-    )
+    audio, _ = model.processor.audio(request.audio)
+    features = np.asarray(audio.features[0, : audio.frames[0]])
+    return Row(ids=model.processor.prompt_ids(request), features=[features])
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 from seen_jax.models.checkpoint import parameter_shapes, read_config, save_params
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.edits import Edit
-from seen_jax.models.encoder import token_count
+from seen_jax.models.config import token_count
 from seen_jax.models.lalm import Batch
 from seen_jax.models.sites import SITES
 from seen_jax.models.weights import unflatten
@@ -164,7 +164,7 @@ def pack(
 ) -> Batch:
     """Rows -> Batch. junk: what padding frames hold (NaN too)."""
     audios = [x for row in rows for x in row.features]
-    chunk = config.encoder.chunk_frames
+    chunk = config.encoder.pad_frames
     total = (-(-max(map(len, audios)) // chunk) + extra_chunks) * chunk
     features = np.full((len(audios), total, config.encoder.n_mels), junk, np.float32)
     for padded, x in zip(features, audios, strict=True):

@@ -1,0 +1,119 @@
+"""How a model family cuts audio into rows of its encoder, before any weight is involved."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from seen_jax.audio.features import HOP, SAMPLE_RATE, log_mel, pad_waves
+from seen_jax.errors import AudioError
+from seen_jax.models.config import EncoderConfig, conv_length
+from seen_jax.models.encoder import Audio
+
+WINDOW = 30 * SAMPLE_RATE  # Whisper's window: most encoders read 30 s at a time
+
+
+class Row(NamedTuple):
+    """One row of the encoder. piece: which piece of the clip; first: its first mel frame there; seen: frames from there
+    on that the convolutions see; frames: those of them that are real."""
+
+    piece: int
+    first: int
+    seen: int
+    frames: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Framing:
+    """The front end of a family.
+
+    seconds: the longest clip. cut: the rest of a longer one is left out, with a warning (the originals do it silently);
+    otherwise it is an error. piece: samples whose log-mel is made at a time (the loudest bin sets the floor, 8 decades
+    below); None: the whole clip. unit: a piece is filled up with zeros to a multiple of so many samples, exactly.
+    segment: mel frames per encoder row; None: the whole piece. filled: the convolutions also see the silence that fills
+    a row up. keys: attention sees the positions of real frames, or all that the convolutions see. tail: zero samples
+    behind every piece. behind: frames at the end of a piece that the convolutions alone see.
+    """
+
+    seconds: float
+    cut: bool = False
+    piece: int | None = None
+    unit: int | None = None
+    segment: int | None = None
+    filled: bool = False
+    keys: Literal["frames", "seen"] = "frames"
+    tail: int = 0
+    behind: int = 0
+
+    def check(self, wave: np.ndarray, family: str) -> np.ndarray:
+        """The wave, or its beginning. AudioError for an empty clip, and past the longest one unless it is cut."""
+        if wave.ndim != 1 or not len(wave):
+            raise AudioError(f"a clip must be one-dimensional and not empty, not of shape {wave.shape}.")
+        limit = round(self.seconds * SAMPLE_RATE)
+        if len(wave) <= limit:
+            return wave
+        lasts = f"the clip lasts {len(wave) / SAMPLE_RATE:.1f} s; {family}"
+        if not self.cut:
+            raise AudioError(f"{lasts} takes at most {self.seconds:.0f} s: cut it.")
+        warnings.warn(f"{lasts} hears the first {self.seconds:.0f} s.", stacklevel=3)
+        return wave[:limit]
+
+    def rows(self, samples: int) -> list[Row]:
+        """The encoder rows of a clip."""
+        rows = []
+        piece = self.piece or samples
+        for number, start in enumerate(range(0, samples, piece)):
+            n = min(piece, samples - start)
+            frames = (n + self.tail) // HOP if self.tail else -(-n // HOP)
+            segment = self.segment or frames
+            for first in range(0, frames, segment):
+                seen = min(segment, frames - first)
+                rows.append(Row(number, first, seen, min(seen, frames - self.behind - first)))
+        return rows
+
+    def audio(self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig) -> tuple[Audio, list[list[int]]]:
+        """The encoder rows of some clips (checked before), and the numbers of the rows of each clip."""
+        pieces: list[np.ndarray] = []
+        plan: list[Row] = []
+        owners: list[list[int]] = []
+        for wave in waves:
+            rows = self.rows(len(wave))
+            owners.append(list(range(len(plan), len(plan) + len(rows))))
+            plan += [row._replace(piece=row.piece + len(pieces)) for row in rows]
+            size = self.piece or len(wave)
+            pieces += [np.pad(wave[i : i + size], (0, self.tail)) for i in range(0, len(wave), size)]
+        mels = self._log_mels(pieces, config.n_mels)
+        total = -(-max(row.seen for row in plan) // config.pad_frames) * config.pad_frames
+        features = jnp.stack([_frames(mels[row.piece], row.first, total) for row in plan])
+        seen = np.array([total if self.filled else row.seen for row in plan])
+        ints = lambda x: jnp.asarray(x, jnp.int32)  # noqa: E731
+        return Audio(
+            features,
+            ints([row.frames for row in plan]),
+            ints(seen) if self.filled or self.behind else None,
+            ints(conv_length(seen)) if self.keys == "seen" else None,
+        ), owners
+
+    def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int) -> list[Float[Array, "_ mels"]]:
+        """One log-mel per piece. Pieces of one padded length are one batch."""
+        if self.unit is None:
+            return list(log_mel(jnp.asarray(pad_waves(pieces)[0]), n_mels))
+        length = [-(-len(piece) // self.unit) * self.unit for piece in pieces]
+        found: dict[int, Array] = {}
+        for size in sorted(set(length)):
+            own = [i for i, n in enumerate(length) if n == size]
+            padded = np.stack([np.pad(pieces[i], (0, size - len(pieces[i]))) for i in own])
+            found |= dict(zip(own, log_mel(jnp.asarray(padded, jnp.float32), n_mels), strict=True))
+        return [found[i] for i in range(len(pieces))]
+
+
+def _frames(mel: Float[Array, "_ mels"], first: int, total: int) -> Float[Array, "total mels"]:
+    """`total` frames from `first` on, zeros where there are no more."""
+    part = mel[first : first + total]
+    return jnp.pad(part, ((0, total - len(part)), (0, 0)))

@@ -1,0 +1,185 @@
+"""Live against transformers, for the families that read Whisper's 30 s windows: framing, prompts, every site, edits.
+
+Tolerances: 1e-4 for whole models, float32 on the CPU; activations and logits are of the order of 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+
+from tiny_omni import random_edit, wave  # noqa: E402
+from torch_families import Original, Tiny, build  # noqa: E402
+
+from seen_jax.models.config import conv_length  # noqa: E402
+from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio  # noqa: E402
+from seen_jax.models.generate import Decoding, generate  # noqa: E402
+from seen_jax.models.model import Model, forward, load  # noqa: E402
+from seen_jax.models.processor import Request  # noqa: E402
+from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES, Taps  # noqa: E402
+
+WHOLE = 1e-4
+NEW = 32
+SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
+FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr)
+SIZES = {
+    "grouped heads": (Tiny(), SECONDS),
+    "one kv head, 128 mels": (
+        Tiny(n_mels=128, encoder_layers=3, encoder_width=16, encoder_heads=2, width=48, heads=6, kv_heads=1, layers=3,
+             ffn=64, rope_theta=1e6, eps=1e-6),
+        (2.0, 30.01),
+    ),
+    "full heads, tied": (
+        Tiny(n_mels=40, encoder_layers=1, encoder_width=32, encoder_heads=4, width=40, heads=2, kv_heads=2, layers=1,
+             tied=True),
+        (1.005, 12.3),
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Pair:
+    """The original and ours, loaded from the folder that the original wrote."""
+
+    original: Original
+    model: Model
+    requests: list[Request]
+
+    def ours(self, requests: list[Request], edits: dict | None = None):
+        """Per request (logits, taps of the real positions with the rows of its clips joined)."""
+        batch, owners = self.model.processor.prepared(requests)
+        out = forward(self.model.tapped(Taps(SITES, "full")), self.model.variables, batch, edits or {})
+        frames, encoder = np.asarray(batch.frames), self.model.config.encoder
+        for b, clips in enumerate(owners):
+            rows = [r for clip in clips for r in clip]
+            count = {site: encoder.token_count if site == PROJECTOR else conv_length for site in ENCODER_SITES}
+            n = int(batch.lengths[b])
+            taps = {
+                site: np.concatenate([np.asarray(out.taps[site])[:, r, : count[site](frames[r])] for r in rows], 1)
+                for site in ENCODER_SITES
+            }
+            taps |= {site: np.asarray(out.taps[site])[:, b, :n] for site in DECODER_SITES}
+            yield np.asarray(out.logits[b, :n]), taps
+
+
+def hiss(seconds: float, seed: int) -> np.ndarray:
+    """A tone in noise. Louder noise than elsewhere: over minutes of audio some quiet bin would hold nothing but the
+    float32 rounding of the tone, in theirs and in ours."""
+    samples = round(seconds * 16000)
+    return wave(samples, seed) + 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    opened: dict[tuple[str, str], Pair] = {}
+
+    def get(family, name: str) -> Pair:
+        if (family.NAME, name) not in opened:
+            size, seconds = SIZES[name]
+            folder = tmp_path_factory.mktemp(family.NAME)
+            original = build(family, size, folder, len(opened))
+            requests = [Request([hiss(s, i)], "which color ?") for i, s in enumerate(seconds)]
+            opened[family.NAME, name] = Pair(original, load(folder), requests)
+        return opened[family.NAME, name]
+
+    return get
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda f: f.NAME)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def cutting_is_no_news():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the clip lasts")
+        yield
+
+
+def assert_equal(ours, theirs) -> None:
+    np.testing.assert_allclose(ours[0], theirs[0], atol=WHOLE, rtol=0)
+    for site in SITES:
+        assert ours[1][site].shape == theirs[1][site].shape, site
+        np.testing.assert_allclose(ours[1][site], theirs[1][site], atol=WHOLE, rtol=0, err_msg=site)
+
+
+def random_edits(model: Model, site: str) -> dict:
+    """Edits at all sites, so that one program serves all of them; only that of `site` does anything."""
+    edits = {s: random_edit(model.config, s, seed=5) for s in SITES}
+    return {s: e.replace(scale=e.scale * (0.8 if s == site else 0.0)) for s, e in edits.items()}
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_parity_of_prompts_features_sites_and_logits(pairs, family, name):
+    """Every clip in one ragged batch."""
+    pair = pairs(family, name)
+    batch, owners = pair.model.processor.prepared(pair.requests)
+    for b, request in enumerate(pair.requests):
+        expected = pair.original.inputs(request)
+        assert batch.tokens[b, : int(batch.lengths[b])].tolist() == expected["input_ids"][0].tolist()
+        rows = owners[b][0]
+        assert [int(batch.frames[r]) for r in rows] == pair.original.frames(expected)
+        for r, features in zip(rows, expected["input_features"], strict=True):
+            np.testing.assert_allclose(batch.features[r], features.numpy().T, atol=WHOLE, rtol=0)
+    for ours, request in zip(pair.ours(pair.requests), pair.requests, strict=True):
+        assert_equal(ours, pair.original.forward(request))
+
+
+def test_parity_of_single_and_batched_answers(pairs, family):
+    pair = pairs(family, "grouped heads")
+    lalm, variables, prepare = pair.model.lalm, pair.model.variables, pair.model.processor.prepare
+    chosen = [1, 3, 6]
+    requests = [pair.requests[i] for i in chosen]
+    out = generate(lalm, variables, prepare(requests), decoding=Decoding(NEW))
+    for b, request in enumerate(requests):
+        alone = generate(lalm, variables, prepare([request]), decoding=Decoding(NEW))
+        tokens = out.tokens[b, : int(out.lengths[b])].tolist()
+        assert tokens == alone.tokens[0, : int(alone.lengths[0])].tolist()
+        assert tokens == pair.original.greedy(request, NEW)
+    assert int(out.lengths.max()) == NEW, "no answer runs to the end: the comparison would be short"
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_parity_of_seen_edits(pairs, family, site):
+    pair = pairs(family, "one kv head, 128 mels")
+    edits = random_edits(pair.model, site)
+    plain = list(pair.ours(pair.requests, random_edits(pair.model, "")))
+    for i, ours in enumerate(pair.ours(pair.requests, edits)):
+        assert_equal(ours, pair.original.forward(pair.requests[i], {site: edits[site]}))
+        assert np.abs(ours[0] - plain[i][0]).max() > 100 * WHOLE, "the edit does nothing"
+
+
+def test_parity_of_several_clips_and_turns(pairs):
+    """Families whose processors take several clips in one chat."""
+    pair = pairs(qwen2_audio, "full heads, tied")
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "name the music"}]},
+        {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "red, then"}, {"type": "audio"}]},
+        {"role": "assistant", "content": "blue"},
+        {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "which ?"}]},
+    ]
+    request = Request([wave(3000), wave(20000, 1), wave(9000, 2)], messages=messages)
+    expected = pair.original.inputs(request)
+    assert pair.model.processor.prompt_ids(request) == expected["input_ids"][0].tolist()
+    assert_equal(next(iter(pair.ours([request]))), pair.original.forward(request))
+
+
+def test_parity_of_the_published_qwen2_audio_template(pairs):
+    pair = pairs(qwen2_audio, "full heads, tied")
+    chat = Request([wave(3000)], "which ?").chat()
+    render = pair.original.processor.tokenizer.apply_chat_template
+    published = pair.original.processor.default_chat_template
+    texts = {render(chat, chat_template=t, tokenize=False) for t in (published, qwen2_audio.CHAT_TEMPLATE)}
+    assert len(texts) == 1
+
+
+def test_a_clip_past_the_limit_is_cut_with_a_warning(pairs):
+    pair = pairs(qwen2_audio, "full heads, tied")
+    with pytest.warns(UserWarning, match=r"lasts 31\.0 s; qwen2_audio hears the first 30 s"):
+        assert len(pair.model.processor.checked(np.ones(31 * 16000))) == 30 * 16000

@@ -1,0 +1,234 @@
+"""PyTorch originals of the families that read Whisper's 30 s windows: tiny random folders, forward hooks, edits."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from tiny_omni import OPENERS, WORDS
+
+from seen_jax.models.config import conv_length
+from seen_jax.models.edits import Edit
+from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio
+from seen_jax.models.processor import Request
+from seen_jax.models.sites import (
+    DECODER_MLP_ACT,
+    DECODER_RESID,
+    DECODER_SITES,
+    ENCODER_MLP_ACT,
+    ENCODER_RESID,
+    PROJECTOR,
+    SITES,
+)
+from seen_jax.train.tokenizer import write_tokenizer
+
+EXTRA = ("<sound>", "<|pad|>", "<|begin_of_audio|>", "<|end_of_audio|>", "<|user|>", "<|assistant|>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """What the tests vary."""
+
+    n_mels: int = 80
+    encoder_layers: int = 2
+    encoder_width: int = 24
+    encoder_heads: int = 3
+    layers: int = 2
+    width: int = 32
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 48
+    rope_theta: float = 1e4
+    eps: float = 1e-5
+    tied: bool = False  # GLM-ASR alone ties its output map to the embeddings
+
+
+def _text(size: Tiny, vocab: int, ids: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab,
+        "hidden_size": size.width,
+        "intermediate_size": size.ffn,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "rms_norm_eps": size.eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": size.rope_theta},
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+        "bos_token_id": None,
+    }
+
+
+def _whisper(size: Tiny) -> dict[str, Any]:
+    return {
+        "num_mel_bins": size.n_mels,
+        "encoder_layers": size.encoder_layers,
+        "encoder_attention_heads": size.encoder_heads,
+        "encoder_ffn_dim": 2 * size.encoder_width,
+        "d_model": size.encoder_width,
+        "max_source_positions": 1500,
+    }
+
+
+def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
+    import transformers
+
+    text, audio = _text(size, vocab, ids), _whisper(size)
+    if family is qwen2_audio:
+        return transformers.Qwen2AudioConfig(
+            audio_config=audio | {"model_type": "qwen2_audio_encoder"},
+            text_config=text | {"model_type": "qwen2"},
+            audio_token_index=ids["<|AUDIO|>"],
+        )
+    if family is audio_flamingo_3:
+        return transformers.AudioFlamingo3Config(
+            audio_config=audio | {"model_type": "audioflamingo3_encoder"},
+            text_config=text | {"model_type": "qwen2"},
+            audio_token_id=ids["<sound>"],
+            projector_bias=not size.tied,
+        )
+    assert family is glm_asr
+    return transformers.GlmAsrConfig(
+        audio_config={
+            "model_type": "glmasr_encoder",
+            "num_mel_bins": size.n_mels,
+            "num_hidden_layers": size.encoder_layers,
+            "num_attention_heads": size.encoder_heads,
+            "intermediate_size": 4 * size.encoder_width,
+            "hidden_size": size.encoder_width,
+        },
+        text_config=text | {"model_type": "llama"},
+        audio_token_id=ids["<|pad|>"],
+        tie_word_embeddings=size.tied,
+    )
+
+
+CLASSES = {
+    qwen2_audio.NAME: ("Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor"),
+    audio_flamingo_3.NAME: ("AudioFlamingo3ForConditionalGeneration", "AudioFlamingo3Processor"),
+    glm_asr.NAME: ("GlmAsrForConditionalGeneration", "GlmAsrProcessor"),
+}
+
+
+def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
+    """A random model, saved by transformers into `folder`, and its processor."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    write_tokenizer(folder, WORDS, OPENERS)
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(EXTRA)})
+    tokenizer.save_pretrained(folder)
+    ids = tokenizer.get_vocab()
+    model_class, processor_class = (getattr(transformers, name) for name in CLASSES[family.NAME])
+    torch.manual_seed(seed)
+    model = model_class(_config(family, size, len(ids), ids)).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:
+                p.add_(0.1 * torch.randn_like(p))
+            elif "embed_positions" not in name:
+                fan_in = p.shape[-1] if p.ndim == 2 else p.shape[1] * p[0, 0].numel()
+                p.copy_(torch.randn_like(p) * (2.0 if "lm_head" in name else 1.0) / fan_in**0.5)
+        model.tie_weights()
+    model.save_pretrained(folder)
+    extractor = transformers.WhisperFeatureExtractor(feature_size=size.n_mels, return_attention_mask=True)
+    return Original(family, model, processor_class(extractor, tokenizer, chat_template=family.CHAT_TEMPLATE))
+
+
+@dataclasses.dataclass
+class Original:
+    """One prompt at a time, never padded: what our batches are held against."""
+
+    family: ModuleType
+    model: Any
+    processor: Any
+
+    def inputs(self, request: Request) -> dict[str, Any]:
+        text = self.processor.apply_chat_template(request.chat(), tokenize=False, add_generation_prompt=True)
+        return dict(self.processor(text=[text], audio=list(request.audio), sampling_rate=16000, return_tensors="pt"))
+
+    def frames(self, inputs: Mapping[str, Any]) -> list[int]:
+        """Real mel frames of each encoder row."""
+        mask = next(v for k, v in inputs.items() if k in ("feature_attention_mask", "input_features_mask"))
+        return mask.sum(-1).tolist()
+
+    def audio_places(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        audio = self.processor.tokenizer.convert_tokens_to_ids(self.family.AUDIO)
+        return inputs["input_ids"][0] == audio
+
+    def forward(
+        self, request: Request, edits: Mapping[str, Edit] | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """logits [S, V], and {site: [L, positions, D]} of the real positions, rows joined, after the edits."""
+        inputs = self.inputs(request)
+        taps: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
+        with torch.no_grad(), self.hooked(inputs, taps, edits or {}):
+            logits = self.model(**inputs).logits[0].numpy()
+        frames = self.frames(inputs)
+        rows = len(frames)
+        out = {}
+        for site, found in taps.items():
+            if site in DECODER_SITES:
+                out[site] = np.stack([x[0].numpy() for x in found])
+                continue
+            count = self.token_count if site == PROJECTOR else conv_length
+            parts = [x.reshape(rows, -1, x.shape[-1]).numpy() for x in found]
+            out[site] = np.stack([np.concatenate([r[: count(f)] for r, f in zip(x, frames, strict=True)]) for x in parts])
+        return logits, out
+
+    def token_count(self, frames: int) -> int:
+        positions = conv_length(frames)
+        return (positions - 4) // 4 + 1 if self.family is glm_asr else (positions - 2) // 2 + 1
+
+    def greedy(self, request: Request, new: int, edits: Mapping[str, Edit] | None = None) -> list[int]:
+        inputs = self.inputs(request)
+        with torch.no_grad(), self.hooked(inputs, None, edits or {}):
+            out = self.model.generate(**inputs, max_new_tokens=new, do_sample=False)
+        ids = out[0, inputs["input_ids"].shape[1] :].tolist()
+        stop = self.model.generation_config.eos_token_id
+        return ids[: ids.index(stop)] if stop in ids else ids
+
+    @contextlib.contextmanager
+    def hooked(self, inputs: Mapping[str, Any], taps: dict | None, edits: Mapping[str, Edit]) -> Iterator[None]:
+        inner = self.model.model
+        tower, body = inner.audio_tower, inner.language_model
+        places = [(ENCODER_RESID, i, layer) for i, layer in enumerate(tower.layers)]
+        places += [
+            (ENCODER_MLP_ACT, i, layer.mlp.act_fn if self.family is glm_asr else layer.activation_fn)
+            for i, layer in enumerate(tower.layers)
+        ]
+        places += [(PROJECTOR, 0, inner.multi_modal_projector)]
+        places += [(DECODER_MLP_ACT, i, layer.mlp.act_fn) for i, layer in enumerate(body.layers)]
+        places += [(DECODER_RESID, i, layer) for i, layer in enumerate(body.layers)]
+        audio = self.audio_places(inputs)
+
+        def hook(site: str, layer: int) -> Any:
+            def run(module: Any, args: Any, output: Any) -> Any:
+                a = output[0] if isinstance(output, tuple) else output
+                if (edit := edits.get(site)) is not None:
+                    share = torch.ones(a.shape[-2], 1)
+                    if site in DECODER_SITES:
+                        share = audio.float()[:, None] if a.shape[-2] == len(audio) else torch.zeros_like(share)
+                    q = torch.tensor(np.asarray(edit.u[layer]))
+                    a = a - float(edit.scale[layer]) * share * ((a @ q) @ q.T)
+                if taps is not None:
+                    taps[site].append(a.clone())
+                return (a, *output[1:]) if isinstance(output, tuple) else a
+
+            return run
+
+        handles = [module.register_forward_hook(hook(site, i)) for site, i, module in places]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
