@@ -137,11 +137,11 @@ def pool(
     return out
 
 
-def per_clip(
-    model: Model, site: str, values: np.ndarray, frames: Any, owners: Sequence[Sequence[int]]
-) -> np.ndarray:
-    """Means of encoder rows -> means of clips. values: [L, rows, ...] or [rows]; owners: the rows of each clip. Rows count
-    by their real positions, so that the cuts of a family do not show."""
+def per_clip(model: Model, site: str, values: np.ndarray, frames: Any, owners: Sequence[Sequence[int]]) -> np.ndarray:
+    """Means of encoder rows -> means of clips. values: [L, rows, ...] or [rows]; owners: the rows of each clip.
+
+    Rows count by their real positions, so that the cuts of a family do not show.
+    """
     encoder = model.config.encoder
     count = encoder.token_count if site == PROJECTOR else conv_length
     axis = min(values.ndim - 1, 1)
@@ -212,20 +212,27 @@ def generate(
         texts = model.processor.decode(out.tokens, out.lengths)
         see = None
         if basis is not None:
-            clips = [clip for request in rows for clip in request]
-            both = (np.asarray(basis.mean_see(x)) for x in (out.see[basis.site].before, out.see[basis.site].after))
-            if basis.site in ENCODER_SITES:  # a request with several clips gets the mean over its clips
-                ends = np.cumsum([len(request) for request in rows])[:-1]
-                by_clip = (per_clip(model, basis.site, x, batch.frames, clips) for x in both)
-                both = (np.array([part.mean() for part in np.split(x, ends)]) for x in by_clip)
-            see = [x.tolist() for x in both]
+            here = out.see[basis.site]
+            see = [_per_request(model, basis, x, batch.frames, rows) for x in (here.before, here.after)]
         for row, i in enumerate(indices):
             ids = tuple(int(t) for t in out.tokens[row, : out.lengths[row]])
-            both = (None, None) if see is None else (see[0][row], see[1][row])
-            answers[order[i]] = Answer(texts[row], ids, *both)
+            before, after = (None, None) if see is None else (see[0][row], see[1][row])
+            answers[order[i]] = Answer(texts[row], ids, before, after)
         if progress:
             progress(indices[-1] + 1, len(requests))
     return [answers[i] for i in range(len(requests))]
+
+
+def _per_request(
+    model: Model, basis: NoiseBasis, see: Any, frames: Any, rows: Sequence[Sequence[Sequence[int]]]
+) -> list[float]:
+    """SEE [L, rows or requests] -> SEE per request; one with several clips gets the mean over its clips."""
+    mean = np.asarray(basis.mean_see(see))
+    if basis.site not in ENCODER_SITES:
+        return mean.tolist()
+    clips = per_clip(model, basis.site, mean, frames, [clip for request in rows for clip in request])
+    ends = np.cumsum([len(request) for request in rows])[:-1]
+    return [float(part.mean()) for part in np.split(clips, ends)]
 
 
 def _requests(audio: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:

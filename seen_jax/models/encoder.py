@@ -1,4 +1,4 @@
-"""The audio encoder: convolutional stem, one scan over transformer blocks, and what turns positions into audio tokens."""
+"""The audio encoder: convolutional stem, one scan over transformer blocks, and the way from positions to audio tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from seen_jax.models import layers
 from seen_jax.models.config import EncoderConfig, conv_length
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, audio: Audio, edits: Edits) -> Encoded:
         c = self.config
-        rows, total, _ = audio.features.shape
+        total = audio.features.shape[1]
         if total % c.pad_frames:
             raise ValueError(f"{total} mel frames are not a multiple of {c.pad_frames}")
         x = self._stem(audio)
@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         """(states before the projection, audio tokens)."""
         c = self.config
         dense = lambda name, n: nn.Dense(n, use_bias=c.post_bias, dtype=self.dtype, name=name)  # noqa: E731
-        states = None
+        states = x
         for step in c.post:
             size = {"pool": 2, "stack": c.stack}.get(step, 1)
             groups = x[:, : x.shape[1] // size * size].reshape(len(x), -1, size, x.shape[-1])

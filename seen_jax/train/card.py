@@ -32,9 +32,7 @@ def held_out(model: Model, data: DataSize, per_task: int, seed: int = 0) -> tupl
     """Examples of the test split (voices and sentences that training never saw), `per_task` of each task."""
     dataset = build_dataset(Path(data.folder) / "test", data.test, "test", seed, data.workers or None)
     c = model.config
-    batcher = Batcher(
-        dataset, model.processor.tokenizer, c.audio_token, c.pad_token, token_count(c.encoder.pad_frames)
-    )
+    batcher = Batcher(dataset, model.processor.tokenizer, c.audio_token, c.pad_token, token_count(c.encoder.pad_frames))
     short = [task for task, pool in zip(TASKS, batcher.pools, strict=True) if len(pool) < per_task]
     if short:
         raise ConfigError(f"the test split holds fewer than {per_task} items of {', '.join(short)}: raise data.test.")

@@ -19,8 +19,8 @@ from tiny_omni import AUDIO, Row, Size, random_q, random_row
 from torch_omni import Original, build, save
 
 from seen_jax.models.checkpoint import read_config
-from seen_jax.models.edits import Edit
 from seen_jax.models.config import conv_length, token_count
+from seen_jax.models.edits import Edit
 from seen_jax.models.sites import ENCODER_SITES, PROJECTOR, SITES
 
 FOLDER = Path(__file__).parent / "golden"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_omni import AUDIO, Row, pack, random_edit, random_row
 
-from seen_jax.models.edits import Edit, visit
 from seen_jax.models.config import conv_length, token_count
+from seen_jax.models.edits import Edit, visit
 from seen_jax.models.generate import Decoding, _generate, generate
 from seen_jax.models.model import encode, forward
 from seen_jax.models.sites import DECODER_RESID, DECODER_SITES, ENCODER_MLP_ACT, PROJECTOR, SITES, Taps

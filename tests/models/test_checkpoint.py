@@ -27,6 +27,7 @@ from seen_jax.models.checkpoint import (
     read_config,
     save_params,
 )
+from seen_jax.models.families import families
 from seen_jax.models.model import find_folder, fingerprint, load
 from seen_jax.models.weights import flatten, slots
 
@@ -388,3 +389,30 @@ def test_hub_names(folder, monkeypatch):
         monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
         with pytest.raises(CheckpointError, match=f"some/model.*{message}"):
             find_folder("some/model")
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "tensors", "theta", "head"),
+    [
+        ("qwen2_audio", 637.0, 876, 1e4, (156032, 4096)),
+        ("audio_flamingo_3", 637.0, 830, 1e6, (151672, 3584)),
+        ("glm_asr", None, None, 1e4, None),
+    ],
+)
+def test_published_sizes_of_other_families(name, encoder, tensors, theta, head):
+    """Counts of the originals on the meta device; GLM-ASR's output map is its embedding."""
+    from seen_jax.cli.models import _default_config
+
+    family = next(f for f in families() if name == f.NAME)
+    config = _default_config(family)
+    shapes = parameter_shapes(config)
+    table = slots(family.rules(config), shapes)
+    tower = sum(int(np.prod(s)) for path, s in shapes.items() if path[0] == "encoder" and "proj" not in path[1])
+    assert config.decoder.rope_theta == theta and config.decoder.head_dim == 128
+    if encoder is not None:
+        assert tower / 1e6 == pytest.approx(encoder, abs=0.05)
+        assert len(table) == tensors
+        assert table["language_model.lm_head.weight"].shape == head
+    else:
+        assert "language_model.lm_head.weight" not in table
+        assert table["multi_modal_projector.linear_1.weight"].shape == (4096, 5120)

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.models.checkpoint import parameter_shapes, read_config, save_params
-from seen_jax.models.config import LalmConfig
+from seen_jax.models.config import LalmConfig, token_count
 from seen_jax.models.edits import Edit
-from seen_jax.models.config import token_count
 from seen_jax.models.lalm import Batch
 from seen_jax.models.sites import SITES
 from seen_jax.models.weights import unflatten

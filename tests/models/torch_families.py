@@ -182,7 +182,9 @@ class Original:
                 continue
             count = self.token_count if site == PROJECTOR else conv_length
             parts = [x.reshape(rows, -1, x.shape[-1]).numpy() for x in found]
-            out[site] = np.stack([np.concatenate([r[: count(f)] for r, f in zip(x, frames, strict=True)]) for x in parts])
+            out[site] = np.stack(
+                [np.concatenate([r[: count(f)] for r, f in zip(x, frames, strict=True)]) for x in parts]
+            )
         return logits, out
 
     def token_count(self, frames: int) -> int:
