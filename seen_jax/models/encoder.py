@@ -1,4 +1,4 @@
-"""The audio encoder: convolutional stem, one scan over transformer blocks, and the way from positions to audio tokens."""
+"""The audio encoder: convolutional stem, one scan over transformer blocks, projection to audio tokens."""
 
 from __future__ import annotations
 
