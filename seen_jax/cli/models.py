@@ -45,6 +45,8 @@ def _default_config(family: ModuleType) -> Any:
     """The configuration of the published model."""
     from transformers import CONFIG_MAPPING
 
+    if hasattr(family, "complete"):
+        return family.config(family.complete(family.PUBLISHED), (0,), 0)
     return family.config(CONFIG_MAPPING[family.MODEL_TYPES[0]](**family.PUBLISHED).to_dict(), (0,), 0)
 
 

@@ -44,11 +44,18 @@ def read_config(folder: Path) -> tuple[LalmConfig, ModuleType]:
     from transformers import CONFIG_MAPPING
 
     try:
-        full = CONFIG_MAPPING[raw["model_type"]].from_dict(raw).to_dict()
+        if hasattr(family, "complete"):  # the folder's own class is remote code, which never runs
+            full = family.complete(raw)
+        else:
+            full = CONFIG_MAPPING[raw["model_type"]].from_dict(raw).to_dict()
+    except CheckpointError:
+        raise
     except Exception as e:
         raise CheckpointError(
             f"{folder / 'config.json'} is not a valid {raw['model_type']} configuration: {e}"
         ) from None
+    if hasattr(family, "TOKENS"):  # token ids that the configuration does not state
+        full["tokens"] = {token: _token_id(folder, token) for token in family.TOKENS}
     eos, pad = _stop_tokens(folder, full)
     try:
         return family.config(full, eos, pad), family

@@ -26,8 +26,9 @@ class EncoderConfig:
     chunked: every `pad_frames` frames are convolved, numbered and attended alone (Qwen2.5-Omni), not the whole row.
     positions: a sinusoid table that is computed, one that is stored, or rotary embedding of the first `rotary` of a
     head's dimensions.
-    post: what follows the layers, in order: "pool" pairs of positions, "norm", "stack" so many positions into one,
-    "linear" or "mlp" (of width `hidden`) into the language model's width.
+    block: attention reaches back without end, and forward to the end of the own block of so many positions (MiniCPM-o).
+    post: what follows the layers, in order: "pool" pairs of positions, "norm", "stack" so many positions into one, "conv"
+    halves them (kernel 3, GELU), "linear" or "mlp" (of width `hidden`) into the language model's width.
     padding_tokens: the language model also gets the tokens of the padding (Voxtral).
     """
 
@@ -45,6 +46,7 @@ class EncoderConfig:
     positions: Literal["sinusoid", "table", "rotary"] = "sinusoid"
     rotary: int = 0
     rope_theta: float = 10_000.0
+    block: int | None = None
     post: tuple[str, ...] = ("pool", "norm", "linear")
     stack: int = 1
     hidden: int = 0
@@ -56,7 +58,7 @@ class EncoderConfig:
         """Audio tokens of a row of so many mel frames; what does not fill a pair or a stack is dropped."""
         n = conv_length(frames * 0 + self.pad_frames if self.padding_tokens else frames)
         for step in self.post:
-            n = {"pool": n // 2, "stack": n // self.stack}.get(step, n)
+            n = {"pool": n // 2, "stack": n // self.stack, "conv": (n + 1) // 2}.get(step, n)
         return n
 
 

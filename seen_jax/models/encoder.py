@@ -110,6 +110,9 @@ class Encoder(nn.Module):
         valid = within(c, audio.frames, total)
         keys = valid if audio.keys is None else jnp.arange(valid.shape[1]) < audio.keys[:, None]
         visible = keys.reshape(-1, 1, conv_length(c.pad_frames)) if c.chunked else keys[:, None]
+        if c.block is not None:
+            own = np.arange(valid.shape[1]) // c.block
+            visible = visible & (own[:, None] >= own)
 
         stack = nn.scan(
             EncoderLayer,
@@ -121,7 +124,7 @@ class Encoder(nn.Module):
         )(c, self.taps, self.dtype, name="layers")
         x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID)), visible, valid)
 
-        states, tokens = self._project(x)
+        states, tokens = self._project(x, conv_length(audio.frames if audio.seen is None else audio.seen))
         lengths = c.token_count(audio.frames)
         here = jnp.arange(tokens.shape[1]) < lengths[:, None]
         tokens, projected = visit(PROJECTOR, tokens, single_layer(edits, PROJECTOR), self.taps, here)
@@ -145,8 +148,10 @@ class Encoder(nn.Module):
             x = x + table[: x.shape[1]].astype(self.dtype)
         return x.reshape(rows, -1, c.width)
 
-    def _project(self, x: Float[Array, "rows positions width"]) -> tuple[Array, Float[Array, "rows tokens output"]]:
-        """(states before the projection, audio tokens)."""
+    def _project(
+        self, x: Float[Array, "rows positions width"], seen: Int[Array, " rows"]
+    ) -> tuple[Array, Float[Array, "rows tokens output"]]:
+        """(states before the projection, audio tokens). seen: positions of each row that the convolutions made."""
         c = self.config
         dense = lambda name, n: nn.Dense(n, use_bias=c.post_bias, dtype=self.dtype, name=name)  # noqa: E731
         states = x
@@ -154,11 +159,15 @@ class Encoder(nn.Module):
             size = {"pool": 2, "stack": c.stack}.get(step, 1)
             groups = x[:, : x.shape[1] // size * size].reshape(len(x), -1, size, x.shape[-1])
             if step == "pool":
-                x = groups.mean(2)
+                x, seen = groups.mean(2), seen // 2
             elif step == "stack":
                 x = groups.reshape(len(x), groups.shape[1], -1)
             elif step == "norm":
                 x = LayerNorm(c.eps, name="norm_post")(x)
+            elif step == "conv":
+                x = jnp.where((jnp.arange(x.shape[1]) < seen[:, None])[..., None], x, 0)  # nothing lies behind a clip
+                conv = nn.Conv(c.width, (3,), 2, padding=((1, 1),), dtype=self.dtype, name="proj_conv")
+                x = layers.gelu(conv(x))
             else:
                 states = x
                 if step == "mlp":

@@ -36,9 +36,10 @@ class Framing:
     seconds: the longest clip. cut: the rest of a longer one is left out, with a warning (the originals do it silently);
     otherwise it is an error. piece: samples whose log-mel is made at a time (the loudest bin sets the floor, 8 decades
     below); None: the whole clip. unit: a piece is filled up with zeros to a multiple of so many samples, exactly.
-    segment: mel frames per encoder row; None: the whole piece. filled: the convolutions also see the silence that fills
-    a row up. keys: attention sees the positions of real frames, or all that the convolutions see. tail: zero samples
-    behind every piece. behind: frames at the end of a piece that the convolutions alone see.
+    segment: mel frames per encoder row; None: the whole piece. filled: the convolutions also see what fills a row up:
+    "silence", or in a clip of several rows "zeros" (feature value 0 behind the last frame). keys: attention sees the
+    positions of real frames, all that the convolutions see, or (a slip of MiniCPM-o) as many as there are mel frames.
+    tail: zero samples behind every piece. behind: frames at the end of a piece that the convolutions alone see.
     """
 
     seconds: float
@@ -46,8 +47,8 @@ class Framing:
     piece: int | None = None
     unit: int | None = None
     segment: int | None = None
-    filled: bool = False
-    keys: Literal["frames", "seen"] = "frames"
+    filled: Literal["silence", "zeros"] | None = None
+    keys: Literal["frames", "seen", "mel"] = "frames"
     tail: int = 0
     behind: int = 0
 
@@ -90,15 +91,18 @@ class Framing:
             pieces += [np.pad(wave[i : i + size], (0, self.tail)) for i in range(0, len(wave), size)]
         mels = self._log_mels(pieces, config.n_mels)
         total = -(-max(row.seen for row in plan) // config.pad_frames) * config.pad_frames
-        features = jnp.stack([_frames(mels[row.piece], row.first, total) for row in plan])
-        seen = np.array([total if self.filled else row.seen for row in plan])
-        ints = lambda x: jnp.asarray(x, jnp.int32)  # noqa: E731
-        return Audio(
-            features,
-            ints([row.frames for row in plan]),
-            ints(seen) if self.filled or self.behind else None,
-            ints(conv_length(seen)) if self.keys == "seen" else None,
-        ), owners
+        frames = np.array([row.frames for row in plan])
+        seen = np.array([row.seen for row in plan])
+        if self.filled == "silence":
+            seen = np.full_like(seen, total)
+            features = jnp.stack([_frames(mels[row.piece], row.first, total) for row in plan])
+        else:
+            features = jnp.stack([_frames(mels[row.piece][: row.first + row.seen], row.first, total) for row in plan])
+        if self.filled == "zeros":
+            seen = np.array([seen[own].max() for own in owners for _ in own])
+        keys = {"seen": conv_length(seen), "mel": np.minimum(frames, conv_length(seen))}.get(self.keys)
+        ints = lambda x: None if x is None else jnp.asarray(x, jnp.int32)  # noqa: E731
+        return Audio(features, ints(frames), ints(seen) if self.filled or self.behind else None, ints(keys)), owners
 
     def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int) -> list[Float[Array, "_ mels"]]:
         """One log-mel per piece. Pieces of one padded length are one batch."""

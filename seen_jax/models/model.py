@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from seen_jax.models.sites import Taps
 EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
 T = TypeVar("T")
 
@@ -107,6 +108,8 @@ def find_folder(name: str | Path) -> Path:
 def _tokenizer(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(VOCABULARIES)} is there.")
+    if not (folder / "tokenizer.json").is_file() and (folder / "tekken.json").is_file() and not _has_mistral_common():
+        raise CheckpointError(f'{folder / "tekken.json"} needs mistral-common: pip install "seen-jax[voxtral]".')
     from transformers import AutoTokenizer
 
     try:
@@ -114,6 +117,10 @@ def _tokenizer(folder: Path) -> Any:
     except Exception as e:
         reason = str(e).splitlines()[0]
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); is tokenizer.json there?") from None
+
+
+def _has_mistral_common() -> bool:
+    return importlib.util.find_spec("mistral_common") is not None
 
 
 def fingerprint(folder: Path) -> str:

@@ -63,17 +63,21 @@ class Processor:
 
     def prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
         """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row."""
+        if hasattr(self.family, "prompt"):
+            return self.family.prompt(self.tokenizer, request.chat(), counts)
         marker = self.family.AUDIO
-        template = self.tokenizer.chat_template or self.family.CHAT_TEMPLATE
+        own = None if getattr(self.family, "OWN_TEMPLATE", False) else self.tokenizer.chat_template
+        template = own or self.family.CHAT_TEMPLATE
         text = self.tokenizer.apply_chat_template(
             request.chat(), chat_template=template, tokenize=False, add_generation_prompt=True
         )
         pieces = text.split(marker)
         if len(pieces) - 1 != len(counts):
             raise ConfigError(f"the prompt has {len(pieces) - 1} audio places ({marker}) for {len(counts)} clips.")
+        expand = getattr(self.family, "expand", lambda tokens: marker * tokens)
         expanded = pieces[0]
         for rows, piece in zip(counts, pieces[1:], strict=True):
-            expanded += marker * sum(rows) + piece
+            expanded += expand(sum(rows)) + piece
         ids = self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
         return ids, [i for i, token in enumerate(ids) if token == self.config.audio_token]
 

@@ -17,7 +17,7 @@ from tiny_omni import random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
 
 from seen_jax.models.config import conv_length  # noqa: E402
-from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio  # noqa: E402
+from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio, voxtral  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.model import Model, forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
@@ -26,7 +26,7 @@ from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES
 WHOLE = 1e-4
 NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
-FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr)
+FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral)
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
     "one kv head, 128 mels": (

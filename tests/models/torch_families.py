@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from tiny_omni import OPENERS, WORDS
 
 from seen_jax.models.config import conv_length
 from seen_jax.models.edits import Edit
-from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio
+from seen_jax.audio.features import HOP
+from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio, voxtral
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import (
     DECODER_MLP_ACT,
@@ -59,8 +63,8 @@ def _text(size: Tiny, vocab: int, ids: Mapping[str, int]) -> dict[str, Any]:
         "num_key_value_heads": size.kv_heads,
         "rms_norm_eps": size.eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": size.rope_theta},
-        "eos_token_id": ids["<|im_end|>"],
-        "pad_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids.get("<|im_end|>", ids.get("</s>")),
+        "pad_token_id": ids.get("<|endoftext|>", ids.get("<pad>")),
         "bos_token_id": None,
     }
 
@@ -93,6 +97,19 @@ def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) 
             audio_token_id=ids["<sound>"],
             projector_bias=not size.tied,
         )
+    if family is voxtral:
+        return transformers.VoxtralConfig(
+            audio_config={
+                "model_type": "voxtral_encoder",
+                "num_mel_bins": size.n_mels,
+                "num_hidden_layers": size.encoder_layers,
+                "num_attention_heads": size.encoder_heads,
+                "intermediate_size": 4 * size.encoder_width,
+                "hidden_size": size.encoder_width,
+            },
+            text_config=text | {"model_type": "llama", "head_dim": 12},
+            audio_token_id=ids["[AUDIO]"],
+        )
     assert family is glm_asr
     return transformers.GlmAsrConfig(
         audio_config={
@@ -113,7 +130,45 @@ CLASSES = {
     qwen2_audio.NAME: ("Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor"),
     audio_flamingo_3.NAME: ("AudioFlamingo3ForConditionalGeneration", "AudioFlamingo3Processor"),
     glm_asr.NAME: ("GlmAsrForConditionalGeneration", "GlmAsrProcessor"),
+    voxtral.NAME: ("VoxtralForConditionalGeneration", "VoxtralProcessor"),
 }
+
+
+def _write_tokenizer(family: ModuleType, folder: Path) -> Any:
+    """A small tokenizer with the special tokens of the families."""
+    import transformers
+
+    if family is voxtral:
+        _write_tekken(folder / "tekken.json")
+        (folder / "config.json").write_text('{"model_type": "voxtral"}')
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    write_tokenizer(folder, WORDS, OPENERS)
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(EXTRA)})
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _write_tekken(path: Path, words: int = 300) -> None:
+    """The first words of a tokenizer that mistral-common ships, with Voxtral's special tokens at their published ids."""
+    import mistral_common
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    data = json.loads((Path(mistral_common.__file__).parent / "data" / "tekken_240911.json").read_text())
+    names = [str(token["token_str"]) for token in Tekkenizer.DEPRECATED_SPECIAL_TOKENS]
+    known = {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
+    names += [known.get(i, f"<SPECIAL_{i}>") for i in range(len(names), 36)]
+    mel = {"num_mel_bins": 128, "hop_length": 160, "window_size": 400}
+    content = {
+        "config": data["config"]
+        | {"num_vocab_tokens": words, "default_vocab_size": words + 100, "default_num_special_tokens": 100}
+        | {"version": "v7"},
+        "vocab": data["vocab"][:words],
+        "special_tokens": [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(names)],
+        "audio": {"sampling_rate": 16000, "frame_rate": 12.5, "audio_encoding_config": mel, "chunk_length_s": 30.0},
+    }
+    path.write_text(json.dumps(content))
 
 
 def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
@@ -122,15 +177,10 @@ def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    write_tokenizer(folder, WORDS, OPENERS)
-    (folder / "chat_template.jinja").unlink()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(EXTRA)})
-    tokenizer.save_pretrained(folder)
-    ids = tokenizer.get_vocab()
+    tokenizer = _write_tokenizer(family, folder)
     model_class, processor_class = (getattr(transformers, name) for name in CLASSES[family.NAME])
     torch.manual_seed(seed)
-    model = model_class(_config(family, size, len(ids), ids)).eval()
+    model = model_class(_config(family, size, len(tokenizer), tokenizer.get_vocab())).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim == 1:
@@ -141,7 +191,12 @@ def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
         model.tie_weights()
     model.save_pretrained(folder)
     extractor = transformers.WhisperFeatureExtractor(feature_size=size.n_mels, return_attention_mask=True)
-    return Original(family, model, processor_class(extractor, tokenizer, chat_template=family.CHAT_TEMPLATE))
+    template = {} if family is voxtral else {"chat_template": family.CHAT_TEMPLATE}
+    return Original(family, model, processor_class(extractor, tokenizer, **template), folder)
+
+
+def _tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: x for name, x in inputs.items() if isinstance(x, torch.Tensor)}
 
 
 @dataclasses.dataclass
@@ -151,13 +206,42 @@ class Original:
     family: ModuleType
     model: Any
     processor: Any
+    folder: Path
 
     def inputs(self, request: Request) -> dict[str, Any]:
+        if self.family is voxtral:
+            return self._voxtral_inputs(request)
         text = self.processor.apply_chat_template(request.chat(), tokenize=False, add_generation_prompt=True)
         return dict(self.processor(text=[text], audio=list(request.audio), sampling_rate=16000, return_tensors="pt"))
 
+    def _voxtral_inputs(self, request: Request) -> dict[str, Any]:
+        """Its processor takes files, in a chat."""
+        chat, clips = [], iter(request.audio)
+        for message in request.chat():
+            parts = []
+            for part in (
+                [{"type": "text", "text": message["content"]}]
+                if isinstance(message["content"], str)
+                else message["content"]
+            ):
+                if part["type"] == "audio":
+                    path = self.folder / "clip.wav"
+                    wave = next(clips)
+                    soundfile.write(path, wave, 16000, subtype="FLOAT")
+                    buffer = base64.b64encode(path.read_bytes()).decode()
+                    parts.append({"type": "audio", "base64": buffer})
+                else:
+                    parts.append(part)
+            chat.append({"role": message["role"], "content": parts})
+        inputs = dict(self.processor.apply_chat_template(chat, tokenize=True, return_dict=True))
+        frames = [-(-len(wave) // HOP) for wave in request.audio]
+        inputs["frames"] = [min(3000, n - first) for n in frames for first in range(0, n, 3000)]
+        return inputs
+
     def frames(self, inputs: Mapping[str, Any]) -> list[int]:
         """Real mel frames of each encoder row."""
+        if self.family is voxtral:
+            return inputs["frames"]
         mask = next(v for k, v in inputs.items() if k in ("feature_attention_mask", "input_features_mask"))
         return mask.sum(-1).tolist()
 
@@ -172,7 +256,7 @@ class Original:
         inputs = self.inputs(request)
         taps: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
         with torch.no_grad(), self.hooked(inputs, taps, edits or {}):
-            logits = self.model(**inputs).logits[0].numpy()
+            logits = self.model(**_tensors(inputs)).logits[0].numpy()
         frames = self.frames(inputs)
         rows = len(frames)
         out = {}
@@ -188,13 +272,15 @@ class Original:
         return logits, out
 
     def token_count(self, frames: int) -> int:
+        if self.family is voxtral:
+            return 375
         positions = conv_length(frames)
         return (positions - 4) // 4 + 1 if self.family is glm_asr else (positions - 2) // 2 + 1
 
     def greedy(self, request: Request, new: int, edits: Mapping[str, Edit] | None = None) -> list[int]:
         inputs = self.inputs(request)
         with torch.no_grad(), self.hooked(inputs, None, edits or {}):
-            out = self.model.generate(**inputs, max_new_tokens=new, do_sample=False)
+            out = self.model.generate(**_tensors(inputs), max_new_tokens=new, do_sample=False)
         ids = out[0, inputs["input_ids"].shape[1] :].tolist()
         stop = self.model.generation_config.eos_token_id
         return ids[: ids.index(stop)] if stop in ids else ids

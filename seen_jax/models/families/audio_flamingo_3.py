@@ -35,7 +35,7 @@ PUBLISHED: dict[str, Any] = {
     }
 }
 
-FRAMING = Framing(seconds=600.0, cut=True, piece=WINDOW, unit=WINDOW, filled=True)
+FRAMING = Framing(seconds=600.0, cut=True, piece=WINDOW, unit=WINDOW, filled="silence")
 
 RENAMES = LANGUAGE_MODEL_RENAMES
 UNUSED: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ VERIFIED = "parity with transformers on random tiny configs"
 
 PUBLISHED: dict[str, Any] = {}
 
-FRAMING = Framing(seconds=630.0, cut=True, piece=WINDOW, unit=WINDOW, filled=True, keys="seen")
+FRAMING = Framing(seconds=630.0, cut=True, piece=WINDOW, unit=WINDOW, filled="silence", keys="seen")
 STACK = 4
 
 RENAMES = LANGUAGE_MODEL_RENAMES

@@ -24,7 +24,7 @@ PUBLISHED: dict[str, Any] = {
     }
 }
 
-FRAMING = Framing(seconds=30.0, cut=True, unit=WINDOW, filled=True)
+FRAMING = Framing(seconds=30.0, cut=True, unit=WINDOW, filled="silence")
 
 RENAMES = LANGUAGE_MODEL_RENAMES
 UNUSED: tuple[str, ...] = ()
