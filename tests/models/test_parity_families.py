@@ -15,9 +15,10 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 
 from tiny_omni import random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
+from torch_remote import build_remote  # noqa: E402
 
 from seen_jax.models.config import conv_length  # noqa: E402
-from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio, voxtral  # noqa: E402
+from seen_jax.models.families import audio_flamingo_3, glm_asr, minicpm_o, qwen2_audio, step_audio_2, voxtral  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.model import Model, forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
@@ -26,7 +27,8 @@ from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES
 WHOLE = 1e-4
 NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
-FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral)
+FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2)
+REMOTE = (minicpm_o, step_audio_2)
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
     "one kv head, 128 mels": (
@@ -82,7 +84,7 @@ def pairs(tmp_path_factory):
         if (family.NAME, name) not in opened:
             size, seconds = SIZES[name]
             folder = tmp_path_factory.mktemp(family.NAME)
-            original = build(family, size, folder, len(opened))
+            original = (build_remote if family in REMOTE else build)(family, size, folder, len(opened))
             requests = [Request([hiss(s, i)], "which color ?") for i, s in enumerate(seconds)]
             opened[family.NAME, name] = Pair(original, load(folder), requests)
         return opened[family.NAME, name]
@@ -125,8 +127,12 @@ def test_parity_of_prompts_features_sites_and_logits(pairs, family, name):
         assert batch.tokens[b, : int(batch.lengths[b])].tolist() == expected["input_ids"][0].tolist()
         rows = owners[b][0]
         assert [int(batch.frames[r]) for r in rows] == pair.original.frames(expected)
-        for r, features in zip(rows, expected["input_features"], strict=True):
-            np.testing.assert_allclose(batch.features[r], features.numpy().T, atol=WHOLE, rtol=0)
+        if family in REMOTE:
+            theirs = [row for clip in expected["clips"] for row in clip]
+        else:
+            theirs = [row.numpy() for row in expected["input_features"]]
+        for r, features in zip(rows, theirs, strict=True):
+            np.testing.assert_allclose(batch.features[r, : features.shape[1]], features.T, atol=WHOLE, rtol=0)
     for ours, request in zip(pair.ours(pair.requests), pair.requests, strict=True):
         assert_equal(ours, pair.original.forward(request))
 

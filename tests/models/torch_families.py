@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +17,9 @@ import soundfile
 import torch
 from tiny_omni import OPENERS, WORDS
 
+from seen_jax.audio.features import HOP
 from seen_jax.models.config import conv_length
 from seen_jax.models.edits import Edit
-from seen_jax.audio.features import HOP
 from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio, voxtral
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import (
@@ -32,7 +33,11 @@ from seen_jax.models.sites import (
 )
 from seen_jax.train.tokenizer import write_tokenizer
 
-EXTRA = ("<sound>", "<|pad|>", "<|begin_of_audio|>", "<|end_of_audio|>", "<|user|>", "<|assistant|>")
+EXTRA = (
+    *("<sound>", "<|pad|>", "<|begin_of_audio|>", "<|end_of_audio|>", "<|user|>", "<|assistant|>"),
+    *("<unk>", "<|audio_start|>", "<|audio_end|>", "<|spk_bos|>", "<|spk|>", "<|spk_eos|>", "<|tts_bos|>"),
+    *("<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_patch>", "<audio_end>"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +139,7 @@ CLASSES = {
 }
 
 
-def _write_tokenizer(family: ModuleType, folder: Path) -> Any:
+def small_tokenizer(family: ModuleType, folder: Path) -> Any:
     """A small tokenizer with the special tokens of the families."""
     import transformers
 
@@ -151,7 +156,7 @@ def _write_tokenizer(family: ModuleType, folder: Path) -> Any:
 
 
 def _write_tekken(path: Path, words: int = 300) -> None:
-    """The first words of a tokenizer that mistral-common ships, with Voxtral's special tokens at their published ids."""
+    """The first words of a tokenizer that mistral-common ships; Voxtral's special tokens at their published ids."""
     import mistral_common
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
@@ -171,16 +176,8 @@ def _write_tekken(path: Path, words: int = 300) -> None:
     path.write_text(json.dumps(content))
 
 
-def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
-    """A random model, saved by transformers into `folder`, and its processor."""
-    import transformers
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    tokenizer = _write_tokenizer(family, folder)
-    model_class, processor_class = (getattr(transformers, name) for name in CLASSES[family.NAME])
-    torch.manual_seed(seed)
-    model = model_class(_config(family, size, len(tokenizer), tokenizer.get_vocab())).eval()
+def randomise(model: Any) -> None:
+    """Weights that keep activations and logits near 1 in every layer."""
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim == 1:
@@ -188,11 +185,25 @@ def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
             elif "embed_positions" not in name:
                 fan_in = p.shape[-1] if p.ndim == 2 else p.shape[1] * p[0, 0].numel()
                 p.copy_(torch.randn_like(p) * (2.0 if "lm_head" in name else 1.0) / fan_in**0.5)
-        model.tie_weights()
+
+
+def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
+    """A random model, saved by transformers into `folder`, and its processor."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = small_tokenizer(family, folder)
+    model_class, processor_class = (getattr(transformers, name) for name in CLASSES[family.NAME])
+    torch.manual_seed(seed)
+    model = model_class(_config(family, size, len(tokenizer), tokenizer.get_vocab())).eval()
+    randomise(model)
+    model.tie_weights()
     model.save_pretrained(folder)
     extractor = transformers.WhisperFeatureExtractor(feature_size=size.n_mels, return_attention_mask=True)
-    template = {} if family is voxtral else {"chat_template": family.CHAT_TEMPLATE}
-    return Original(family, model, processor_class(extractor, tokenizer, **template), folder)
+    if family is voxtral:
+        return OriginalVoxtral(family, model, processor_class(extractor, tokenizer))
+    return Original(family, model, processor_class(extractor, tokenizer, chat_template=family.CHAT_TEMPLATE))
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -206,48 +217,39 @@ class Original:
     family: ModuleType
     model: Any
     processor: Any
-    folder: Path
 
     def inputs(self, request: Request) -> dict[str, Any]:
-        if self.family is voxtral:
-            return self._voxtral_inputs(request)
+        """Token ids and features, as the original processor makes them."""
         text = self.processor.apply_chat_template(request.chat(), tokenize=False, add_generation_prompt=True)
         return dict(self.processor(text=[text], audio=list(request.audio), sampling_rate=16000, return_tensors="pt"))
 
-    def _voxtral_inputs(self, request: Request) -> dict[str, Any]:
-        """Its processor takes files, in a chat."""
-        chat, clips = [], iter(request.audio)
-        for message in request.chat():
-            parts = []
-            for part in (
-                [{"type": "text", "text": message["content"]}]
-                if isinstance(message["content"], str)
-                else message["content"]
-            ):
-                if part["type"] == "audio":
-                    path = self.folder / "clip.wav"
-                    wave = next(clips)
-                    soundfile.write(path, wave, 16000, subtype="FLOAT")
-                    buffer = base64.b64encode(path.read_bytes()).decode()
-                    parts.append({"type": "audio", "base64": buffer})
-                else:
-                    parts.append(part)
-            chat.append({"role": message["role"], "content": parts})
-        inputs = dict(self.processor.apply_chat_template(chat, tokenize=True, return_dict=True))
-        frames = [-(-len(wave) // HOP) for wave in request.audio]
-        inputs["frames"] = [min(3000, n - first) for n in frames for first in range(0, n, 3000)]
-        return inputs
-
     def frames(self, inputs: Mapping[str, Any]) -> list[int]:
         """Real mel frames of each encoder row."""
-        if self.family is voxtral:
-            return inputs["frames"]
         mask = next(v for k, v in inputs.items() if k in ("feature_attention_mask", "input_features_mask"))
         return mask.sum(-1).tolist()
 
+    def calls(self, inputs: Mapping[str, Any]) -> list[list[int]]:
+        """The same, per call of the encoder."""
+        return [self.frames(inputs)]
+
+    def token_count(self, frames: int) -> int:
+        positions = conv_length(frames)
+        return (positions - 4) // 4 + 1 if self.family is glm_asr else (positions - 2) // 2 + 1
+
     def audio_places(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        audio = self.processor.tokenizer.convert_tokens_to_ids(self.family.AUDIO)
-        return inputs["input_ids"][0] == audio
+        return inputs["input_ids"][0] == self.processor.tokenizer.convert_tokens_to_ids(self.family.AUDIO)
+
+    def modules(self) -> tuple[Any, Any, Any]:
+        """Layers of the encoder, what gives out the audio tokens, layers of the language model."""
+        inner = self.model.model
+        return inner.audio_tower.layers, inner.multi_modal_projector, inner.language_model.layers
+
+    def logits(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        return self.model(**_tensors(inputs)).logits[0]
+
+    def generate(self, inputs: Mapping[str, Any], new: int) -> list[int]:
+        out = self.model.generate(**_tensors(inputs), max_new_tokens=new, do_sample=False)
+        return out[0, inputs["input_ids"].shape[1] :].tolist()
 
     def forward(
         self, request: Request, edits: Mapping[str, Edit] | None = None
@@ -256,47 +258,38 @@ class Original:
         inputs = self.inputs(request)
         taps: dict[str, list[torch.Tensor]] = {site: [] for site in SITES}
         with torch.no_grad(), self.hooked(inputs, taps, edits or {}):
-            logits = self.model(**_tensors(inputs)).logits[0].numpy()
-        frames = self.frames(inputs)
-        rows = len(frames)
+            logits = self.logits(inputs).numpy()
+        calls = self.calls(inputs)
         out = {}
         for site, found in taps.items():
             if site in DECODER_SITES:
                 out[site] = np.stack([x[0].numpy() for x in found])
                 continue
             count = self.token_count if site == PROJECTOR else conv_length
-            parts = [x.reshape(rows, -1, x.shape[-1]).numpy() for x in found]
-            out[site] = np.stack(
-                [np.concatenate([r[: count(f)] for r, f in zip(x, frames, strict=True)]) for x in parts]
-            )
+            layers: list[list[np.ndarray]] = [[] for _ in range(len(found) // len(calls))]
+            for i, x in enumerate(found):  # the layers of one call after the other
+                frames = calls[i // len(layers)]
+                rows = x.reshape(len(frames), -1, x.shape[-1]).numpy()
+                layers[i % len(layers)] += [row[: count(f)] for row, f in zip(rows, frames, strict=True)]
+            out[site] = np.stack([np.concatenate(rows) for rows in layers])
         return logits, out
-
-    def token_count(self, frames: int) -> int:
-        if self.family is voxtral:
-            return 375
-        positions = conv_length(frames)
-        return (positions - 4) // 4 + 1 if self.family is glm_asr else (positions - 2) // 2 + 1
 
     def greedy(self, request: Request, new: int, edits: Mapping[str, Edit] | None = None) -> list[int]:
         inputs = self.inputs(request)
         with torch.no_grad(), self.hooked(inputs, None, edits or {}):
-            out = self.model.generate(**_tensors(inputs), max_new_tokens=new, do_sample=False)
-        ids = out[0, inputs["input_ids"].shape[1] :].tolist()
-        stop = self.model.generation_config.eos_token_id
+            ids = self.generate(inputs, new)
+        stop = self.processor.tokenizer.eos_token_id
         return ids[: ids.index(stop)] if stop in ids else ids
 
     @contextlib.contextmanager
     def hooked(self, inputs: Mapping[str, Any], taps: dict | None, edits: Mapping[str, Edit]) -> Iterator[None]:
-        inner = self.model.model
-        tower, body = inner.audio_tower, inner.language_model
-        places = [(ENCODER_RESID, i, layer) for i, layer in enumerate(tower.layers)]
-        places += [
-            (ENCODER_MLP_ACT, i, layer.mlp.act_fn if self.family is glm_asr else layer.activation_fn)
-            for i, layer in enumerate(tower.layers)
-        ]
-        places += [(PROJECTOR, 0, inner.multi_modal_projector)]
-        places += [(DECODER_MLP_ACT, i, layer.mlp.act_fn) for i, layer in enumerate(body.layers)]
-        places += [(DECODER_RESID, i, layer) for i, layer in enumerate(body.layers)]
+        tower, projector, body = self.modules()
+        act = lambda layer: layer.mlp.act_fn if hasattr(layer, "mlp") else layer.activation_fn  # noqa: E731
+        places = [(ENCODER_MLP_ACT, i, act(layer)) for i, layer in enumerate(tower)]
+        places += [(ENCODER_RESID, i, layer) for i, layer in enumerate(tower)]
+        places += [(PROJECTOR, 0, projector)]
+        places += [(DECODER_MLP_ACT, i, act(layer)) for i, layer in enumerate(body)]
+        places += [(DECODER_RESID, i, layer) for i, layer in enumerate(body)]
         audio = self.audio_places(inputs)
 
         def hook(site: str, layer: int) -> Any:
@@ -320,3 +313,31 @@ class Original:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class OriginalVoxtral(Original):
+    """Its processor takes files, in a chat, and gives out no mask: the model reads the silence too."""
+
+    def inputs(self, request: Request) -> dict[str, Any]:
+        clips = iter(request.audio)
+
+        def encoded(part: dict[str, Any]) -> dict[str, Any]:
+            if part["type"] != "audio":
+                return part
+            buffer = io.BytesIO()
+            soundfile.write(buffer, next(clips), 16000, subtype="FLOAT", format="WAV")
+            return {"type": "audio", "base64": base64.b64encode(buffer.getvalue()).decode()}
+
+        chat = [
+            message | ({} if isinstance(message["content"], str) else {"content": [*map(encoded, message["content"])]})
+            for message in request.chat()
+        ]
+        inputs = dict(self.processor.apply_chat_template(chat, tokenize=True, return_dict=True))
+        frames = [-(-len(wave) // HOP) for wave in request.audio]
+        return inputs | {"frames": [min(3000, n - first) for n in frames for first in range(0, n, 3000)]}
+
+    def frames(self, inputs: Mapping[str, Any]) -> list[int]:
+        return inputs["frames"]
+
+    def token_count(self, frames: int) -> int:
+        return 375

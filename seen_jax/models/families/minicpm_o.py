@@ -52,7 +52,7 @@ CHAT_TEMPLATE = (
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'audio' %}(<audio>./</audio>){% else %}{{ part['text'] }}{% endif %}"
-    "{% if not loop.last %}\n{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<|spk_bos|><|spk|><|spk_eos|><|tts_bos|>{% endif %}"
 )
 OWN_TEMPLATE = True  # the processor passes it, whatever the tokenizer's says
