@@ -26,9 +26,9 @@ class EncoderConfig:
     chunked: every `pad_frames` frames are convolved, numbered and attended alone (Qwen2.5-Omni), not the whole row.
     positions: a sinusoid table that is computed, one that is stored, or rotary embedding of the first `rotary` of a
     head's dimensions.
-    block: attention reaches back without end, and forward to the end of the own block of so many positions (MiniCPM-o).
-    post: what follows the layers, in order: "pool" pairs of positions, "norm", "stack" so many positions into one, "conv"
-    halves them (kernel 3, GELU), "linear" or "mlp" (of width `hidden`) into the language model's width.
+    block: attention reaches back without end, forward to the end of the own block of so many positions (MiniCPM-o).
+    post: what follows the layers, in order: "pool" pairs of positions, "norm", "stack" so many positions into one,
+    "conv" halves them (kernel 3, GELU), "linear" or "mlp" (of width `hidden`) into the language model's width.
     padding_tokens: the language model also gets the tokens of the padding (Voxtral).
     """
 

@@ -1,6 +1,6 @@
 """Step-Audio-2-mini (text output): config.json, weight table, prompt. Clips are read in segments of 25 s.
 
-The adapter halves the audio tokens once more: 12.5 a second. The folder's own classes are remote code, which never runs.
+The adapter halves the audio tokens once more: 12.5 a second. The folder's own classes are remote code, never run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TOKENS = ("<audio_patch>",)
 def prompt(
     tokenizer: Any, chat: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[int]]:
-    """(token ids, positions of the audio tokens). The pieces are tokenized apart, so that nothing merges across them."""
+    """(token ids, positions of the audio tokens). Pieces are tokenized apart, so that nothing merges across them."""
     pieces: list[str] = []
     clips = iter(counts)
     for message in chat:

@@ -1,5 +1,6 @@
-"""Voxtral: config.json, weight table, prompt. Clips are filled up to whole windows of 30 s, and the language model reads
-the silence too. The tokenizer (tekken.json) needs mistral-common: `pip install "seen-jax[voxtral]"`.
+"""Voxtral: config.json, weight table, prompt.
+
+Clips are filled up to whole windows of 30 s, and the language model reads the silence too. The tokenizer (tekken.json) needs mistral-common: `pip install "seen-jax[voxtral]"`.
 """
 
 from __future__ import annotations
