@@ -5,6 +5,7 @@ from seen_jax.subspace.calibration import Calibration, Statistics
 from seen_jax.subspace.diagnose import Finding, diagnose
 from seen_jax.subspace.formulas import low_rank_edit, masked_mean, noise_energy, see, see_frames, seen
 from seen_jax.subspace.localize import Curves, Localization, layer_curves, localize
+from seen_jax.subspace.released import load_released, read_vectors, save_released
 from seen_jax.subspace.selection import Selection, columns, noise_directions, threshold_mask
 from seen_jax.subspace.svd import Directions, right_singular
 
@@ -20,12 +21,15 @@ __all__ = [
     "columns",
     "diagnose",
     "layer_curves",
+    "load_released",
     "localize",
     "low_rank_edit",
     "masked_mean",
     "noise_directions",
     "noise_energy",
+    "read_vectors",
     "right_singular",
+    "save_released",
     "see",
     "see_frames",
     "seen",

@@ -1,6 +1,7 @@
 """Voxtral: config.json, weight table, prompt.
 
-Clips are filled up to whole windows of 30 s, and the language model reads the silence too. The tokenizer (tekken.json) needs mistral-common: `pip install "seen-jax[voxtral]"`.
+Clips are filled up to whole windows of 30 s, and the language model reads the silence too. The tokenizer (tekken.json)
+needs mistral-common: `pip install "seen-jax[voxtral]"`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def prompt(
     """
     control = lambda name: int(tokenizer.convert_tokens_to_ids(name))  # noqa: E731
     text = lambda words: tokenizer.encode(words, add_special_tokens=False)  # noqa: E731
-    ids, places, clips = [control("<s>")], [], iter(counts)
+    ids, clips = [control("<s>")], iter(counts)
+    places: list[int] = []
     for message in chat:
         role, content = message["role"], message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
