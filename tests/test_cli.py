@@ -382,3 +382,19 @@ def test_the_installed_program(world):
     done = program("models", world.model, "--json", cwd=world.root)
     assert json.loads(done.stdout)[0]["family"] == "qwen2_5_omni"
     assert done.stderr == ""
+
+
+def test_a_released_list_is_a_basis(world, tmp_path):
+    """The file that is written for the authors' scripts gives the SEE of the basis that it was made of."""
+    from seen_jax.subspace import Calibration, Selection, save_released
+
+    basis = Calibration.load(world.white).select(Selection(method="complement", layers=(1,)))
+    assert basis.ranks[1] > 0
+    folder, file = basis.save(tmp_path / "basis"), save_released(basis, tmp_path / "v_list_white_0.1_0.pt")
+    scores = [
+        run("score", world.clips, "--basis", name, "--model", world.model, "--json").data["clips"]
+        for name in (folder, file)
+    ]
+    assert [row["see"] for row in scores[0]] == [row["see"] for row in scores[1]]
+    shown = run("inspect", file, "--json").data
+    assert shown["ranks"] == [basis.ranks[1]] and shown["kind"] == "noise basis"

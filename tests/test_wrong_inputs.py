@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from cli_support import SIZE, Outcome, make_model, run
 
-from seen_jax.subspace import Calibration
+from seen_jax.subspace import Calibration, save_released
 
 world = cli_support.world
 TEMPORARY, CLIPS, MODEL, BASIS = "{tmp}", "{clips}", "{model}", "{basis}"
@@ -71,7 +71,9 @@ def _break_calibrations(folder: Path, world) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-100])
     (copy("no_card") / "card.json").unlink()
     (copy("broken_card") / "card.json").write_text("{")
-    Calibration.load(world.white).select().save(folder / "saved_basis")
+    basis = Calibration.load(world.white).select()
+    basis.save(folder / "saved_basis")
+    (folder / "damaged.pt").write_bytes(save_released(basis.with_layers("all"), folder / "good.pt").read_bytes()[:300])
     for name in ("several/white", "several/pink"):
         copy(name)
     (folder / "in_use" / "white").mkdir(parents=True)
@@ -151,6 +153,14 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     # calibrations and bases
     ((*SCORE, "--basis", "{bad}/gone"), 1, ("{bad}/gone",)),
     ((*SCORE, "--basis", "{bad}/notes.txt"), 1, ("{bad}/notes.txt is a file",)),
+    ((*SCORE, "--basis", "{bad}/gone.pt"), 1, ("{bad}/gone.pt",)),
+    ((*SCORE, "--basis", "{bad}/damaged.pt"), 1, ("{bad}/damaged.pt", "damaged")),
+    (
+        (*SCORE, "--basis", "{bad}/good.pt", "--model", "{bad}/wider_model"),
+        1,
+        ("good.pt", "width 128 (the model: 256)"),
+    ),
+    ((*SCORE, "--basis", "{bad}/good.pt", "--delta", "0.2"), 1, ("{bad}/good.pt", "--delta")),
     ((*SCORE, "--basis", "{bad}/no_card"), 1, ("{bad}/no_card", "card.json")),
     ((*SCORE, "--basis", "{bad}/broken_card"), 1, ("{bad}/broken_card/card.json",)),
     ((*SCORE, "--basis", "{bad}/no_statistics"), 1, ("{bad}/no_statistics/statistics.safetensors is missing",)),

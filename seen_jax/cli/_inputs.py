@@ -15,10 +15,12 @@ from seen_jax.audio import find_audio, is_silent, load_noise, mix_at_snr, noise_
 from seen_jax.cli._output import progress
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
-from seen_jax.models.model import Model, load
-from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose
+from seen_jax.models.checkpoint import read_config
+from seen_jax.models.model import Model, find_folder, load
+from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors
 
 SEED_STRIDE = 1_000_000  # the noise of clip i under seed s is drawn with s * SEED_STRIDE + i
+RELEASED = ".pt"  # suffix of a basis in the form that the paper's authors released
 CALIBRATION = 500_000  # clips of a calibration count from here: its noise is never that of a measurement
 
 
@@ -104,12 +106,15 @@ def load_model(args: Any, clips: Sequence[Clip] = ()) -> Model:
 
 
 def find_artefact(name: str) -> Path:
-    """The calibration or noise basis that a folder is, or the only one that lies in it (as `calibrate` leaves it)."""
+    """The calibration or noise basis that a folder is, or the only one that lies in it (as `calibrate` leaves it), or a
+    released `.pt` file."""
     path = Path(name).expanduser()
     if not path.exists():
         raise BasisError(f"there is no calibration or noise basis {path}.")
+    if path.suffix == RELEASED and path.is_file():
+        return path
     if not path.is_dir():
-        raise BasisError(f"{path} is a file: expected the folder of a calibration or noise basis.")
+        raise BasisError(f"{path} is a file: expected the folder of a calibration or noise basis, or a .pt list.")
     inside = sorted(p.parent for p in path.glob("*/card.json"))
     if (path / "card.json").is_file() or not inside:
         return path
@@ -121,6 +126,8 @@ def find_artefact(name: str) -> Path:
 
 def kind_of(folder: Path) -> str:
     """The kind on the card of an artefact, "calibration" or "noise basis"; BasisError for anything else."""
+    if folder.suffix == RELEASED and folder.is_file():
+        return "noise basis"
     card = folder / "card.json"
     if not card.is_file():
         raise BasisError(f"{folder} holds no card.json, so it is no calibration or noise basis.")
@@ -133,8 +140,11 @@ def kind_of(folder: Path) -> str:
     return kind
 
 
-def read_basis(folder: Path, fields: Mapping[str, Any]) -> NoiseBasis:
-    """The basis of an artefact: selected from a calibration with the given fields of `Selection`, or a saved one."""
+def read_basis(folder: Path, fields: Mapping[str, Any], model: str | None = None) -> NoiseBasis:
+    """The basis of an artefact: selected from a calibration with the given fields of `Selection`, or a saved one.
+
+    model: whose stack a released list belongs to; without one it is shown as a stack of its own length.
+    """
     if kind_of(folder) == "calibration":
         calibration = Calibration.load(folder)
         basis = calibration.select(Selection(**fields))
@@ -142,7 +152,11 @@ def read_basis(folder: Path, fields: Mapping[str, Any]) -> NoiseBasis:
         return basis
     if extra := [f"--{name.replace('_', '-')}" for name in fields if name != "layers"]:
         raise ConfigError(f"{folder} is a saved noise basis: {', '.join(extra)} only apply to a calibration.")
-    basis = NoiseBasis.load(folder)
+    if folder.suffix == RELEASED and folder.is_file():
+        depth = None if model is None else read_config(find_folder(model))[0].encoder.layers
+        basis = load_released(folder, len(read_vectors(folder)) if depth is None else depth)
+    else:
+        basis = NoiseBasis.load(folder)
     return basis.with_layers(fields["layers"]) if "layers" in fields else basis
 
 

@@ -99,7 +99,7 @@ def add_model(parser: Parser) -> None:
 
 
 def add_basis(parser: Parser, required: bool) -> None:
-    parser.add_argument("--basis", metavar="FOLDER", required=required, help="a calibration, or a saved noise basis")
+    parser.add_argument("--basis", metavar="FOLDER", required=required, help="a calibration, a saved noise basis, or a released .pt list")
     add_selection(parser)
 
 

@@ -53,7 +53,7 @@ def run(args: Any) -> Result:
     if args.snr is not None and not args.noise:
         raise ConfigError("--snr needs a --noise to mix in.")
     folder = inputs.find_artefact(args.basis) if args.basis else None
-    basis = inputs.read_basis(folder, fields) if folder else None
+    basis = inputs.read_basis(folder, fields, args.model) if folder else None
     noise = inputs.read_noise(args.noise) if args.noise else None
     snr = None if noise is None else args.snr or 0.0
     clips = inputs.read_clips(args.audio)

@@ -18,7 +18,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 
 def options(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="a calibration, or a saved noise basis")
+    parser.add_argument("folder", metavar="FOLDER", help="a calibration, a saved noise basis, or a released .pt list")
     parser.add_argument("--figure", metavar="FILE", help="draw the curves into a .png, .pdf or .svg file")
     parser.add_argument("--overwrite", action="store_true", help="replace the figure if it is there")
     add_selection(parser)

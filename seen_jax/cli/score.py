@@ -41,7 +41,7 @@ def run(args: Any) -> Result:
 
     out = check_file(args.out, (".csv", ".json"), args.overwrite) if args.out else None
     folder = inputs.find_artefact(args.basis)
-    basis = inputs.read_basis(folder, selection_fields(args))
+    basis = inputs.read_basis(folder, selection_fields(args), args.model)
     noise = inputs.read_noise(args.noise) if args.noise else None
     clips = inputs.read_clips(args.audio)
     snrs: list[float | None] = [None]
