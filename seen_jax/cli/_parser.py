@@ -15,6 +15,7 @@ from jsonargparse.typing import PositiveInt
 SITE = "encoder.mlp_act"
 DTYPES = ("float32", "bfloat16", "float16")
 SPEC = "a synthetic noise (white or gauss, pink, brown, hum, babble, impulses, engine, rain, alarm), a file or a folder"
+BASIS = "a calibration, a saved noise basis, or a released .pt list"
 AUDIO = "audio files, folders, globs, or CSV/JSONL manifests"
 
 LAYERS = ("auto", "all", "first_third", "middle_third", "last_third")
@@ -99,7 +100,7 @@ def add_model(parser: Parser) -> None:
 
 
 def add_basis(parser: Parser, required: bool) -> None:
-    parser.add_argument("--basis", metavar="FOLDER", required=required, help="a calibration, a saved noise basis, or a released .pt list")
+    parser.add_argument("--basis", metavar="FOLDER", required=required, help=BASIS)
     add_selection(parser)
 
 

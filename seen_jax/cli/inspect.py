@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from seen_jax.cli._output import Result, check_file, note, table, write_whole
-from seen_jax.cli._parser import Parser, add_selection, selection_fields
+from seen_jax.cli._parser import BASIS, Parser, add_selection, selection_fields
 
 EXAMPLES = """
 seen-jax inspect calibrations/white
@@ -18,7 +18,7 @@ FIGURES = (".png", ".pdf", ".svg")
 
 
 def options(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="a calibration, a saved noise basis, or a released .pt list")
+    parser.add_argument("folder", metavar="FOLDER", help=BASIS)
     parser.add_argument("--figure", metavar="FILE", help="draw the curves into a .png, .pdf or .svg file")
     parser.add_argument("--overwrite", action="store_true", help="replace the figure if it is there")
     add_selection(parser)

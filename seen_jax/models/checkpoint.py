@@ -198,7 +198,7 @@ def load_params(folder: Path, config: LalmConfig, family: ModuleType, dtype: Any
                 if slot.path not in flat:
                     flat[slot.path] = np.empty(shapes[slot.path], target)
                 flat[slot.path][slot.layer] = value
-    return unflatten({path: jnp.asarray(leaf) for path, leaf in flat.items()})
+    return unflatten({path: jnp.asarray(flat.pop(path)) for path in list(flat)})  # host and device never hold it twice
 
 
 def stored_tensors(
