@@ -63,8 +63,8 @@ class TrainConfig:
     data: DataSize = DataSize()
     words: Stage = Stage(steps=1000, lr=2e-3)
     text: Stage = Stage(steps=1500, lr=1.5e-3, batch=32)
-    joint: Stage = Stage(steps=3000, lr=1e-3, final=0.05)
-    noise: Stage = Stage(steps=1000, lr=6e-4, final=0.02, dtype="float32")
+    joint: Stage = Stage(steps=4200, lr=1e-3, final=0.05)
+    noise: Stage = Stage(steps=1400, lr=6e-4, final=0.02, dtype="float32")
     augmentation: NoiseAugmentation = NoiseAugmentation()
     word_weight: float = 0.5
     weight_decay: float = 0.01

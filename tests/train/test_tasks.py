@@ -81,8 +81,8 @@ def test_right_answers_follow_from_the_clip(without_audio):
         right = example.answer.split()[0]
         question, offered = example.prompt.split(" options")[0], set(example.choices)
         seen.add(question)
-        if question == tasks.SOUND_QUESTIONS["any"]:
-            assert offered & set(example.words) == {right}
+        if question == tasks.SOUND_QUESTIONS["single"]:
+            assert example.words == (right,) and right in offered
         elif question == tasks.SOUND_QUESTIONS["count"]:
             assert right == tasks.COUNTS[len(example.words) - 1]
         else:
