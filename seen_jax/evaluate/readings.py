@@ -71,8 +71,9 @@ def rank(table: Sequence[Scored]) -> list[Scored]:
 
 
 def pick(ranked: Sequence[Scored]) -> Scored:
-    """Of those that keep clean audio and whose correlation is within `TIE` of the best such one, that with the lowest
-    SEE of clean audio: SEEN takes the least from it. If none keeps clean audio, the first with a defined correlation.
+    """Of those that keep clean audio and whose correlation is within `TIE` of the best such one, that in which noise
+    stands out most: the largest ratio of SEE, noisy to clean. If none keeps clean audio, the first with a defined
+    correlation.
 
     Raises ConfigError where no correlation is defined.
     """
@@ -84,7 +85,7 @@ def pick(ranked: Sequence[Scored]) -> Scored:
     if not (passing := [scored for scored in defined if scored.passes]):
         return defined[0]
     close = [scored for scored in passing if scored.mean <= passing[0].mean + TIE]
-    return min(close, key=lambda scored: scored.see_clean)  # the first among equals
+    return max(close, key=lambda scored: scored.see_noisy / (scored.see_clean + 1e-9))  # the first among equals
 
 
 def to_json(model: Model, chosen: Scored, ranked: Sequence[Scored], items: int) -> dict[str, Any]:
@@ -116,10 +117,8 @@ def explain(model: Model, site: str, selection: Selection, choice: Path = CHOICE
         if (best["site"], best["selection"]) == (site, own):
             floor, tie = f"{found['clean_floor']:.0%}", f"{found['tie']:g}"
             if best["passes"]:
-                held = (
-                    f"of those that keep a clean GSR of {floor} and correlate best (within {tie}), it takes least from"
-                )
-                held += f" clean audio (SEE {best['see_clean']:.1%})"
+                held = f"of those that keep a clean GSR of {floor} and correlate best (within {tie}), noise stands out"
+                held += f" most in it (SEE {best['see_clean']:.1%} clean, {best['see_noisy']:.1%} noisy)"
             else:
                 held = f"it correlates best, but none kept a clean GSR of {floor}"
             why = (

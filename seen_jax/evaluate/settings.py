@@ -12,7 +12,7 @@ from seen_jax.models.sites import ENCODER_MLP_ACT, check_site
 from seen_jax.subspace import Selection
 
 # What `choose` found for the embedded model (assets/choice.json).
-READING = Selection(method="threshold", energy="sigma", noise_source="pure", layers="all")
+READING = Selection(method="complement", energy="sigma", noise_source="pure", layers="all")
 
 
 @dataclasses.dataclass(frozen=True)
