@@ -49,6 +49,16 @@ def test_rate_and_pitch_take_effect():
     assert _fundamental(high) > 1.3 * _fundamental(low)
 
 
+def test_a_stretched_recording_is_slower_and_lower():
+    """Words keep their place in it."""
+    text = "the turtle sleeps"
+    (plain, onsets), (long, later) = (speech.say_words(text, "en-us+m1", stretch=by) for by in (1.0, 1.14))
+    assert len(long) / len(plain) == pytest.approx(1.14, abs=0.01)
+    np.testing.assert_allclose(np.array(later), 1.14 * np.array(onsets), atol=1e-3)
+    normal, low = (speech.say("eleven", "en-us+m1", pitch_range=0, stretch=by) for by in (1.0, 1.14))
+    assert _fundamental(normal) / _fundamental(low) == pytest.approx(1.14, abs=0.06)
+
+
 def _fundamental(wave):
     middle = wave[len(wave) // 4 : len(wave) // 2]
     correlation = np.correlate(middle, middle, "full")[len(middle) - 1 :]
@@ -80,6 +90,8 @@ def test_errors():
             speech.say("hello", voice)
     with pytest.raises(AudioError, match="no sound"):
         speech.say(" ", "en-us+m1")
+    with pytest.raises(ConfigError, match="stretch"):
+        speech.say("hello", "en-us+m1", stretch=3.0)
     with pytest.raises(ConfigError, match="unknown split"):
         speech.voices("dev")
 

@@ -138,7 +138,8 @@ def test_held_out_voices_are_never_used_in_training(without_audio):
 def test_speech_that_is_too_long_is_redrawn(monkeypatch):
     asked = []
 
-    def say(text, voice, rate, pitch, pitch_range):
+    def say(text, voice, rate, pitch, pitch_range, stretch):
+        assert 0.88 <= stretch <= 1.14, "training speakers vary"
         asked.append(rate)
         onsets = tuple(np.linspace(0, 1, len(text.split())))
         return np.ones(tasks.MAX_SAMPLES + (1 if len(asked) < 4 else 0), np.float32), onsets
