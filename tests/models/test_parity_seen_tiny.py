@@ -71,14 +71,14 @@ def test_parity_of_greedy_answers_on_200_clips(model, original, requests):
 
 
 def test_parity_of_logits_and_sites(model, original, requests):
+    """Logits of all clips, sites of every eighth: `docs/seen_tiny.md` says how far they are apart on all of them."""
     lalm = model.tapped(Taps(SITES, "full"))
-    for request in requests:
+    for i, request in enumerate(requests):
         one = row(model, request)
-        batch = model.processor.prepare([request])
-        out = forward(lalm, model.variables, batch, {})
+        out = forward(lalm, model.variables, model.processor.prepare([request]), {})
         logits, taps = original.forward(one)
         np.testing.assert_allclose(out.logits[0, : len(one.ids)], logits, atol=1e-4)
-        for site in SITES:
+        for site in SITES if i % 8 == 0 else ():
             n = taps[site].shape[1]
             np.testing.assert_allclose(out.taps[site][:, 0, :n], taps[site], atol=1e-4, err_msg=site)
 
