@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from seen_jax.audio.features import HOP, SAMPLE_RATE, log_mel, pad_waves
 from seen_jax.errors import AudioError
@@ -93,31 +93,28 @@ class Framing:
         total = -(-max(row.seen for row in plan) // config.pad_frames) * config.pad_frames
         frames = np.array([row.frames for row in plan])
         seen = np.array([row.seen for row in plan])
+        features = np.zeros((len(plan), total, config.n_mels), np.float32)
+        for out, row in zip(features, plan, strict=True):
+            part = mels[row.piece][row.first :][: total if self.filled == "silence" else row.seen]
+            out[: len(part)] = part
         if self.filled == "silence":
             seen = np.full_like(seen, total)
-            features = jnp.stack([_frames(mels[row.piece], row.first, total) for row in plan])
-        else:
-            features = jnp.stack([_frames(mels[row.piece][: row.first + row.seen], row.first, total) for row in plan])
-        if self.filled == "zeros":
+        elif self.filled == "zeros":
             seen = np.array([seen[own].max() for own in owners for _ in own])
         keys = {"seen": conv_length(seen), "mel": np.minimum(frames, conv_length(seen))}.get(self.keys)
         ints = lambda x: None if x is None else jnp.asarray(x, jnp.int32)  # noqa: E731
-        return Audio(features, ints(frames), ints(seen) if self.filled or self.behind else None, ints(keys)), owners
+        return Audio(
+            jnp.asarray(features), ints(frames), ints(seen) if self.filled or self.behind else None, ints(keys)
+        ), owners
 
-    def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int) -> list[Float[Array, "_ mels"]]:
-        """One log-mel per piece. Pieces of one padded length are one batch."""
+    def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int) -> list[Float[np.ndarray, "_ mels"]]:
+        """One log-mel per piece, on the host, where a cut compiles nothing. Equal padded lengths are one batch."""
         if self.unit is None:
-            return list(log_mel(jnp.asarray(pad_waves(pieces)[0]), n_mels))
+            return list(np.asarray(log_mel(jnp.asarray(pad_waves(pieces)[0]), n_mels)))
         length = [-(-len(piece) // self.unit) * self.unit for piece in pieces]
-        found: dict[int, Array] = {}
+        found: dict[int, np.ndarray] = {}
         for size in sorted(set(length)):
             own = [i for i, n in enumerate(length) if n == size]
             padded = np.stack([np.pad(pieces[i], (0, size - len(pieces[i]))) for i in own])
-            found |= dict(zip(own, log_mel(jnp.asarray(padded, jnp.float32), n_mels), strict=True))
+            found |= dict(zip(own, np.asarray(log_mel(jnp.asarray(padded, jnp.float32), n_mels)), strict=True))
         return [found[i] for i in range(len(pieces))]
-
-
-def _frames(mel: Float[Array, "_ mels"], first: int, total: int) -> Float[Array, "total mels"]:
-    """`total` frames from `first` on, zeros where there are no more."""
-    part = mel[first : first + total]
-    return jnp.pad(part, ((0, total - len(part)), (0, 0)))
