@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.models.config import conv_length
 from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate import generate as generate_batch
@@ -143,7 +142,7 @@ def per_clip(model: Model, site: str, values: np.ndarray, frames: Any, owners: S
     Rows count by their real positions, so that the cuts of a family do not show.
     """
     encoder = model.config.encoder
-    count = encoder.token_count if site == PROJECTOR else conv_length
+    count = encoder.token_count if site == PROJECTOR else encoder.position_count
     axis = min(values.ndim - 1, 1)
     out = []
     for own in owners:

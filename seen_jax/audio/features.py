@@ -46,12 +46,15 @@ def mel_filterbank(n_mels: int) -> Float[np.ndarray, "bins mels"]:
 
 
 @partial(jax.jit, static_argnames="n_mels")
-def log_mel(waves: Float[Array, "batch samples"], n_mels: int) -> Float[Array, "batch frames mels"]:
+def log_mel(
+    waves: Float[Array, "batch samples"], n_mels: int, real: Int[Array, " batch"] | None = None
+) -> Float[Array, "batch frames mels"]:
     """Whisper log-mel of 16 kHz waves: `transformers.WhisperFeatureExtractor` on the same padded waves.
 
     Args:
         waves: float32 in about [-1, 1]; a multiple of 160 samples, at least 320 (`pad_waves` sees to both).
         n_mels: 80 or 128 in released models; static.
+        real: frames per clip among which the loudest bin is looked for; None: all.
 
     Returns:
         float32, samples // 160 frames. Each clip is limited to 8 decades of power below its own loudest bin,
@@ -76,7 +79,8 @@ def log_mel(waves: Float[Array, "batch samples"], n_mels: int) -> Float[Array, "
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     mel = jnp.matmul(power, mel_filterbank(n_mels), precision=jax.lax.Precision.HIGHEST)
     decades = jnp.log10(jnp.maximum(mel, 1e-10))
-    floor = decades.max(axis=(1, 2), keepdims=True) - 8.0
+    loud = decades if real is None else jnp.where(jnp.arange(frames)[:, None] < real[:, None, None], decades, -10.0)
+    floor = loud.max(axis=(1, 2), keepdims=True) - 8.0
     return (jnp.maximum(decades, floor) + 4.0) / 4.0
 
 

@@ -54,9 +54,13 @@ class EncoderConfig:
     post_bias: bool = True
     padding_tokens: bool = False
 
+    def position_count(self, frames: Any) -> Any:
+        """Positions of the transformer layers that so many mel frames of a row make."""
+        return conv_length(frames)
+
     def token_count(self, frames: Any) -> Any:
         """Audio tokens of a row of so many mel frames; what does not fill a pair or a stack is dropped."""
-        n = conv_length(frames * 0 + self.pad_frames if self.padding_tokens else frames)
+        n = self.position_count(frames * 0 + self.pad_frames if self.padding_tokens else frames)
         for step in self.post:
             n = {"pool": n // 2, "stack": n // self.stack, "conv": (n + 1) // 2}.get(step, n)
         return n

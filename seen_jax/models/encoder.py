@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         x = self._stem(audio)
         valid = within(c, audio.frames, total)
         keys = valid if audio.keys is None else jnp.arange(valid.shape[1]) < audio.keys[:, None]
-        visible = keys.reshape(-1, 1, conv_length(c.pad_frames)) if c.chunked else keys[:, None]
+        visible = keys.reshape(-1, 1, c.position_count(c.pad_frames)) if c.chunked else keys[:, None]
         if c.block is not None:
             own = np.arange(valid.shape[1]) // c.block
             visible = visible & (own[:, None] >= own)
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
         )(c, self.taps, self.dtype, name="layers")
         x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID)), visible, valid)
 
-        states, tokens = self._project(x, conv_length(audio.frames if audio.seen is None else audio.seen))
+        states, tokens = self._project(x, c.position_count(audio.frames if audio.seen is None else audio.seen))
         lengths = c.token_count(audio.frames)
         here = jnp.arange(tokens.shape[1]) < lengths[:, None]
         tokens, projected = visit(PROJECTOR, tokens, single_layer(edits, PROJECTOR), self.taps, here)

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.audio.features import HOP, SAMPLE_RATE, log_mel, pad_waves
+from seen_jax.audio.features import WINDOW as STFT_WINDOW
 from seen_jax.errors import AudioError
-from seen_jax.models.config import EncoderConfig, conv_length
+from seen_jax.models.config import EncoderConfig
 from seen_jax.models.encoder import Audio
 
 WINDOW = 30 * SAMPLE_RATE  # Whisper's window: most encoders read 30 s at a time
@@ -39,7 +40,9 @@ class Framing:
     segment: mel frames per encoder row; None: the whole piece. filled: the convolutions also see what fills a row up:
     "silence", or in a clip of several rows "zeros" (feature value 0 behind the last frame). keys: attention sees the
     positions of real frames, all that the convolutions see, or (a slip of MiniCPM-o) as many as there are mel frames.
-    tail: zero samples behind every piece. behind: frames at the end of a piece that the convolutions alone see.
+    reflected: what follows a piece is its own reflection, not zeros, and an incomplete hop at its end is no frame: what
+    the originals do to a clip alone that they pad to the longest. tail: zero samples behind every piece. behind: frames
+    at the end of a piece that the convolutions alone see.
     """
 
     seconds: float
@@ -49,6 +52,7 @@ class Framing:
     segment: int | None = None
     filled: Literal["silence", "zeros"] | None = None
     keys: Literal["frames", "seen", "mel"] = "frames"
+    reflected: bool = False
     tail: int = 0
     behind: int = 0
 
@@ -56,6 +60,8 @@ class Framing:
         """The wave, or its beginning. AudioError for an empty clip, and past the longest one unless it is cut."""
         if wave.ndim != 1 or not len(wave):
             raise AudioError(f"a clip must be one-dimensional and not empty, not of shape {wave.shape}.")
+        if not self._frames(len(wave)):
+            raise AudioError(f"a clip of {len(wave)} samples is too short: {family} needs at least {HOP}.")
         limit = round(self.seconds * SAMPLE_RATE)
         if len(wave) <= limit:
             return wave
@@ -71,12 +77,21 @@ class Framing:
         piece = self.piece or samples
         for number, start in enumerate(range(0, samples, piece)):
             n = min(piece, samples - start)
-            frames = (n + self.tail) // HOP if self.tail else -(-n // HOP)
+            frames = self._frames(n)
             segment = self.segment or frames
             for first in range(0, frames, segment):
                 seen = min(segment, frames - first)
                 rows.append(Row(number, first, seen, min(seen, frames - self.behind - first)))
         return rows
+
+    def _frames(self, samples: int) -> int:
+        """Mel frames of a piece."""
+        if self.reflected:
+            return self._filled(samples) // HOP
+        return (samples + self.tail) // HOP if self.tail else -(-samples // HOP)
+
+    def _filled(self, samples: int) -> int:
+        return samples if self.unit is None else -(-samples // self.unit) * self.unit
 
     def audio(self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig) -> tuple[Audio, list[list[int]]]:
         """The encoder rows of some clips (checked before), and the numbers of the rows of each clip."""
@@ -101,7 +116,9 @@ class Framing:
             seen = np.full_like(seen, total)
         elif self.filled == "zeros":
             seen = np.array([seen[own].max() for own in owners for _ in own])
-        keys = {"seen": conv_length(seen), "mel": np.minimum(frames, conv_length(seen))}.get(self.keys)
+        keys = {"seen": config.position_count(seen), "mel": np.minimum(frames, config.position_count(seen))}.get(
+            self.keys
+        )
         ints = lambda x: None if x is None else jnp.asarray(x, jnp.int32)  # noqa: E731
         return Audio(
             jnp.asarray(features), ints(frames), ints(seen) if self.filled or self.behind else None, ints(keys)
@@ -109,9 +126,14 @@ class Framing:
 
     def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int) -> list[Float[np.ndarray, "_ mels"]]:
         """One log-mel per piece, on the host, where a cut compiles nothing. Equal padded lengths are one batch."""
+        if self.reflected:
+            whole = [np.pad(piece, (0, self._filled(len(piece)) - len(piece))) for piece in pieces]
+            padded, _ = pad_waves([np.pad(piece, (0, STFT_WINDOW // 2), mode="reflect") for piece in whole])
+            real = jnp.asarray([len(piece) // HOP for piece in whole], jnp.int32)
+            return list(np.asarray(log_mel(jnp.asarray(padded), n_mels, real)))
         if self.unit is None:
             return list(np.asarray(log_mel(jnp.asarray(pad_waves(pieces)[0]), n_mels)))
-        length = [-(-len(piece) // self.unit) * self.unit for piece in pieces]
+        length = [self._filled(len(piece)) for piece in pieces]
         found: dict[int, np.ndarray] = {}
         for size in sorted(set(length)):
             own = [i for i, n in enumerate(length) if n == size]
