@@ -95,8 +95,8 @@ def mixed(clips: Sequence[Clip], noise: Noise | None, snr_db: float | None, seed
 
 def load_model(args: Any, clips: Sequence[Clip] = ()) -> Model:
     """The model of --model and --dtype; raises for clips longer than it takes."""
-    with progress(f"loading {args.model}"):
-        model = load(args.model, args.dtype)
+    with progress(f"loading {args.model}") as tick:
+        model = load(args.model, args.dtype, progress=tick)
     for clip in clips:
         try:
             model.processor.checked(clip.wave)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import re
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +24,10 @@ from seen_jax.models.families import family_of
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.weights import Slot, canonical, flatten, slots, unflatten
 
+Sharding = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
+BLOCK, TILE = 4 << 20, 128  # bytes read at a time; columns transposed at a time, which the processor's cache holds
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -99,22 +105,35 @@ def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a safetensors file that has not been read yet."""
+    """A tensor of a safetensors file that has not been read yet. offset: of its first byte in the file."""
 
     key: str
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        return np.dtype(FLOATS[self.dtype])
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
 
 
 def list_tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor in the folder's safetensors files (sharded or not), by key."""
     tensors: dict[str, Tensor] = {}
     for file in _files(folder):
-        with _open(file) as f:
-            for key in f.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
-                part = f.get_slice(key)
-                tensors[key] = Tensor(key, file, part.get_dtype(), tuple(part.get_shape()))
+        _check(file)
+        with file.open("rb") as f:
+            (size,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(size))
+        header.pop("__metadata__", None)
+        for key, entry in header.items():
+            first, _ = entry["data_offsets"]
+            tensors[key] = Tensor(key, file, entry["dtype"], tuple(entry["shape"]), 8 + size + first)
     return tensors
 
 
@@ -141,11 +160,13 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _open(file: Path) -> Any:
+def _check(file: Path) -> None:
+    """CheckpointError unless the file's header is valid and the file as long as it says."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(file, framework="flax")
+        with safe_open(file, framework="numpy"):
+            pass
     except (SafetensorError, OSError) as e:
         raise CheckpointError(
             f"{file} is damaged or not a safetensors file ({e}); download or copy it again."
@@ -179,26 +200,77 @@ def match(
     return plan
 
 
-def load_params(folder: Path, config: LalmConfig, family: ModuleType, dtype: Any = None) -> dict[str, Any]:
-    """Parameters from a folder, tensor by tensor. dtype: of the parameters; None keeps the stored one."""
+def load_params(
+    folder: Path,
+    config: LalmConfig,
+    family: ModuleType,
+    dtype: Any = None,
+    sharding: Sharding | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Parameters from a folder, one after the other: no more of it is on the host than the parameter being read.
+
+    dtype: of the parameters; None keeps the stored one. sharding: (path, shape) of a parameter -> where it lives.
+    progress: called with (bytes read, bytes in all).
+    """
     shapes = parameter_shapes(config)
     tensors = list_tensors(folder)
     plan = match(tensors, slots(family.rules(config), shapes), family, folder)
+    leaves: dict[tuple[str, ...], list[tuple[Tensor, Slot]]] = {}
+    for key, slot in plan.items():
+        leaves.setdefault(slot.path, []).append((tensors[key], slot))
+    total, done = sum(tensors[key].nbytes for key in plan), 0
     flat: dict[tuple[str, ...], Any] = {}
-    for file in _files(folder):
-        with _open(file) as f:
-            for key, slot in plan.items():
-                if tensors[key].file != file:
-                    continue
-                value = np.asarray(slot.layout.load(f.get_tensor(key)))
-                target = np.dtype(dtype) if dtype is not None else value.dtype
-                if slot.layer is None:
-                    flat[slot.path] = value.astype(target)
-                    continue
-                if slot.path not in flat:
-                    flat[slot.path] = np.empty(shapes[slot.path], target)
-                flat[slot.path][slot.layer] = value
-    return unflatten({path: jnp.asarray(flat.pop(path)) for path in list(flat)})  # host and device never hold it twice
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, parts in leaves.items():
+            target = np.dtype(dtype) if dtype is not None else np.result_type(*(t.numpy_dtype for t, _ in parts))
+            leaf = _aligned(shapes[path], target)
+            jobs = [job for tensor, slot in parts for job in _blocks(tensor, slot, leaf)]
+            for _ in pool.map(_read_block, *zip(*jobs, strict=True)):
+                pass
+            flat[path] = jax.device_put(leaf, sharding(path, shapes[path]) if sharding else None)
+            done += sum(tensor.nbytes for tensor, _ in parts)
+            if progress:
+                progress(done, total)
+    return unflatten(flat)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array at an address that JAX on CPU takes over instead of copying."""
+    raw = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + len(raw) - 64].view(dtype).reshape(shape)
+
+
+def _blocks(tensor: Tensor, slot: Slot, leaf: np.ndarray) -> Iterator[tuple[Tensor, int, np.ndarray]]:
+    """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `leaf` in stored layout)."""
+    place = slot.layout.save(leaf if slot.layer is None else leaf[slot.layer])
+    if not place.size:
+        return
+    place = place[None] if not place.ndim else place
+    rows = max(1, BLOCK * len(place) // tensor.nbytes)
+    for start in range(0, len(place), rows):
+        yield tensor, start, place[start : start + rows]
+
+
+def _read_block(tensor: Tensor, start: int, place: np.ndarray) -> None:
+    """Read the rows from `start` on into `place`, converted and, tile by tile, transposed."""
+    row = place.size // len(place)
+    offset = tensor.offset + start * row * tensor.numpy_dtype.itemsize
+    try:
+        block = np.fromfile(tensor.file, tensor.numpy_dtype, place.size, offset=offset)
+    except OSError as e:
+        raise CheckpointError(f"{tensor.file} cannot be read ({e}).") from None
+    if block.size != place.size:
+        raise CheckpointError(f"{tensor.file} is damaged: it ends inside {tensor.key}; download or copy it again.")
+    block = block.reshape(place.shape)
+    if place.dtype == block.dtype and place.itemsize == 2:
+        place, block = place.view(np.uint16), block.view(np.uint16)  # bfloat16 as NumPy's own kind: it copies faster
+    if place.ndim == 1 or place.flags.c_contiguous:
+        place[:] = block
+        return
+    for column in range(0, place.shape[1], TILE):
+        place[:, column : column + TILE] = block[:, column : column + TILE]
 
 
 def stored_tensors(

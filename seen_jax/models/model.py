@@ -8,7 +8,7 @@ import functools
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.checkpoint import list_tensors, load_params, read_config
+from seen_jax.models.checkpoint import Sharding, list_tensors, load_params, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.lalm import Lalm, Output
@@ -52,18 +52,25 @@ class Model:
         return self.lalm.clone(taps=taps)
 
 
-def load(name: str | Path = "seen-tiny", dtype: str = "float32") -> Model:
+def load(
+    name: str | Path = "seen-tiny",
+    dtype: str = "float32",
+    sharding: Sharding | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
     """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name.
 
-    dtype: of parameters and activations ("float32", "bfloat16", "float16"). Raises CheckpointError for anything that
-    is missing, damaged or unsupported; nothing is unpickled and no remote code runs.
+    dtype: of parameters and activations ("float32", "bfloat16", "float16"). sharding: (path, shape) of a parameter ->
+    the `jax.sharding.Sharding` it gets; None: all on the default device. progress: called with (bytes read, bytes in
+    all). Raises CheckpointError for anything that is missing, damaged or unsupported; nothing is unpickled and no
+    remote code runs.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"dtype must be float32, bfloat16 or float16, not '{dtype}'.")
     use_compilation_cache()
     folder = find_folder(name)
     config, family = read_config(folder)
-    params = load_params(folder, config, family, jnp.dtype(dtype))
+    params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress)
     processor = Processor(_tokenizer(folder), config, family)
     lalm = Lalm(config, dtype=jnp.dtype(dtype))
     return Model(str(name), folder, lalm, {"params": params}, processor, fingerprint(folder))
