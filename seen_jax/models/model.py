@@ -71,7 +71,7 @@ def load(
     folder = find_folder(name)
     config, family = read_config(folder)
     params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress)
-    processor = Processor(_tokenizer(folder), config, family)
+    processor = Processor(_tokenizer(folder, config), config, family)
     lalm = Lalm(config, dtype=jnp.dtype(dtype))
     return Model(str(name), folder, lalm, {"params": params}, processor, fingerprint(folder))
 
@@ -112,7 +112,7 @@ def find_folder(name: str | Path) -> Path:
         raise CheckpointError(f"{name} is not in the local hub cache and the hub cannot be reached ({e}).") from None
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, config: LalmConfig) -> Any:
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(VOCABULARIES)} is there.")
     if not (folder / "tokenizer.json").is_file() and (folder / "tekken.json").is_file() and not _has_mistral_common():
@@ -120,10 +120,17 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as e:
         reason = str(e).splitlines()[0]
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); is tokenizer.json there?") from None
+    highest = max(*tokenizer.get_vocab().values(), config.audio_token, config.pad_token, *config.stop_tokens)
+    if highest >= config.decoder.vocab:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has token ids up to {highest}, the model knows {config.decoder.vocab}: "
+            "tokenizer and config.json are of different models."
+        )
+    return tokenizer
 
 
 def _has_mistral_common() -> bool:

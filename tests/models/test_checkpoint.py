@@ -323,6 +323,14 @@ DAMAGES = {
     "a layer too few": (config_with("text_config", num_hidden_layers=2), r"unexpected: model\.layers\.2\."),
     "no tokenizer": (without(*TOKENIZER), "holds no tokenizer"),
     "tokenizer is not JSON": (text_of("tokenizer.json", "{"), "the tokenizer cannot be read"),
+    "tokenizer of another model": (
+        lambda f: edit_json(f / "tokenizer.json", lambda t: t["added_tokens"].append(t["added_tokens"][0] | {
+            "id": 900, "content": "<|more|>"})), r"token ids up to \d+, the model knows \d+: tokenizer and config",
+    ),
+    "audio token that is not there": (config_with(None, audio_token_index=5000), "token ids up to 5000"),
+    "a vocabulary too small": (
+        config_with("text_config", vocab_size=50), r"misshapen: model\.embed_tokens\.weight is .*, expected \[50, 32\]",
+    ),
     "no stop token": (no_stop_token, "no end-of-text token in generation_config.json, config.json or tokenizer"),
 }  # fmt: skip
 
