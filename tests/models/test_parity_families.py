@@ -1,4 +1,4 @@
-"""Live against transformers, for the families that read Whisper's 30 s windows: framing, prompts, every site, edits.
+"""Live against the PyTorch originals of all families: framing, prompts, every site, edits, generation.
 
 Tolerances: 1e-4 for whole models, float32 on the CPU; activations and logits are of the order of 1.
 """
@@ -18,7 +18,15 @@ from torch_families import Original, Tiny, build  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 
 from seen_jax.models.config import conv_length  # noqa: E402
-from seen_jax.models.families import audio_flamingo_3, glm_asr, minicpm_o, qwen2_audio, step_audio_2, voxtral  # noqa: E402
+from seen_jax.models.families import (  # noqa: E402
+    audio_flamingo_3,
+    glm_asr,
+    minicpm_o,
+    qwen2_5_omni,
+    qwen2_audio,
+    step_audio_2,
+    voxtral,
+)
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.model import Model, forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
@@ -27,7 +35,7 @@ from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES
 WHOLE = 1e-4
 NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
-FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2)
+FAMILIES = (qwen2_5_omni, qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2)
 REMOTE = (minicpm_o, step_audio_2)
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
@@ -132,7 +140,8 @@ def test_parity_of_prompts_features_sites_and_logits(pairs, family, name):
         else:
             theirs = [row.numpy() for row in expected["input_features"]]
         for r, features in zip(rows, theirs, strict=True):
-            np.testing.assert_allclose(batch.features[r, : features.shape[1]], features.T, atol=WHOLE, rtol=0)
+            n = min(features.shape[1], int((batch.frames if batch.seen is None else batch.seen)[r]))
+            np.testing.assert_allclose(batch.features[r, :n], features.T[:n], atol=WHOLE, rtol=0)
     for ours, request in zip(pair.ours(pair.requests), pair.requests, strict=True):
         assert_equal(ours, pair.original.forward(request))
 
@@ -161,19 +170,37 @@ def test_parity_of_seen_edits(pairs, family, site):
         assert np.abs(ours[0] - plain[i][0]).max() > 100 * WHOLE, "the edit does nothing"
 
 
-def test_parity_of_several_clips_and_turns(pairs):
-    """Families whose processors take several clips in one chat."""
-    pair = pairs(qwen2_audio, "full heads, tied")
-    messages = [
-        {"role": "system", "content": [{"type": "text", "text": "name the music"}]},
-        {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "red, then"}, {"type": "audio"}]},
-        {"role": "assistant", "content": "blue"},
-        {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "which ?"}]},
-    ]
-    request = Request([wave(3000), wave(20000, 1), wave(9000, 2)], messages=messages)
-    expected = pair.original.inputs(request)
-    assert pair.model.processor.prompt_ids(request) == expected["input_ids"][0].tolist()
-    assert_equal(next(iter(pair.ours([request]))), pair.original.forward(request))
+AUDIO = {"type": "audio"}
+
+
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+def turn(role: str, *parts: dict[str, str]) -> dict:
+    return {"role": role, "content": list(parts)}
+
+
+SYSTEM = turn("system", text("name the music"))
+TURNS = [turn("user", AUDIO, text("red, then")), turn("assistant", text("blue")), turn("user", text("which ?"))]
+SEVERAL = [
+    turn("user", AUDIO, text("red, then"), AUDIO),
+    turn("assistant", text("blue")),
+    turn("user", AUDIO, text("which ?")),
+]
+ONE_CLIP = (audio_flamingo_3, glm_asr)  # their processors take one clip per prompt
+NO_SYSTEM = (voxtral,)
+
+
+def test_parity_of_several_clips_and_turns(pairs, family):
+    pair = pairs(family, "full heads, tied")
+    system = [] if family in NO_SYSTEM else [SYSTEM]
+    for messages in [[*system, *TURNS]] + [[*system, *SEVERAL]] * (family not in ONE_CLIP):
+        clips = sum(part == AUDIO for message in messages for part in message["content"])
+        request = Request([wave(3000), wave(20000, 1), wave(9000, 2)][:clips], messages=messages)
+        expected = pair.original.inputs(request)
+        assert pair.model.processor.prompt_ids(request) == expected["input_ids"][0].tolist()
+        assert_equal(next(iter(pair.ours([request]))), pair.original.forward(request))
 
 
 def test_parity_of_the_published_qwen2_audio_template(pairs):

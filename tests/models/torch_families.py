@@ -1,4 +1,4 @@
-"""PyTorch originals of the families that read Whisper's 30 s windows: tiny random folders, forward hooks, edits."""
+"""PyTorch originals that transformers has: tiny random folders, forward hooks, edits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from tiny_omni import OPENERS, WORDS
+from tiny_omni import OPENERS, WORDS, Size, config_json
 
 from seen_jax.audio.features import HOP
 from seen_jax.models.config import conv_length
 from seen_jax.models.edits import Edit
-from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_audio, voxtral
+from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_5_omni, qwen2_audio, voxtral
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import (
     DECODER_MLP_ACT,
@@ -85,9 +85,17 @@ def _whisper(size: Tiny) -> dict[str, Any]:
     }
 
 
+def _omni(size: Tiny, vocab: int) -> Size:
+    shared = {field.name for field in dataclasses.fields(Size)} & {field.name for field in dataclasses.fields(Tiny)}
+    same = {name: getattr(size, name) for name in shared}
+    return Size(**same, n_window=100, encoder_ffn=2 * size.encoder_width, vocab=vocab)
+
+
 def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
     import transformers
 
+    if family is qwen2_5_omni:
+        return transformers.Qwen2_5OmniThinkerConfig.from_dict(config_json(_omni(size, vocab)))
     text, audio = _text(size, vocab, ids), _whisper(size)
     if family is qwen2_audio:
         return transformers.Qwen2AudioConfig(
@@ -132,6 +140,7 @@ def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) 
 
 
 CLASSES = {
+    qwen2_5_omni.NAME: ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
     qwen2_audio.NAME: ("Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor"),
     audio_flamingo_3.NAME: ("AudioFlamingo3ForConditionalGeneration", "AudioFlamingo3Processor"),
     glm_asr.NAME: ("GlmAsrForConditionalGeneration", "GlmAsrProcessor"),
@@ -200,10 +209,24 @@ def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
     randomise(model)
     model.tie_weights()
     model.save_pretrained(folder)
-    extractor = transformers.WhisperFeatureExtractor(feature_size=size.n_mels, return_attention_mask=True)
+    extractor = transformers.WhisperFeatureExtractor(
+        feature_size=size.n_mels, chunk_length=300 if family is qwen2_5_omni else 30, return_attention_mask=True
+    )
+    if family is qwen2_5_omni:
+        return OriginalOmni(family, model, audio_only(processor_class, extractor, tokenizer, family.CHAT_TEMPLATE))
     if family is voxtral:
         return OriginalVoxtral(family, model, processor_class(extractor, tokenizer))
     return Original(family, model, processor_class(extractor, tokenizer, chat_template=family.CHAT_TEMPLATE))
+
+
+def audio_only(processor_class: Any, extractor: Any, tokenizer: Any, template: str) -> Any:
+    """A processor without its image and video parts, which need packages that audio does not."""
+
+    class AudioOnly(processor_class):
+        def check_argument_for_proper_class(self, argument_name, argument):
+            return type(argument)
+
+    return AudioOnly(None, None, extractor, tokenizer, chat_template=template)
 
 
 def _tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -251,6 +274,11 @@ class Original:
         out = self.model.generate(**_tensors(inputs), max_new_tokens=new, do_sample=False)
         return out[0, inputs["input_ids"].shape[1] :].tolist()
 
+    def rows(self, x: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+        """The real positions [n, D] of each encoder row in what a hook saw."""
+        padded = x.reshape(len(counts), -1, x.shape[-1])
+        return [row[:n] for row, n in zip(padded, counts, strict=True)]
+
     def forward(
         self, request: Request, edits: Mapping[str, Edit] | None = None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -269,8 +297,8 @@ class Original:
             layers: list[list[np.ndarray]] = [[] for _ in range(len(found) // len(calls))]
             for i, x in enumerate(found):  # the layers of one call after the other
                 frames = calls[i // len(layers)]
-                rows = x.reshape(len(frames), -1, x.shape[-1]).numpy()
-                layers[i % len(layers)] += [row[: count(f)] for row, f in zip(rows, frames, strict=True)]
+                rows = self.rows(x.numpy(), [count(f) for f in frames])
+                layers[i % len(layers)] += rows
             out[site] = np.stack([np.concatenate(rows) for rows in layers])
         return logits, out
 
@@ -313,6 +341,17 @@ class Original:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class OriginalOmni(Original):
+    """Its encoder sees the real frames of all clips, one after the other."""
+
+    def rows(self, x: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+        return np.split(x, np.cumsum(counts)[:-1])
+
+    def modules(self) -> tuple[Any, Any, Any]:
+        inner = self.model.model
+        return inner.audio_tower.layers, inner.audio_tower.proj, inner.language_model.layers
 
 
 class OriginalVoxtral(Original):
