@@ -1,81 +1,73 @@
-"""Writes golden/: a tiny random Qwen2.5-Omni thinker and what the PyTorch original computes on it.
+"""Writes golden/FAMILY/: a tiny random model of each family and what its PyTorch original computes on it.
 
-    python tests/models/make_golden.py        (needs PyTorch; the tests that read the files do not)
+    python tests/models/make_golden.py [FAMILY ...]     (needs PyTorch; the tests that read the files do not)
 
-The weights are rounded to bfloat16 and the features to float16 before anything is computed, so the files hold exactly
-what the original saw.
+Weights lie on bfloat16's grid (see `randomise`), so the files hold exactly what the original computed with.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
-import torch
+from golden_cases import FOLDER, NEW, RANK, STRENGTH, golden_requests
 from safetensors.torch import load_file, save_file
-from tiny_omni import AUDIO, Row, Size, random_q, random_row
-from torch_omni import Original, build, save
+from test_parity_families import FAMILIES, REMOTE
+from tiny_omni import random_q
+from torch_families import Original, Tiny, build
+from torch_remote import build_remote
 
-from seen_jax.models.checkpoint import read_config
-from seen_jax.models.config import conv_length, token_count
+from seen_jax.models.checkpoint import WEIGHTS, read_config
 from seen_jax.models.edits import Edit
-from seen_jax.models.sites import ENCODER_SITES, PROJECTOR, SITES
+from seen_jax.models.sites import ENCODER_SITES, SITES
 
-FOLDER = Path(__file__).parent / "golden"
-SIZE = Size(
-    n_mels=16, n_window=50, encoder_layers=2, encoder_width=24, encoder_heads=3, encoder_ffn=40, layers=2, width=32,
-    heads=4, kv_heads=2, ffn=48, vocab=80,
-)  # fmt: skip
-CLIPS = ((57,), (430,), (201, 3))
-RANK, STRENGTH, NEW = 3, 0.8, 24
+SIZE = Tiny(n_mels=40, encoder_layers=2, encoder_width=16, encoder_heads=2, width=24, heads=2, kv_heads=1, ffn=32)
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tekken.json")
 
 
-def pooled(taps: dict[str, np.ndarray], row: Row, site: str) -> np.ndarray:
-    """[L, clips, D] at encoder sites, [L, 1, D] over the audio tokens at decoder sites."""
-    if site in ENCODER_SITES:
-        count = token_count if site == PROJECTOR else conv_length
-        ends = np.cumsum([int(count(f)) for f in row.frames])
-        return np.stack([x.mean(1) for x in np.split(taps[site], ends[:-1], axis=1)], axis=1)
-    return taps[site][:, np.asarray(row.ids) == AUDIO].mean(1, keepdims=True)
+def reference(original: Original, folder: Path) -> dict[str, np.ndarray]:
+    config, _ = read_config(folder)
+    q = {site: random_q(*config.site_shape(site), RANK, seed=s) for s, site in enumerate(SITES)}
+    data: dict[str, np.ndarray] = {f"q/{site}": x for site, x in q.items()}
+    for i, request in enumerate(golden_requests(original.family)):
+        inputs = original.inputs(request)
+        places = original.audio_places(inputs).numpy()
+        logits, taps = original.forward(request)
+        data[f"{i}/ids"] = inputs["input_ids"][0].numpy().astype(np.int32)
+        data[f"{i}/frames"] = np.asarray(original.frames(inputs), np.int32)
+        data[f"{i}/logits"] = logits[-4:]
+        data[f"{i}/greedy"] = np.asarray(original.greedy(request, NEW), np.int32)
+        for site in SITES:
+            counted = taps[site] if site in ENCODER_SITES else taps[site][:, places]
+            data[f"{i}/pooled/{site}"] = counted.mean(1)
+            edit = Edit(u=q[site], scale=np.full(len(q[site]), STRENGTH, np.float32))
+            data[f"{i}/seen/{site}"] = original.forward(request, {site: edit})[0][-1]
+    return data
+
+
+def write(family: ModuleType, seed: int) -> None:
+    folder = FOLDER / family.NAME
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    original = (build_remote if family in REMOTE else build)(family, SIZE, folder, seed)
+    tensors = {key: x.bfloat16() for key, x in load_file(folder / WEIGHTS).items() if "visual" not in key}
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    for path in folder.iterdir():
+        if path.name not in (WEIGHTS, "config.json", "generation_config.json", *TOKENIZERS):
+            path.unlink()
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text())) + "\n")
+    np.savez_compressed(folder / "reference.npz", **reference(original, folder))
+    print(family.NAME, {path.name: path.stat().st_size for path in sorted(folder.iterdir())})
 
 
 def main() -> None:
-    model = build(SIZE, seed=11)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(p.bfloat16().float())
-    with tempfile.TemporaryDirectory() as name:
-        saved = save(model, Path(name))
-        tensors = {key: x.bfloat16() for key, x in load_file(saved / "model.safetensors").items()}
-        FOLDER.mkdir(exist_ok=True)
-        for file in ("config.json", "generation_config.json"):
-            content = json.loads((saved / file).read_text())
-            (FOLDER / file).write_text(json.dumps(content, indent=1) + "\n")
-    audio_and_text = {key: x for key, x in tensors.items() if "visual" not in key}
-    save_file(audio_and_text, FOLDER / "model.safetensors", {"format": "pt"})
-
-    config, _ = read_config(FOLDER)
-    original = Original(model)
-    rows = [random_row(frames, SIZE.n_mels, SIZE.vocab, 40 + i) for i, frames in enumerate(CLIPS)]
-    rows = [Row(row.ids, [x.astype(np.float16).astype(np.float32) for x in row.features]) for row in rows]
-    data: dict[str, np.ndarray] = {}
-    for s, site in enumerate(SITES):
-        data[f"q/{site}"] = random_q(*config.site_shape(site), RANK, seed=s)
-    for i, row in enumerate(rows):
-        logits, taps = original.forward(row)
-        data[f"{i}/ids"], data[f"{i}/logits"] = np.asarray(row.ids, np.int32), logits
-        data[f"{i}/greedy"] = np.asarray(original.greedy(row, NEW), np.int32)
-        for a, x in enumerate(row.features):
-            data[f"{i}/features/{a}"] = x.astype(np.float16)
-        for site in SITES:
-            data[f"{i}/pooled/{site}"] = pooled(taps, row, site)
-            q = data[f"q/{site}"]
-            edit = Edit(u=q, scale=np.full(len(q), STRENGTH, np.float32))
-            data[f"{i}/seen/{site}"] = original.forward(row, {site: edit})[0][-1]
-    np.savez_compressed(FOLDER / "reference.npz", **data)
-    print({path.name: path.stat().st_size for path in FOLDER.iterdir()})
+    for seed, family in enumerate(FAMILIES):
+        if not sys.argv[1:] or family.NAME in sys.argv[1:]:
+            write(family, seed)
 
 
 if __name__ == "__main__":

@@ -1,90 +1,92 @@
-"""Against figures that the PyTorch original left behind (make_golden.py): parity wherever PyTorch is not installed."""
+"""Against figures that the PyTorch originals left behind (make_golden.py): parity wherever PyTorch is not installed."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_omni import Row, pack
+from golden_cases import FOLDER, NEW, SECONDS, STRENGTH, golden_requests
 
-from seen_jax.models.checkpoint import load_params, read_config
+from seen_jax.api import per_clip
 from seen_jax.models.edits import Edit
+from seen_jax.models.families import FAMILIES
 from seen_jax.models.generate import Decoding, generate
-from seen_jax.models.lalm import Lalm
-from seen_jax.models.model import forward
+from seen_jax.models.lalm import Batch
+from seen_jax.models.model import Model, forward, load
 from seen_jax.models.sites import ENCODER_SITES, SITES, Taps
 
-FOLDER = Path(__file__).parent / "golden"
-STRENGTH = 0.8
 
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """A tiny model, the original's figures, and our batch of all its questions."""
 
-@pytest.fixture(scope="module")
-def golden():
-    return dict(np.load(FOLDER / "reference.npz"))
+    model: Model
+    figures: dict[str, np.ndarray]
+    batch: Batch
+    owners: list[list[list[int]]]
 
-
-@pytest.fixture(scope="module")
-def lalm():
-    return Lalm(read_config(FOLDER)[0])
-
-
-@pytest.fixture(scope="module")
-def variables(lalm):
-    return {"params": load_params(FOLDER, *read_config(FOLDER), jnp.float32)}
-
-
-@pytest.fixture(scope="module")
-def rows(golden):
-    count = 1 + max(int(key.split("/")[0]) for key in golden if key[0].isdigit())
-    clips = lambda i: sorted(key for key in golden if key.startswith(f"{i}/features/"))  # noqa: E731
-    return [
-        Row(golden[f"{i}/ids"].tolist(), [golden[key].astype(np.float32) for key in clips(i)]) for i in range(count)
-    ]
-
-
-@pytest.fixture(scope="module")
-def run(lalm, variables, rows, golden):
-    """A forward pass with SEEN at one site; all sites are in the program, so it compiles once."""
-    tapped = lalm.clone(taps=Taps(SITES))
-
-    def call(edited: str | None):
-        edits = {
-            site: Edit(u=jnp.asarray(q), scale=jnp.full(len(q), STRENGTH * (site == edited)))
-            for site in SITES
-            for q in [golden[f"q/{site}"]]
-        }
-        return forward(tapped, variables, pack(rows, lalm.config), edits)
-
-    return call
-
-
-def test_parity_of_logits_and_pooled_sites(run, rows, golden):
-    out = run(None)
-    audio = 0
-    for i, row in enumerate(rows):
-        np.testing.assert_allclose(out.logits[i, : len(row.ids)], golden[f"{i}/logits"], atol=1e-4, rtol=0)
+    def forward(self, edited: str | None):
+        """A pass with SEEN at one site; all sites are in the program, so it compiles once."""
+        edits = {}
         for site in SITES:
-            items = slice(audio, audio + len(row.features)) if site in ENCODER_SITES else slice(i, i + 1)
-            expected = golden[f"{i}/pooled/{site}"]
-            np.testing.assert_allclose(out.taps[site][:, items], expected, atol=1e-5, rtol=0, err_msg=site)
-        audio += len(row.features)
-    assert np.abs(golden["1/logits"]).max() > 1 and out.taps[SITES[0]].shape[1] == audio
+            q = self.figures[f"q/{site}"]
+            edits[site] = Edit(u=jnp.asarray(q), scale=jnp.full(len(q), STRENGTH * (site == edited)))
+        return forward(self.model.tapped(Taps(SITES)), self.model.variables, self.batch, edits)
+
+    def logits(self, out, i: int) -> np.ndarray:
+        return np.asarray(out.logits[i, : int(self.batch.lengths[i])])
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_parity_of_logits_under_seen(run, rows, golden, site):
-    logits = run(site).logits
-    for i, row in enumerate(rows):
-        last = logits[i, len(row.ids) - 1]
-        np.testing.assert_allclose(last, golden[f"{i}/seen/{site}"], atol=1e-4, rtol=0)
-        assert np.abs(last - golden[f"{i}/logits"][-1]).max() > 1e-2  # the edit matters
+@pytest.fixture(scope="module", params=FAMILIES)
+def golden(request) -> Golden:
+    if request.param == "voxtral":
+        pytest.importorskip("mistral_common", reason="Voxtral's tokenizer needs the `voxtral` extra")
+    folder = FOLDER / request.param
+    model = load(folder)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the clip lasts")
+        batch, owners = model.processor.prepared(golden_requests(model.processor.family))
+    return Golden(model, dict(np.load(folder / "reference.npz")), batch, owners)
 
 
-def test_parity_of_greedy_tokens(lalm, variables, rows, golden):
-    longest = max(len(golden[f"{i}/greedy"]) for i in range(len(rows)))
-    out = generate(lalm, variables, pack(rows, lalm.config), decoding=Decoding(longest))
-    for i in range(len(rows)):
-        assert out.tokens[i, : int(out.lengths[i])].tolist() == golden[f"{i}/greedy"].tolist()
-    assert longest > 10
+def test_parity_of_prompts_and_frames(golden):
+    for i in range(len(SECONDS)):
+        ids = golden.batch.tokens[i, : int(golden.batch.lengths[i])]
+        assert ids.tolist() == golden.figures[f"{i}/ids"].tolist()
+        frames = [int(golden.batch.frames[r]) for clip in golden.owners[i] for r in clip]
+        assert frames == golden.figures[f"{i}/frames"].tolist()
+
+
+def test_parity_of_logits_and_pooled_sites(golden):
+    out = golden.forward(None)
+    clips = [clip for own in golden.owners for clip in own]
+    for i in range(len(SECONDS)):
+        np.testing.assert_allclose(golden.logits(out, i)[-4:], golden.figures[f"{i}/logits"], atol=1e-4, rtol=0)
+    for site in SITES:
+        pooled = np.asarray(out.taps[site])
+        if site in ENCODER_SITES:
+            pooled = per_clip(golden.model, site, pooled, golden.batch.frames, clips)
+        expected = np.stack([golden.figures[f"{i}/pooled/{site}"] for i in range(len(SECONDS))], 1)
+        np.testing.assert_allclose(pooled, expected, atol=1e-4, rtol=0, err_msg=site)
+    assert np.abs(golden.figures["0/logits"]).max() > 1
+
+
+def test_parity_of_logits_under_seen(golden):
+    plain = golden.forward(None)
+    for site in SITES:
+        out = golden.forward(site)
+        for i in range(len(SECONDS)):
+            last = golden.logits(out, i)[-1]
+            np.testing.assert_allclose(last, golden.figures[f"{i}/seen/{site}"], atol=1e-4, rtol=0, err_msg=site)
+            assert np.abs(last - golden.logits(plain, i)[-1]).max() > 1e-2, "the edit does nothing"
+
+
+def test_parity_of_greedy_tokens(golden):
+    out = generate(golden.model.lalm, golden.model.variables, golden.batch, decoding=Decoding(NEW))
+    for i in range(len(SECONDS)):
+        expected = golden.figures[f"{i}/greedy"].tolist()
+        assert out.tokens[i, : int(out.lengths[i])].tolist() == expected
+    assert int(out.lengths.max()) > 10

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-from tiny_omni import random_edit, wave  # noqa: E402
+from tiny_omni import hiss, random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 
@@ -75,13 +75,6 @@ class Pair:
             }
             taps |= {site: np.asarray(out.taps[site])[:, b, :n] for site in DECODER_SITES}
             yield np.asarray(out.logits[b, :n]), taps
-
-
-def hiss(seconds: float, seed: int) -> np.ndarray:
-    """A tone in noise. Louder noise than elsewhere: over minutes of audio some quiet bin would hold nothing but the
-    float32 rounding of the tone, in theirs and in ours."""
-    samples = round(seconds * 16000)
-    return wave(samples, seed) + 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,13 @@ def wave(samples: int, seed: int = 0) -> np.ndarray:
     return (tone + 0.02 * rng.standard_normal(samples)).astype(np.float32)
 
 
+def hiss(seconds: float, seed: int) -> np.ndarray:
+    """A tone in noise. Louder noise than elsewhere: over minutes of audio some quiet bin would hold nothing but the
+    float32 rounding of the tone, in theirs and in ours."""
+    samples = round(seconds * 16000)
+    return wave(samples, seed) + 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A prompt: ids with the audio tokens in place, and the mel features [F, M] of its clips. answer: ids that follow,

@@ -186,7 +186,8 @@ def _write_tekken(path: Path, words: int = 300) -> None:
 
 
 def randomise(model: Any) -> None:
-    """Weights that keep activations and logits near 1 in every layer."""
+    """Weights that keep activations and logits near 1 in every layer, on bfloat16's grid: files of either type hold
+    what the original computes with."""
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim == 1:
@@ -194,6 +195,7 @@ def randomise(model: Any) -> None:
             elif "embed_positions" not in name:
                 fan_in = p.shape[-1] if p.ndim == 2 else p.shape[1] * p[0, 0].numel()
                 p.copy_(torch.randn_like(p) * (2.0 if "lm_head" in name else 1.0) / fan_in**0.5)
+            p.copy_(p.bfloat16().float())
 
 
 def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
