@@ -263,6 +263,27 @@ def test_generate_with_and_without_seen(world, tmp_path):
     assert [row["answer_seen"] for row in off] == [row["answer"] for row in off]
 
 
+def test_generate_in_the_words_of_a_task(world, tmp_path, monkeypatch):
+    import seen_jax.api
+
+    (tmp_path / "m.csv").write_text(
+        f"path,question,choices\n{world.clips / 'clip0.wav'},which bird,\"['A. red', 'B. blue']\"\n"
+    )
+    asked = []
+    answer = seen_jax.api.generate
+    monkeypatch.setattr(
+        "seen_jax.api.generate", lambda model, audio, *a, **k: asked.extend(audio) or answer(model, audio, *a, **k)
+    )
+    argv = ["generate", tmp_path / "m.csv", "--model", world.model, "--max-new-tokens", 4, "--json"]
+    data = run(*argv, "--task", "multiple_choice").data
+    assert (
+        data["task"] == "multiple_choice" and data["clips"][0]["prompt"] == "which bird" and data["clips"][0]["answer"]
+    )
+    assert "which bird['A. red', 'B. blue']" in str(asked[-1].chat()) and "ONLY one letter" in str(asked[-1].chat())
+    run("generate", world.clips / "clip0.wav", "--model", world.model, "--task", "transcription", "--json")
+    assert "automatic speech recognition" in str(asked[-1].chat())
+
+
 def test_sampling_follows_the_seed(world):
     argv = ["generate", world.clips / "clip0.wav", "--model", world.model, "--temperature", 2, "--top-k", 50, "--json"]
     texts = [run(*argv, "--top-p", 0.9, "--seed", seed).data["clips"][0]["answer"] for seed in (1, 1, 2)]

@@ -95,6 +95,10 @@ def noise(spec: str) -> tuple[str, ...]:
 
 # Arguments, exit status, and what the error line must name. {bad} is the folder of broken things.
 CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
+    # tasks
+    ((*GENERATE, "--task", "poetry"), 2, ("--task", "transcription")),
+    ((*GENERATE, "--task", "multiple_choice"), 1, ("needs a question",)),
+    ((*GENERATE, "--task", "transcription", "--prompt", "what?"), 1, ("leave out --prompt",)),
     # audio
     (clean("{bad}/gone.wav"), 1, ("{bad}/gone.wav",)),
     (clean("{bad}/empty_folder"), 1, ("no audio file", "{bad}/empty_folder")),

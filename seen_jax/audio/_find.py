@@ -1,5 +1,6 @@
 """Turn what a user names (files, folders, globs, manifests) into a list of audio files with their texts."""
 
+import ast
 import csv
 import glob
 import io
@@ -32,6 +33,21 @@ class AudioItem:
     def prompt(self) -> str | None:
         """The column `prompt`, or else `question`."""
         return self.extra.get("prompt", self.extra.get("question"))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The column `choices`: a list as JSON or as Python prints it. AudioError if it is none."""
+        text = self.extra.get("choices", "")
+        for parse in (json.loads, ast.literal_eval) if text else ():
+            try:
+                values = parse(text)
+            except (ValueError, SyntaxError):
+                continue
+            if isinstance(values, list | tuple):
+                return tuple(str(value) for value in values)
+        if text:
+            raise AudioError(f"item {self.id}: choices must be a list, not {text[:80]!r}")
+        return ()
 
 
 @dataclass(frozen=True)

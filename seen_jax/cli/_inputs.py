@@ -26,12 +26,13 @@ CALIBRATION = 500_000  # clips of a calibration count from here: its noise is ne
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip as read: wave is 16 kHz mono float32; prompt is a manifest's own, or None."""
+    """One clip as read: wave is 16 kHz mono float32. prompt: a manifest's own, or None. choices: offered answers."""
 
     id: str
     path: Path
     wave: np.ndarray
     prompt: str | None = None
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def read_clips(inputs: Sequence[str], limit: int | None = None) -> list[Clip]:
     with progress("reading audio") as tick:
         clips = []
         for i, item in enumerate(items):
-            clips.append(Clip(item.id, item.path, read_audio(item.path), item.prompt))
+            clips.append(Clip(item.id, item.path, read_audio(item.path), item.prompt, item.choices))
             tick(i + 1, len(items))
     return clips
 

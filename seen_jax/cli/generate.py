@@ -1,7 +1,8 @@
 """Answer a prompt about every clip; with a basis, once as the model is and once with SEEN, side by side.
 
-A manifest's column `prompt` (or `question`) wins over --prompt for its clip. With --noise and --snr the clips are mixed
-with that noise first.
+A manifest's column `prompt` (or `question`) wins over --prompt for its clip. --task asks as the paper does, in the
+words of the model's family; a multiple choice takes the manifest's question and `choices`. With --noise and --snr the
+clips are mixed with that noise first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from seen_jax.cli._parser import AUDIO, SPEC, Parser, add_basis, add_model, sele
 
 EXAMPLES = """
 seen-jax generate clips/ --prompt "transcribe the speech"
+seen-jax generate mmau.csv --model path/to/Qwen2.5-Omni-7B --task multiple_choice
 seen-jax generate clips/ --basis calibrations/white --method complement --noise white --snr 0
 """
 
@@ -22,6 +24,7 @@ def options(parser: Parser) -> None:
 
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help=AUDIO)
     parser.add_argument("--prompt", help="the question about every clip (default: transcribe the speech)")
+    parser.add_argument("--task", choices=("multiple_choice", "transcription"), help="use the model's prompt for it")
     parser.add_argument(
         "--strength", type=float, default=1.0, help="SEEN's lambda: 0 only measures, 1 removes (default)"
     )
@@ -41,11 +44,14 @@ def run(args: Any) -> Result:
     from seen_jax.cli import _inputs as inputs
     from seen_jax.errors import ConfigError
     from seen_jax.models.generate import Decoding
+    from seen_jax.models.prompts import task_request
 
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_k, args.top_p)
     fields = selection_fields(args)
     if args.prompt is not None and not args.prompt.strip():
         raise ConfigError("--prompt is empty: ask something, or leave it out.")
+    if args.task == "transcription" and args.prompt is not None:
+        raise ConfigError("--task transcription brings its own prompt: leave out --prompt.")
     if fields and not args.basis:
         raise ConfigError(
             f"--{next(iter(fields)).replace('_', '-')} selects from a calibration: give one with --basis."
@@ -62,8 +68,13 @@ def run(args: Any) -> Result:
     model = inputs.load_model(args, clips)
     if basis is not None and folder is not None:
         inputs.check_basis(model, basis, folder)
-    waves = inputs.mixed(clips, noise, snr, args.seed)
-    prompts = [clip.prompt or args.prompt or api.DEFAULT_PROMPT for clip in clips]
+    waves: list[Any] = inputs.mixed(clips, noise, snr, args.seed)
+    prompts = [clip.prompt or args.prompt or ("" if args.task else api.DEFAULT_PROMPT) for clip in clips]
+    if args.task:
+        waves = [
+            task_request(model, args.task, wave, prompt, clip.choices)
+            for clip, wave, prompt in zip(clips, waves, prompts, strict=True)
+        ]
     common = {"decoding": decoding, "seed": args.seed, "batch_size": args.batch_size}
     with progress("answering") as tick:
         plain = api.generate(model, waves, prompts, progress=tick, **common)
@@ -79,6 +90,7 @@ def run(args: Any) -> Result:
     data = {
         "model": model.name,
         "basis": None if folder is None else str(folder),
+        "task": args.task,
         "strength": args.strength if basis is not None else None,
         "noise": noise.name if noise else None,
         "snr_db": snr,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -72,27 +70,15 @@ def load_manifest(inputs: str | Path | Sequence[str | Path]) -> list[Item]:
 def item_of(row: AudioItem) -> Item:
     """One row of a manifest, its audio read and checked. Raises AudioError as `load_manifest`."""
     extra = row.extra
-    choices = _list(extra.get("choices", ""), row.id)
+    choices = row.choices
+    if len(choices) > len(LETTERS):
+        raise AudioError(f"item {row.id}: {len(choices)} choices; at most {len(LETTERS)} have letters")
     answer = extra.get("answer", row.text or "")
     letter = extra.get("letter", "") or _letter(answer, choices, row.id)
     prompt = extra.get("prompt") or _ask(extra.get("question", ""), choices) or DEFAULT_PROMPT
     asked = "prompt" in extra or "question" in extra
     kind = "choice" if choices else "question" if asked and not row.text else "transcription"
     return Item(row.id, extra.get("task", kind), read_audio(row.path), prompt, answer, choices, letter)
-
-
-def _list(text: str, name: str) -> tuple[str, ...]:
-    """A list as JSON or as Python prints it."""
-    if not text:
-        return ()
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            values = parse(text)
-        except (ValueError, SyntaxError):
-            continue
-        if isinstance(values, list | tuple) and len(values) <= len(LETTERS):
-            return tuple(str(value) for value in values)
-    raise AudioError(f"item {name}: choices must be a list of at most {len(LETTERS)} texts, not {text[:80]!r}")
 
 
 def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:

@@ -30,6 +30,7 @@ from seen_jax.models.families import (  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.model import Model, forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
+from seen_jax.models.prompts import task_request  # noqa: E402
 from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES, Taps  # noqa: E402
 
 WHOLE = 1e-4
@@ -194,6 +195,16 @@ def test_parity_of_several_clips_and_turns(pairs, family):
         expected = pair.original.inputs(request)
         assert pair.model.processor.prompt_ids(request) == expected["input_ids"][0].tolist()
         assert_equal(next(iter(pair.ours([request]))), pair.original.forward(request))
+
+
+def test_parity_of_voxtrals_transcription_prompt(pairs):
+    pair = pairs(voxtral, "full heads, tied")
+    clip = wave(3000)
+    expected = pair.original.processor.apply_transcription_request(
+        audio=[clip], model_id="any", language="en", sampling_rate=16000, format=["wav"]
+    )
+    ids = pair.model.processor.prompt_ids(task_request(pair.model, "transcription", clip))
+    assert ids == expected["input_ids"][0].tolist()
 
 
 def test_parity_of_the_published_qwen2_audio_template(pairs):

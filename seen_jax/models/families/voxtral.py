@@ -40,6 +40,7 @@ def prompt(
     tokenizer: Any, chat: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[int]]:
     """(token ids, positions of the audio tokens): Mistral's instruct format, version 7, of user and assistant turns.
+    A last turn {"role": "transcribe", "content": "en"} asks for a transcript in that language.
 
     Control tokens are ids, never text, so nothing that a user writes is taken for one.
     """
@@ -49,6 +50,9 @@ def prompt(
     places: list[int] = []
     for message in chat:
         role, content = message["role"], message["content"]
+        if role == "transcribe":
+            ids += [*text(f"lang:{content}"), control("[TRANSCRIBE]")]
+            continue
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if role not in ("user", "assistant"):
             raise ConfigError(f"Voxtral takes no '{role}' turn beside audio: put it into the user's.")
