@@ -24,30 +24,21 @@ def options(parser: Parser) -> None:
 
 
 def run(args: Any) -> Result:
-    from seen_jax.models.checkpoint import read_config
+    from seen_jax.models.checkpoint import published_config, read_config
     from seen_jax.models.families import families
     from seen_jax.models.model import find_folder
 
     known = {family.NAME: family for family in families()}
     if args.name is None:
-        entries = [_entry(name, family, _default_config(family)) for name, family in known.items()]
+        entries = [_entry(name, family, published_config(family)) for name, family in known.items()]
         rows = [[e["name"], ", ".join(e["model_types"]), _shapes(e), e["verified"]] for e in entries]
         return Result(entries, [table(["family", "model_type", "layers x width as published", "verified"], rows)])
     if args.name in known:
-        family, config = known[args.name], _default_config(known[args.name])
+        family, config = known[args.name], published_config(known[args.name])
     else:
         config, family = read_config(find_folder(args.name))
     entry = _entry(args.name, family, config)
     return Result([entry], _view(entry))
-
-
-def _default_config(family: ModuleType) -> Any:
-    """The configuration of the published model."""
-    from transformers import CONFIG_MAPPING
-
-    if hasattr(family, "complete"):
-        return family.config(family.complete(family.PUBLISHED), (0,), 0)
-    return family.config(CONFIG_MAPPING[family.MODEL_TYPES[0]](**family.PUBLISHED).to_dict(), (0,), 0)
 
 
 def _entry(name: str, family: ModuleType, config: Any) -> dict[str, Any]:

@@ -69,6 +69,15 @@ def read_config(folder: Path) -> tuple[LalmConfig, ModuleType]:
         raise CheckpointError(f"{folder / 'config.json'} lacks the attribute {e}.") from None
 
 
+def published_config(family: ModuleType) -> LalmConfig:
+    """The configuration of a family's published model."""
+    from transformers import CONFIG_MAPPING
+
+    if hasattr(family, "complete"):
+        return family.config(family.complete(family.PUBLISHED), (0,), 0)
+    return family.config(CONFIG_MAPPING[family.MODEL_TYPES[0]](**family.PUBLISHED).to_dict(), (0,), 0)
+
+
 def _stop_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[int, ...], int | None]:
     sources = [config.get("thinker_config", config).get("text_config") or {}, config]
     if (folder / "generation_config.json").is_file():

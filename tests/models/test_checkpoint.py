@@ -26,6 +26,7 @@ from seen_jax.models.checkpoint import (
     list_tensors,
     load_params,
     parameter_shapes,
+    published_config,
     read_config,
     save_params,
 )
@@ -446,10 +447,8 @@ def test_hub_names(folder, monkeypatch):
 )
 def test_published_sizes_of_other_families(name, encoder, tensors, theta, head):
     """Counts of the originals on the meta device; GLM-ASR's output map is its embedding."""
-    from seen_jax.cli.models import _default_config
-
     family = next(f for f in families() if name == f.NAME)
-    config = _default_config(family)
+    config = published_config(family)
     shapes = parameter_shapes(config)
     table = slots(family.rules(config), shapes)
     tower = sum(int(np.prod(s)) for path, s in shapes.items() if path[0] == "encoder" and "proj" not in path[1])
