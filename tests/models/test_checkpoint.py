@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import pickle
 import shutil
@@ -30,7 +32,7 @@ from seen_jax.models.checkpoint import (
     read_config,
     save_params,
 )
-from seen_jax.models.families import families
+from seen_jax.models.families import FAMILIES, families
 from seen_jax.models.model import find_folder, fingerprint, load
 from seen_jax.models.weights import flatten, slots
 
@@ -437,26 +439,58 @@ def test_hub_names(folder, monkeypatch):
             find_folder("some/model")
 
 
-@pytest.mark.parametrize(
-    ("name", "encoder", "tensors", "theta", "head"),
-    [
-        ("qwen2_audio", 637.0, 876, 1e4, (156032, 4096)),
-        ("audio_flamingo_3", 637.0, 830, 1e6, (151672, 3584)),
-        ("glm_asr", None, None, 1e4, None),
-    ],
-)
-def test_published_sizes_of_other_families(name, encoder, tensors, theta, head):
-    """Counts of the originals on the meta device; GLM-ASR's output map is its embedding."""
+# Tensors, parameters, and some shapes under the published names. Equal to those of the originals on PyTorch's meta
+# device (test_parity_published.py), or to the public descriptions where there is no original without remote code.
+SIZES = {
+    "qwen2_5_omni": (827, 8_255_256_576, {"audio_tower.proj.weight": (3584, 1280)}),
+    "qwen2_audio": (876, 8_397_094_912, {"language_model.lm_head.weight": (156032, 4096)}),
+    "audio_flamingo_3": (830, 8_267_215_360, {"multi_modal_projector.linear_1.weight": (3584, 1280)}),
+    "glm_asr": (744, 2_136_470_528, {"multi_modal_projector.linear_1.weight": (4096, 5120)}),
+    "voxtral": (762, 4_676_271_104, {"language_model.model.layers.0.self_attn.q_proj.weight": (4096, 3072)}),
+    "minicpm_o": (710, 7_936_745_984, {
+        "apm.conv1.weight": (1024, 80, 3),
+        "apm.embed_positions.weight": (1500, 1024),
+        "apm.layers.23.fc1.weight": (4096, 1024),
+        "audio_projection_layer.linear1.weight": (3584, 1024),
+        "audio_projection_layer.linear2.bias": (3584,),
+        "llm.model.embed_tokens.weight": (151700, 3584),
+        "llm.lm_head.weight": (151700, 3584),
+    }),
+    "step_audio_2": (832, 8_315_179_264, {
+        "encoder.conv1.weight": (1280, 128, 3),
+        "encoder.positional_embedding.weight": (1500, 1280),
+        "encoder.blocks.31.attn.key.weight": (1280, 1280),
+        "encoder.blocks.0.mlp.0.weight": (5120, 1280),
+        "encoder.after_norm.bias": (1280,),
+        "adapter.conv.weight": (1280, 1280, 3),
+        "adapter.linear1.weight": (2048, 1280),
+        "adapter.linear2.weight": (3584, 2048),
+        "lm_head.weight": (158720, 3584),
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_published_sizes_of_all_families(name):
     family = next(f for f in families() if name == f.NAME)
     config = published_config(family)
     shapes = parameter_shapes(config)
     table = slots(family.rules(config), shapes)
-    tower = sum(int(np.prod(s)) for path, s in shapes.items() if path[0] == "encoder" and "proj" not in path[1])
-    assert config.decoder.rope_theta == theta and config.decoder.head_dim == 128
-    if encoder is not None:
-        assert tower / 1e6 == pytest.approx(encoder, abs=0.05)
-        assert len(table) == tensors
-        assert table["language_model.lm_head.weight"].shape == head
-    else:
-        assert "language_model.lm_head.weight" not in table
-        assert table["multi_modal_projector.linear_1.weight"].shape == (4096, 5120)
+    tensors, parameters, some = SIZES[name]
+    assert len(table) == tensors
+    assert sum(math.prod(shape) for shape in shapes.values()) == parameters
+    assert {key: table[key].shape for key in some} == some
+
+
+def test_the_3b_model_of_qwen2_5_omni(tmp_path):
+    """Its language model is thinner and deeper; the encoder is that of the 7B model but for the projection."""
+    thinner = {"layers": 36, "width": 2048, "heads": 16, "kv_heads": 2, "ffn": 11008, "vocab": 151936}
+    (tmp_path / "config.json").write_text(json.dumps(config_json(dataclasses.replace(PUBLISHED, **thinner))))
+    config, family = read_config(tmp_path)
+    shapes = parameter_shapes(config)
+    table = slots(family.rules(config), shapes)
+    assert len(table) == 488 + 12 * 36 + 2 + 1
+    assert table["audio_tower.proj.weight"].shape == (2048, 1280)
+    assert table["model.layers.35.self_attn.v_proj.bias"].shape == (256,) and config.decoder.head_dim == 128
+    decoder = sum(math.prod(shape) for path, shape in shapes.items() if path[0] == "decoder")
+    assert decoder / 1e9 == pytest.approx(3.397, abs=0.001)

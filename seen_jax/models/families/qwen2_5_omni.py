@@ -24,10 +24,10 @@ PUBLISHED: dict[str, Any] = {}  # what the 7B model's config.json states beyond 
 FRAMING = Framing(seconds=300.0)  # the feature extractor's chunk_length
 
 RENAMES = (
+    (r"^(thinker\.)?model\.audio_tower\.", "audio_tower."),
+    (r"^(thinker\.)?model\.visual\.", "visual."),
+    (r"^(thinker\.)?model\.language_model\.", "model."),
     (r"^thinker\.", ""),
-    (r"^model\.audio_tower\.", "audio_tower."),
-    (r"^model\.visual\.", "visual."),
-    (r"^model\.language_model\.", "model."),
 )
 UNUSED = (r"^visual\.", r"^talker\.", r"^token2wav\.", r"^audio_tower\.audio_bos_eos_token\.")
 

@@ -1,0 +1,46 @@
+"""At the sizes that were published: every tensor of the originals has its place, nothing is allocated."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+
+from seen_jax.models.checkpoint import Tensor, match, parameter_shapes, published_config  # noqa: E402
+from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_5_omni, qwen2_audio, voxtral  # noqa: E402
+from seen_jax.models.weights import slots  # noqa: E402
+
+ORIGINALS = {
+    qwen2_5_omni: "Qwen2_5OmniForConditionalGeneration",  # whole, with vision, talker and token2wav
+    qwen2_audio: "Qwen2AudioForConditionalGeneration",
+    audio_flamingo_3: "AudioFlamingo3ForConditionalGeneration",
+    glm_asr: "GlmAsrForConditionalGeneration",
+    voxtral: "VoxtralForConditionalGeneration",
+}
+
+
+def original_tensors(family) -> dict[str, tuple[int, ...]]:
+    """{key: shape} of the original's weights, tied ones once."""
+    import transformers
+
+    config = transformers.CONFIG_MAPPING[family.MODEL_TYPES[0]](**family.PUBLISHED)
+    with torch.device("meta"):
+        model = getattr(transformers, ORIGINALS[family])(config)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    return {key: tuple(x.shape) for key, x in model.state_dict().items() if key not in tied}
+
+
+@pytest.mark.parametrize("family", ORIGINALS, ids=lambda f: f.NAME)
+def test_parity_of_keys_shapes_and_parameters_at_published_size(family):
+    config = published_config(family)
+    shapes = parameter_shapes(config)
+    table = slots(family.rules(config), shapes)
+    theirs = original_tensors(family)
+    tensors = {key: Tensor(key, Path("model.safetensors"), "BF16", shape, 0) for key, shape in theirs.items()}
+    plan = match(tensors, table, family, Path("published"))
+    assert len(plan) == len(table)
+    ours = sum(math.prod(shape) for shape in shapes.values())
+    assert sum(math.prod(theirs[key]) for key in plan) == ours > 1e9
