@@ -1,4 +1,4 @@
-"""Live against transformers, for the families that read Whisper's 30 s windows: framing, prompts, every site, edits.
+"""Live against transformers, for all families but Qwen2.5-Omni: framing, prompts, every site, edits.
 
 Tolerances: 1e-4 for whole models, float32 on the CPU; activations and logits are of the order of 1.
 """
@@ -15,10 +15,18 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 
 from tiny_omni import random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
+from torch_granite import build_granite  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 
-from seen_jax.models.config import conv_length  # noqa: E402
-from seen_jax.models.families import audio_flamingo_3, glm_asr, minicpm_o, qwen2_audio, step_audio_2, voxtral  # noqa: E402
+from seen_jax.models.families import (  # noqa: E402
+    audio_flamingo_3,
+    glm_asr,
+    granite_speech,
+    minicpm_o,
+    qwen2_audio,
+    step_audio_2,
+    voxtral,
+)
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.model import Model, forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
@@ -27,8 +35,8 @@ from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES
 WHOLE = 1e-4
 NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
-FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2)
-REMOTE = (minicpm_o, step_audio_2)
+FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2, granite_speech)
+BUILDERS = {minicpm_o: build_remote, step_audio_2: build_remote, granite_speech: build_granite}
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
     "one kv head, 128 mels": (
@@ -59,7 +67,7 @@ class Pair:
         frames, encoder = np.asarray(batch.frames), self.model.config.encoder
         for b, clips in enumerate(owners):
             rows = [r for clip in clips for r in clip]
-            count = {site: encoder.token_count if site == PROJECTOR else conv_length for site in ENCODER_SITES}
+            count = dict.fromkeys(ENCODER_SITES, encoder.position_count) | {PROJECTOR: encoder.token_count}
             n = int(batch.lengths[b])
             taps = {
                 site: np.concatenate([np.asarray(out.taps[site])[:, r, : count[site](frames[r])] for r in rows], 1)
@@ -84,7 +92,7 @@ def pairs(tmp_path_factory):
         if (family.NAME, name) not in opened:
             size, seconds = SIZES[name]
             folder = tmp_path_factory.mktemp(family.NAME)
-            original = (build_remote if family in REMOTE else build)(family, size, folder, len(opened))
+            original = BUILDERS.get(family, build)(family, size, folder, len(opened))
             requests = [Request([hiss(s, i)], "which color ?") for i, s in enumerate(seconds)]
             opened[family.NAME, name] = Pair(original, load(folder), requests)
         return opened[family.NAME, name]
@@ -127,11 +135,7 @@ def test_parity_of_prompts_features_sites_and_logits(pairs, family, name):
         assert batch.tokens[b, : int(batch.lengths[b])].tolist() == expected["input_ids"][0].tolist()
         rows = owners[b][0]
         assert [int(batch.frames[r]) for r in rows] == pair.original.frames(expected)
-        if family in REMOTE:
-            theirs = [row for clip in expected["clips"] for row in clip]
-        else:
-            theirs = [row.numpy() for row in expected["input_features"]]
-        for r, features in zip(rows, theirs, strict=True):
+        for r, features in zip(rows, pair.original.features(expected), strict=True):
             np.testing.assert_allclose(batch.features[r, : features.shape[1]], features.T, atol=WHOLE, rtol=0)
     for ours, request in zip(pair.ours(pair.requests), pair.requests, strict=True):
         assert_equal(ours, pair.original.forward(request))
@@ -161,9 +165,10 @@ def test_parity_of_seen_edits(pairs, family, site):
         assert np.abs(ours[0] - plain[i][0]).max() > 100 * WHOLE, "the edit does nothing"
 
 
-def test_parity_of_several_clips_and_turns(pairs):
+@pytest.mark.parametrize("several", [qwen2_audio, granite_speech], ids=lambda f: f.NAME)
+def test_parity_of_several_clips_and_turns(pairs, several):
     """Families whose processors take several clips in one chat."""
-    pair = pairs(qwen2_audio, "full heads, tied")
+    pair = pairs(several, "full heads, tied")
     messages = [
         {"role": "system", "content": [{"type": "text", "text": "name the music"}]},
         {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "red, then"}, {"type": "audio"}]},
