@@ -17,6 +17,7 @@ SAMPLE_RATE = 16_000
 HOP = 160
 WINDOW = 400
 BINS = WINDOW // 2 + 1
+HTK_FFT = 512
 
 
 def frame_count(n_samples: int) -> int:
@@ -45,9 +46,22 @@ def mel_filterbank(n_mels: int) -> Float[np.ndarray, "bins mels"]:
     return bank
 
 
-@partial(jax.jit, static_argnames="n_mels")
+@lru_cache
+def htk_filterbank(n_mels: int) -> Float[np.ndarray, "bins mels"]:
+    """Triangular mel filters, 0 to 8 kHz, HTK scale, no norm, float32 and read-only: those of torchaudio."""
+    top = 2595.0 * np.log10(1.0 + SAMPLE_RATE / 2 / 700.0)
+    edges = 700.0 * (10.0 ** (np.linspace(0.0, top, n_mels + 2) / 2595.0) - 1.0)
+    bins = np.linspace(0.0, SAMPLE_RATE / 2, HTK_FFT // 2 + 1)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
+    bank = np.maximum(triangles, 0.0).astype(np.float32)
+    bank.setflags(write=False)
+    return bank
+
+
+@partial(jax.jit, static_argnames=("n_mels", "htk"))
 def log_mel(
-    waves: Float[Array, "batch samples"], n_mels: int, real: Int[Array, " batch"] | None = None
+    waves: Float[Array, "batch samples"], n_mels: int, real: Int[Array, " batch"] | None = None, htk: bool = False
 ) -> Float[Array, "batch frames mels"]:
     """Whisper log-mel of 16 kHz waves: `transformers.WhisperFeatureExtractor` on the same padded waves.
 
@@ -55,6 +69,7 @@ def log_mel(
         waves: float32 in about [-1, 1]; a multiple of 160 samples, at least 320 (`pad_waves` sees to both).
         n_mels: 80 or 128 in released models; static.
         real: frames per clip among which the loudest bin is looked for; None: all.
+        htk: the filters are `htk_filterbank`, over a DFT of 512 points (Granite Speech).
 
     Returns:
         float32, samples // 160 frames. Each clip is limited to 8 decades of power below its own loudest bin,
@@ -75,9 +90,10 @@ def log_mel(
     windows = jnp.concatenate([hops[:, :frames], hops[:, 1:-2], hops[:, 2:-1, : HOP // 2]], axis=-1)
     hann = np.hanning(WINDOW + 1)[:-1].astype(np.float32)  # periodic; the symmetric one is off by 6e-3
     # rfft, not a DFT matrix: on 2 CPU cores 11 ms against 28 (24 clips of 3 s), and closer to float64.
-    spectrum = jnp.fft.rfft(windows * hann)
+    spectrum = jnp.fft.rfft(windows * hann, HTK_FFT if htk else WINDOW)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    mel = jnp.matmul(power, mel_filterbank(n_mels), precision=jax.lax.Precision.HIGHEST)
+    bank = (htk_filterbank if htk else mel_filterbank)(n_mels)
+    mel = jnp.matmul(power, bank, precision=jax.lax.Precision.HIGHEST)
     decades = jnp.log10(jnp.maximum(mel, 1e-10))
     loud = decades if real is None else jnp.where(jnp.arange(frames)[:, None] < real[:, None, None], decades, -10.0)
     floor = loud.max(axis=(1, 2), keepdims=True) - 8.0

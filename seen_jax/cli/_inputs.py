@@ -17,6 +17,7 @@ from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.models.checkpoint import read_config
 from seen_jax.models.model import Model, find_folder, load
+from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors
 
 SEED_STRIDE = 1_000_000  # the noise of clip i under seed s is drawn with s * SEED_STRIDE + i
@@ -154,7 +155,7 @@ def read_basis(folder: Path, fields: Mapping[str, Any], model: str | None = None
     if extra := [f"--{name.replace('_', '-')}" for name in fields if name != "layers"]:
         raise ConfigError(f"{folder} is a saved noise basis: {', '.join(extra)} only apply to a calibration.")
     if folder.suffix == RELEASED and folder.is_file():
-        depth = None if model is None else read_config(find_folder(model))[0].encoder.layers
+        depth = None if model is None else read_config(find_folder(model))[0].site_shape(ENCODER_MLP_ACT)[0]
         basis = load_released(folder, len(read_vectors(folder)) if depth is None else depth)
     else:
         basis = NoiseBasis.load(folder)

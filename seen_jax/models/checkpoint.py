@@ -28,6 +28,12 @@ Sharding = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
 BLOCK, TILE = 4 << 20, 128  # bytes read at a time; columns transposed at a time, which the processor's cache holds
+LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LORA_KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
+LORA_OPTIONS = (
+    *("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"),
+    *("layers_pattern", "layer_replication", "alora_invocation_tokens"),
+)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -224,7 +230,9 @@ def load_params(
     """
     shapes = parameter_shapes(config)
     tensors = list_tensors(folder)
-    plan = match(tensors, slots(family.rules(config), shapes), family, folder)
+    table = slots(family.rules(config), shapes)
+    plan = match(tensors, table, family, folder)
+    lora = read_lora(folder, table, family) if config.lora else {}
     leaves: dict[tuple[str, ...], list[tuple[Tensor, Slot]]] = {}
     for key, slot in plan.items():
         leaves.setdefault(slot.path, []).append((tensors[key], slot))
@@ -234,7 +242,11 @@ def load_params(
         for path, parts in leaves.items():
             target = np.dtype(dtype) if dtype is not None else np.result_type(*(t.numpy_dtype for t, _ in parts))
             leaf = _aligned(shapes[path], target)
-            jobs = [job for tensor, slot in parts for job in _blocks(tensor, slot, leaf)]
+            jobs = [
+                job
+                for tensor, slot in parts
+                for job in _blocks(tensor, slot, leaf, lora.get(canonical(tensor.key, family.RENAMES)))
+            ]
             for _ in pool.map(_read_block, *zip(*jobs, strict=True)):
                 pass
             flat[path] = jax.device_put(leaf, sharding(path, shapes[path]) if sharding else None)
@@ -251,18 +263,21 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + len(raw) - 64].view(dtype).reshape(shape)
 
 
-def _blocks(tensor: Tensor, slot: Slot, leaf: np.ndarray) -> Iterator[tuple[Tensor, int, np.ndarray]]:
-    """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `leaf` in stored layout)."""
+def _blocks(
+    tensor: Tensor, slot: Slot, leaf: np.ndarray, added: np.ndarray | None
+) -> Iterator[tuple[Tensor, int, np.ndarray, np.ndarray | None]]:
+    """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `leaf` in stored layout, what
+    is added to it)."""
     place = slot.layout.save(leaf if slot.layer is None else leaf[slot.layer])
     if not place.size:
         return
     place = place[None] if not place.ndim else place
     rows = max(1, BLOCK * len(place) // tensor.nbytes)
     for start in range(0, len(place), rows):
-        yield tensor, start, place[start : start + rows]
+        yield tensor, start, place[start : start + rows], None if added is None else added[start : start + rows]
 
 
-def _read_block(tensor: Tensor, start: int, place: np.ndarray) -> None:
+def _read_block(tensor: Tensor, start: int, place: np.ndarray, added: np.ndarray | None) -> None:
     """Read the rows from `start` on into `place`, converted and, tile by tile, transposed."""
     row = place.size // len(place)
     offset = tensor.offset + start * row * tensor.numpy_dtype.itemsize
@@ -273,6 +288,8 @@ def _read_block(tensor: Tensor, start: int, place: np.ndarray) -> None:
     if block.size != place.size:
         raise CheckpointError(f"{tensor.file} is damaged: it ends inside {tensor.key}; download or copy it again.")
     block = block.reshape(place.shape)
+    if added is not None:
+        block = (block.astype(np.float32) + added).astype(block.dtype)
     if place.dtype == block.dtype and place.itemsize == 2:
         place, block = place.view(np.uint16), block.view(np.uint16)  # bfloat16 as NumPy's own kind: it copies faster
     if place.ndim == 1 or place.flags.c_contiguous:
@@ -280,6 +297,41 @@ def _read_block(tensor: Tensor, start: int, place: np.ndarray) -> None:
         return
     for column in range(0, place.shape[1], TILE):
         place[:, column : column + TILE] = block[:, column : column + TILE]
+
+
+def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> dict[str, np.ndarray]:
+    """{canonical key: alpha / r * B @ A, float32, to be added to the weight} of the LoRA that peft wrote into a folder.
+    Other kinds and keys than those of plain linear maps are refused by name."""
+    if not (folder / LORA).is_file():
+        raise CheckpointError(f"{folder}: config.json says has_lora_adapter, but {LORA} is missing; audio needs it.")
+    from safetensors.flax import load_file
+
+    raw = read_json(folder / LORA_CONFIG, "LoRA configuration")
+    refused = [f"{name} = {raw[name]!r}" for name in LORA_OPTIONS if raw.get(name)]
+    refused += [f"{k} = {raw[k]!r}" for k, v in {"peft_type": "LORA", "bias": "none"}.items() if raw.get(k, v) != v]
+    if refused:
+        raise CheckpointError(f"{folder / LORA_CONFIG}: {', '.join(refused)} is not supported.")
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    problems = []
+    _check(folder / LORA)
+    for key, value in load_file(folder / LORA).items():
+        if (found := LORA_KEY.fullmatch(key)) is None:
+            problems.append(f"unexpected: {key}")
+            continue
+        name = canonical(f"{found['layer']}.weight", family.RENAMES)
+        parts.setdefault(name, {})[found["part"]] = np.asarray(value, np.float32)
+    scale = raw["lora_alpha"] / (raw["r"] ** 0.5 if raw.get("use_rslora") else raw["r"])
+    added = {}
+    for name, pair in parts.items():
+        if name not in table or len(pair) < 2:
+            problems.append(f"unexpected: LoRA of {name}" if name not in table else f"incomplete: LoRA of {name}")
+            continue
+        added[name] = scale * (pair["B"] @ pair["A"])
+        if added[name].shape != table[name].shape:
+            problems.append(f"misshapen: LoRA of {name}, for a weight of {list(table[name].shape)}")
+    if problems:
+        raise CheckpointError(f"{folder / LORA} does not fit this configuration:\n  " + "\n  ".join(sorted(problems)))
+    return added
 
 
 def stored_tensors(

@@ -1,9 +1,9 @@
-"""Architecture of a model as three small frozen dataclasses; families fill them from config.json."""
+"""Architecture of a model as small frozen dataclasses; families fill them from config.json."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
 
@@ -30,6 +30,7 @@ class EncoderConfig:
     post: what follows the layers, in order: "pool" pairs of positions, "norm", "stack" so many positions into one,
     "conv" halves them (kernel 3, GELU), "linear" or "mlp" (of width `hidden`) into the language model's width.
     padding_tokens: the language model also gets the tokens of the padding (Voxtral).
+    mlps: of a layer, each of which is a layer of the site encoder.mlp_act.
     """
 
     n_mels: int
@@ -53,6 +54,7 @@ class EncoderConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     post_bias: bool = True
     padding_tokens: bool = False
+    mlps: ClassVar[int] = 1
 
     def position_count(self, frames: Any) -> Any:
         """Positions of the transformer layers that so many mel frames of a row make."""
@@ -67,8 +69,55 @@ class EncoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ConformerConfig:
+    """Conformer encoder and Q-Former projector (Granite Speech). A frame is a pair of mel frames, 20 ms.
+
+    n_mels: features of a frame. pad_frames: attention stays inside blocks of so many frames, to which rows are padded.
+    distance: the largest one in the table of relative positions. conv, kernel: width and length of the depthwise
+    convolution. labels: of the character head whose softmax is fed back after half of the layers.
+    window, queries: the Q-Former turns so many frames, zero-padded at the end, into so many audio tokens.
+    mlps: before and after attention and convolution, in this order.
+    """
+
+    n_mels: int
+    width: int
+    layers: int
+    heads: int
+    head_dim: int
+    ffn: int
+    output_width: int
+    pad_frames: int
+    distance: int
+    conv: int
+    kernel: int
+    labels: int
+    window: int
+    queries: int
+    query_width: int
+    query_layers: int
+    query_heads: int
+    query_ffn: int
+    query_eps: float
+    eps: float = 1e-5
+    chunked: ClassVar[bool] = False
+    mlps: ClassVar[int] = 2
+
+    def position_count(self, frames: Any) -> Any:
+        """Positions of the conformer blocks that so many frames of a row make."""
+        return frames
+
+    def token_count(self, frames: Any) -> Any:
+        """Audio tokens of a row of so many frames: those of whole windows, the last one filled up."""
+        return -(-frames // self.window) * self.queries
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Llama/Qwen2-style decoder."""
+    """Llama/Qwen2-style decoder.
+
+    embedding_scale, residual_scale: multiply the embeddings (audio tokens too) and what each half of a layer adds.
+    attention_scale: of the scores; None: head_dim^-0.5.
+    """
 
     vocab: int
     width: int
@@ -81,23 +130,30 @@ class DecoderConfig:
     eps: float
     qkv_bias: bool
     tied: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    attention_scale: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class LalmConfig:
-    """One model: family name, encoder, decoder, and the token ids that framing and generation need."""
+    """One model: family name, encoder, decoder, and the token ids that framing and generation need.
+
+    lora: the folder holds a LoRA, which belongs to the model and is merged into the weights.
+    """
 
     family: str
-    encoder: EncoderConfig
+    encoder: EncoderConfig | ConformerConfig
     decoder: DecoderConfig
     audio_token: int
     stop_tokens: tuple[int, ...]
     pad_token: int
+    lora: bool = False
 
     def site_shape(self, site: str) -> tuple[int, int]:
         """(layers, width) of a site."""
         return {
-            ENCODER_MLP_ACT: (self.encoder.layers, self.encoder.ffn),
+            ENCODER_MLP_ACT: (self.encoder.layers * self.encoder.mlps, self.encoder.ffn),
             ENCODER_RESID: (self.encoder.layers, self.encoder.width),
             PROJECTOR: (1, self.encoder.output_width),
             DECODER_MLP_ACT: (self.decoder.layers, self.decoder.ffn),

@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x)))."""
+    """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x))); what is added may be scaled."""
 
     config: DecoderConfig
     taps: Taps
@@ -50,15 +50,15 @@ class DecoderLayer(nn.Module):
         v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
         q, k = (layers.rope(y, positions, c.rope_theta) for y in (q, k))
         if cache is None:
-            h = layers.attention(q, k, v, visible)
+            h = layers.attention(q, k, v, visible, c.attention_scale)
         else:
-            h = layers.cached_attention(q, k, v, cache.k, cache.v, visible)
-        x = x + dense("o", width)(h.reshape(b, s, -1))
+            h = layers.cached_attention(q, k, v, cache.k, cache.v, visible, c.attention_scale)
+        x = x + c.residual_scale * dense("o", width)(h.reshape(b, s, -1))
 
         h = RMSNorm(c.eps, name="norm2")(x)
         gate = jax.nn.silu(dense("gate", c.ffn)(h))
         gate, mlp = visit(DECODER_MLP_ACT, gate, edits, self.taps, valid, audio)
-        x = x + dense("down", width)(gate * dense("up", c.ffn)(h))
+        x = x + c.residual_scale * dense("down", width)(gate * dense("up", c.ffn)(h))
         x, resid = visit(DECODER_RESID, x, edits, self.taps, valid, audio)
         return x, (KeysValues(k, v), mlp | resid)
 
@@ -116,5 +116,5 @@ class Decoder(nn.Module):
 
     def _run(self, x, cache, positions, visible, valid, audio, edits):
         edits = layer_edits(edits, (DECODER_MLP_ACT, DECODER_RESID))
-        x, (kv, records) = self.layers(x, edits, cache, positions, visible, valid, audio)
+        x, (kv, records) = self.layers(x * self.config.embedding_scale, edits, cache, positions, visible, valid, audio)
         return x, kv, records

@@ -108,9 +108,9 @@ def layer_edits(edits: Edits, sites: tuple[str, ...]) -> dict[str, Edit]:
     return {site: edits[site] for site in sites if site in edits}
 
 
-def single_layer(edits: Edits, site: str) -> dict[str, Edit]:
-    """The edit of a one-layer site without its layer axis."""
-    return {site: jax.tree.map(lambda x: x[0], edits[site])} if site in edits else {}
+def single_layer(edits: Edits, site: str, layer: int = 0) -> dict[str, Edit]:
+    """The edit of one layer of a site, without the layer axis."""
+    return {site: jax.tree.map(lambda x: x[layer], edits[site])} if site in edits else {}
 
 
 def add_layer_axis(records: Records) -> Records:

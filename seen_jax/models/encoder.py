@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from seen_jax.models import layers
-from seen_jax.models.config import EncoderConfig, conv_length
+from seen_jax.models.config import ConformerConfig, EncoderConfig
 from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
 
@@ -43,12 +43,12 @@ class Encoded:
     records: Records
 
 
-def within(config: EncoderConfig, frames: Any, total: int) -> Any:
+def within(config: EncoderConfig | ConformerConfig, frames: Any, total: int) -> Any:
     """Which of a row's positions [A, T] come from its first `frames` [A] mel frames, of `total` padded ones."""
     chunk = config.pad_frames if config.chunked else total
     start = np.arange(total // chunk) * chunk
-    real = conv_length((frames[:, None] - start).clip(0, chunk))
-    return (np.arange(conv_length(chunk)) < real[..., None]).reshape(len(frames), -1)
+    real = config.position_count((frames[:, None] - start).clip(0, chunk))
+    return (np.arange(config.position_count(chunk)) < real[..., None]).reshape(len(frames), -1)
 
 
 class LayerNorm(nn.Module):

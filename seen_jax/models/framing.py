@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.audio.features import HOP, SAMPLE_RATE, log_mel, pad_waves
+from seen_jax.audio.features import HOP, HTK_FFT, SAMPLE_RATE, log_mel, pad_waves
 from seen_jax.audio.features import WINDOW as STFT_WINDOW
 from seen_jax.errors import AudioError
-from seen_jax.models.config import EncoderConfig
+from seen_jax.models.config import ConformerConfig, EncoderConfig
 from seen_jax.models.encoder import Audio
 
 WINDOW = 30 * SAMPLE_RATE  # Whisper's window: most encoders read 30 s at a time
@@ -93,7 +93,9 @@ class Framing:
     def _filled(self, samples: int) -> int:
         return samples if self.unit is None else -(-samples // self.unit) * self.unit
 
-    def audio(self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig) -> tuple[Audio, list[list[int]]]:
+    def audio(
+        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig
+    ) -> tuple[Audio, list[list[int]]]:
         """The encoder rows of some clips (checked before), and the numbers of the rows of each clip."""
         pieces: list[np.ndarray] = []
         plan: list[Row] = []
@@ -140,3 +142,35 @@ class Framing:
             padded = np.stack([np.pad(pieces[i], (0, size - len(pieces[i]))) for i in own])
             found |= dict(zip(own, np.asarray(log_mel(jnp.asarray(padded, jnp.float32), n_mels)), strict=True))
         return [found[i] for i in range(len(pieces))]
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedFraming(Framing):
+    """The front end of Granite Speech: a clip is one row, and its frames are pairs of mel frames.
+
+    A clip is followed by its own reflection, so n samples make n // 160 + 1 mel frames. An odd last one is dropped, but
+    may hold the loudest bin.
+    """
+
+    def check(self, wave: np.ndarray, family: str) -> np.ndarray:
+        """The wave. AudioError past the longest clip, and where it is too short to be reflected."""
+        if wave.ndim == 1 and 0 < len(wave) <= HTK_FFT // 2:
+            raise AudioError(f"a clip of {len(wave)} samples is too short: {family} needs at least {HTK_FFT // 2 + 1}.")
+        return super().check(wave, family)
+
+    def _frames(self, samples: int) -> int:
+        return (samples // HOP + 1) // 2
+
+    def audio(
+        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig
+    ) -> tuple[Audio, list[list[int]]]:
+        """One row per clip."""
+        padded, _ = pad_waves([np.pad(wave, (0, STFT_WINDOW // 2), mode="reflect") for wave in waves])
+        real = jnp.asarray([len(wave) // HOP + 1 for wave in waves], jnp.int32)
+        mels = np.asarray(log_mel(jnp.asarray(padded), config.n_mels // 2, real, htk=True))
+        frames = [self._frames(len(wave)) for wave in waves]
+        total = -(-max(frames) // config.pad_frames) * config.pad_frames
+        features = np.zeros((len(waves), total, config.n_mels), np.float32)
+        for out, mel, n in zip(features, mels, frames, strict=True):
+            out[:n] = mel[: 2 * n].reshape(n, -1)
+        return Audio(jnp.asarray(features), jnp.asarray(frames, jnp.int32)), [[i] for i in range(len(waves))]

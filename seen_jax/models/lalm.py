@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from seen_jax.models.config import LalmConfig
+from seen_jax.models.config import ConformerConfig, LalmConfig
+from seen_jax.models.conformer import Conformer
 from seen_jax.models.decoder import Decoder, KeysValues
 from seen_jax.models.edits import Edits, Records, See
 from seen_jax.models.encoder import Audio, Encoded, Encoder
@@ -73,7 +74,8 @@ class Lalm(nn.Module):
         apply: ClassVar[Any]  # Linen types it as any output or (output, state)
 
     def setup(self):
-        self.encoder = Encoder(self.config.encoder, self.taps, self.dtype, self.unroll)
+        config, options = self.config.encoder, (self.taps, self.dtype, self.unroll)
+        self.encoder = Conformer(config, *options) if isinstance(config, ConformerConfig) else Encoder(config, *options)
         self.decoder = Decoder(self.config.decoder, self.taps, self.dtype, self.unroll)
 
     def __call__(self, batch: Batch, edits: Edits | None = None, last_only: bool = False) -> Output:

@@ -65,9 +65,10 @@ def attention(
     k: Float[Array, "b t g d"],
     v: Float[Array, "b t g d"],
     mask: Bool[Array, " b #s t"],
+    scale: float | None = None,
 ) -> Float[Array, "b s h d"]:
-    """Masked attention with grouped key/value heads, scale d^-0.5, softmax in float32. mask: True = visible."""
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    """Masked attention with grouped key/value heads, softmax in float32. mask: True = visible. scale None: d^-0.5."""
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
 
 
 def cached_attention(
@@ -77,6 +78,7 @@ def cached_attention(
     k_cache: Float[Array, "b t g d"],
     v_cache: Float[Array, "b t g d"],
     mask: Bool[Array, "b t"],
+    scale: float | None = None,
 ) -> Float[Array, "b 1 h d"]:
     """Attention of one new position over a read-only cache and itself.
 
@@ -84,11 +86,12 @@ def cached_attention(
     """
     b, _, h, d = q.shape
     g = k.shape[2]
+    scale = d**-0.5 if scale is None else scale
     grouped = q.reshape(b, g, h // g, d)
     f32 = jnp.float32
     past = jnp.einsum("bgrd,btgd->bgrt", grouped, k_cache, preferred_element_type=f32)
-    past = jnp.where(mask[:, None, None, :], past * d**-0.5, -jnp.inf)
-    own = jnp.einsum("bgrd,bgd->bgr", grouped, k[:, 0], preferred_element_type=f32)[..., None] * d**-0.5
+    past = jnp.where(mask[:, None, None, :], past * scale, -jnp.inf)
+    own = jnp.einsum("bgrd,bgd->bgr", grouped, k[:, 0], preferred_element_type=f32)[..., None] * scale
     top = jnp.maximum(past.max(-1, keepdims=True), own)
     past, own = jnp.exp(past - top), jnp.exp(own - top)
     total = past.sum(-1, keepdims=True) + own

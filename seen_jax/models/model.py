@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.checkpoint import Sharding, list_tensors, load_params, read_config
+from seen_jax.models.checkpoint import LORA, LORA_CONFIG, Sharding, list_tensors, load_params, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.lalm import Lalm, Output
@@ -73,7 +73,7 @@ def load(
     params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress)
     processor = Processor(_tokenizer(folder, config), config, family)
     lalm = Lalm(config, dtype=jnp.dtype(dtype))
-    return Model(str(name), folder, lalm, {"params": params}, processor, fingerprint(folder))
+    return Model(str(name), folder, lalm, {"params": params}, processor, fingerprint(folder, config.lora))
 
 
 def find_folder(name: str | Path) -> Path:
@@ -137,14 +137,15 @@ def _has_mistral_common() -> bool:
     return importlib.util.find_spec("mistral_common") is not None
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, lora: bool = False) -> str:
     """Identity of the weights: a hash over names, dtypes and shapes of all tensors and 64 MB of every file, evenly
-    spread; a smaller file counts whole."""
+    spread; a smaller file counts whole. lora: the LoRA in the folder belongs to them."""
     digest = hashlib.sha256()
     tensors = list_tensors(folder)
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{key} {tensor.dtype} {tensor.shape}\n".encode())
-    for file in sorted({tensor.file for tensor in tensors.values()}):
+    files = {tensor.file for tensor in tensors.values()} | ({folder / LORA, folder / LORA_CONFIG} if lora else set())
+    for file in sorted(files):
         size = file.stat().st_size
         with file.open("rb") as f:
             for offset in range(0, size, max(size // 64, 1 << 20)):

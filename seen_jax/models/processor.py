@@ -68,8 +68,9 @@ class Processor:
         marker = self.family.AUDIO
         own = None if getattr(self.family, "OWN_TEMPLATE", False) else self.tokenizer.chat_template
         template = own or self.family.CHAT_TEMPLATE
+        chat = getattr(self.family, "flat", list)(request.chat())
         text = self.tokenizer.apply_chat_template(
-            request.chat(), chat_template=template, tokenize=False, add_generation_prompt=True
+            chat, chat_template=template, tokenize=False, add_generation_prompt=True
         )
         pieces = text.split(marker)
         if len(pieces) - 1 != len(counts):

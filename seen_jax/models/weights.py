@@ -29,6 +29,7 @@ def _permuted(*order: int) -> Layout:
 SAME = Layout(lambda x: x, lambda x: x, lambda s: s)
 DENSE = _permuted(1, 0)
 CONV1D = _permuted(2, 1, 0)
+POINTWISE = Layout(lambda x: x[..., 0].T, lambda x: x.T[..., None], lambda s: (s[1], s[0], 1))  # a Conv1d of one tap
 
 
 @dataclasses.dataclass(frozen=True)

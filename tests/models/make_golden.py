@@ -16,10 +16,9 @@ from types import ModuleType
 import numpy as np
 from golden_cases import FOLDER, NEW, RANK, STRENGTH, golden_requests
 from safetensors.torch import load_file, save_file
-from test_parity_families import FAMILIES, REMOTE
+from test_parity_families import BUILDERS, FAMILIES
 from tiny_omni import random_q
 from torch_families import Original, Tiny, build
-from torch_remote import build_remote
 
 from seen_jax.models.checkpoint import WEIGHTS, read_config
 from seen_jax.models.edits import Edit
@@ -53,7 +52,7 @@ def write(family: ModuleType, seed: int) -> None:
     folder = FOLDER / family.NAME
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    original = (build_remote if family in REMOTE else build)(family, SIZE, folder, seed)
+    original = BUILDERS.get(family, build)(family, SIZE, folder, seed)
     tensors = {key: x.bfloat16() for key, x in load_file(folder / WEIGHTS).items() if "visual" not in key}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     for path in folder.iterdir():

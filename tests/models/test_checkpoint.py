@@ -447,6 +447,7 @@ SIZES = {
     "audio_flamingo_3": (830, 8_267_215_360, {"multi_modal_projector.linear_1.weight": (3584, 1280)}),
     "glm_asr": (744, 2_136_470_528, {"multi_modal_projector.linear_1.weight": (4096, 5120)}),
     "voxtral": (762, 4_676_271_104, {"language_model.model.layers.0.self_attn.q_proj.weight": (4096, 3072)}),
+    "granite_speech": (938, 2_313_207_132, {"projector.query": (1, 3, 1024)}),
     "minicpm_o": (710, 7_936_745_984, {
         "apm.conv1.weight": (1024, 80, 3),
         "apm.embed_positions.weight": (1500, 1024),
@@ -494,3 +495,41 @@ def test_the_3b_model_of_qwen2_5_omni(tmp_path):
     assert table["model.layers.35.self_attn.v_proj.bias"].shape == (256,) and config.decoder.head_dim == 128
     decoder = sum(math.prod(shape) for path, shape in shapes.items() if path[0] == "decoder")
     assert decoder / 1e9 == pytest.approx(3.397, abs=0.001)
+
+
+def test_published_size_of_granite_speech():
+    """Counts of the original on the meta device: encoder 440 M, projector 36 M, language model 1.84 B."""
+    family = next(f for f in families() if f.NAME == "granite_speech")
+    config = published_config(family)
+    shapes = parameter_shapes(config)
+
+    def count(*names: str) -> float:
+        return sum(int(np.prod(s)) for path, s in shapes.items() if path[0] == "encoder" and path[1] in names) / 1e6
+
+    projector = ("query", "norm_query", "qformer", "proj")
+    assert count(*projector) == pytest.approx(36.0, abs=0.5)
+    assert count("input", "layers", "out", "out_mid") == pytest.approx(440.0, abs=0.5)
+    table = slots(family.rules(config), shapes)
+    groups = [key.split(".")[0] for key in table]
+    assert {name: groups.count(name) for name in set(groups)} == {
+        "encoder": 518,
+        "projector": 57,
+        "language_model": 363,
+    }
+    expected = {
+        "encoder.input_linear.weight": (1024, 160),
+        "encoder.layers.15.attn.to_kv.weight": (2048, 1024),
+        "encoder.layers.0.attn.rel_pos_emb.weight": (1025, 128),
+        "encoder.layers.0.conv.up_conv.weight": (4096, 1024, 1),
+        "encoder.layers.0.conv.depth_conv.conv.weight": (2048, 1, 15),
+        "encoder.layers.0.conv.batch_norm.running_var": (2048,),
+        "encoder.out.weight": (348, 1024),
+        "projector.query": (1, 3, 1024),
+        "projector.qformer.encoder.layer.1.crossattention.attention.key.weight": (1024, 1024),
+        "projector.linear.weight": (2048, 1024),
+        "language_model.model.layers.39.self_attn.k_proj.weight": (512, 2048),
+        "language_model.lm_head.weight": (100353, 2048),
+    }
+    assert {key: table[key].shape for key in expected} == expected
+    assert config.site_shape("encoder.mlp_act") == (32, 4096) and config.site_shape("encoder.resid") == (16, 1024)
+    assert config.encoder.pad_frames == 200 and config.decoder.attention_scale == 0.0078125

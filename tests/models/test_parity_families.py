@@ -15,12 +15,13 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 
 from tiny_omni import hiss, random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
+from torch_granite import build_granite  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 
-from seen_jax.models.config import conv_length  # noqa: E402
 from seen_jax.models.families import (  # noqa: E402
     audio_flamingo_3,
     glm_asr,
+    granite_speech,
     minicpm_o,
     qwen2_5_omni,
     qwen2_audio,
@@ -36,8 +37,17 @@ from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES
 WHOLE = 1e-4
 NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
-FAMILIES = (qwen2_5_omni, qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2)
-REMOTE = (minicpm_o, step_audio_2)
+FAMILIES = (
+    qwen2_5_omni,
+    qwen2_audio,
+    audio_flamingo_3,
+    glm_asr,
+    voxtral,
+    minicpm_o,
+    step_audio_2,
+    granite_speech,
+)
+BUILDERS = {minicpm_o: build_remote, step_audio_2: build_remote, granite_speech: build_granite}
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
     "one kv head, 128 mels": (
@@ -68,7 +78,7 @@ class Pair:
         frames, encoder = np.asarray(batch.frames), self.model.config.encoder
         for b, clips in enumerate(owners):
             rows = [r for clip in clips for r in clip]
-            count = {site: encoder.token_count if site == PROJECTOR else conv_length for site in ENCODER_SITES}
+            count = dict.fromkeys(ENCODER_SITES, encoder.position_count) | {PROJECTOR: encoder.token_count}
             n = int(batch.lengths[b])
             taps = {
                 site: np.concatenate([np.asarray(out.taps[site])[:, r, : count[site](frames[r])] for r in rows], 1)
@@ -86,7 +96,7 @@ def pairs(tmp_path_factory):
         if (family.NAME, name) not in opened:
             size, seconds = SIZES[name]
             folder = tmp_path_factory.mktemp(family.NAME)
-            original = (build_remote if family in REMOTE else build)(family, size, folder, len(opened))
+            original = BUILDERS.get(family, build)(family, size, folder, len(opened))
             requests = [Request([hiss(s, i)], "which color ?") for i, s in enumerate(seconds)]
             opened[family.NAME, name] = Pair(original, load(folder), requests)
         return opened[family.NAME, name]
@@ -129,11 +139,7 @@ def test_parity_of_prompts_features_sites_and_logits(pairs, family, name):
         assert batch.tokens[b, : int(batch.lengths[b])].tolist() == expected["input_ids"][0].tolist()
         rows = owners[b][0]
         assert [int(batch.frames[r]) for r in rows] == pair.original.frames(expected)
-        if family in REMOTE:
-            theirs = [row for clip in expected["clips"] for row in clip]
-        else:
-            theirs = [row.numpy() for row in expected["input_features"]]
-        for r, features in zip(rows, theirs, strict=True):
+        for r, features in zip(rows, pair.original.features(expected), strict=True):
             n = min(features.shape[1], int((batch.frames if batch.seen is None else batch.seen)[r]))
             np.testing.assert_allclose(batch.features[r, :n], features.T[:n], atol=WHOLE, rtol=0)
     for ours, request in zip(pair.ours(pair.requests), pair.requests, strict=True):

@@ -10,7 +10,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
 from seen_jax.models.checkpoint import Tensor, match, parameter_shapes, published_config  # noqa: E402
-from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_5_omni, qwen2_audio, voxtral  # noqa: E402
+from seen_jax.models.families import (  # noqa: E402
+    audio_flamingo_3,
+    glm_asr,
+    granite_speech,
+    qwen2_5_omni,
+    qwen2_audio,
+    voxtral,
+)
 from seen_jax.models.weights import slots  # noqa: E402
 
 ORIGINALS = {
@@ -18,6 +25,7 @@ ORIGINALS = {
     qwen2_audio: "Qwen2AudioForConditionalGeneration",
     audio_flamingo_3: "AudioFlamingo3ForConditionalGeneration",
     glm_asr: "GlmAsrForConditionalGeneration",
+    granite_speech: "GraniteSpeechForConditionalGeneration",
     voxtral: "VoxtralForConditionalGeneration",
 }
 

@@ -36,7 +36,7 @@ from seen_jax.train.tokenizer import write_tokenizer
 EXTRA = (
     *("<sound>", "<|pad|>", "<|begin_of_audio|>", "<|end_of_audio|>", "<|user|>", "<|assistant|>"),
     *("<unk>", "<|audio_start|>", "<|audio_end|>", "<|spk_bos|>", "<|spk|>", "<|spk_eos|>", "<|tts_bos|>"),
-    *("<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_patch>", "<audio_end>"),
+    *("<|BOT|>", "<|EOT|>", "<audio_start>", "<audio_patch>", "<audio_end>", "<|audio|>"),
 )
 
 
@@ -253,9 +253,16 @@ class Original:
         mask = next(v for k, v in inputs.items() if k in ("feature_attention_mask", "input_features_mask"))
         return mask.sum(-1).tolist()
 
+    def features(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """[mels, frames] of each encoder row."""
+        return [row.numpy() for row in inputs["input_features"]]
+
     def calls(self, inputs: Mapping[str, Any]) -> list[list[int]]:
         """The same, per call of the encoder."""
         return [self.frames(inputs)]
+
+    def position_count(self, frames: int) -> int:
+        return conv_length(frames)
 
     def token_count(self, frames: int) -> int:
         positions = conv_length(frames)
@@ -295,7 +302,7 @@ class Original:
             if site in DECODER_SITES:
                 out[site] = np.stack([x[0].numpy() for x in found])
                 continue
-            count = self.token_count if site == PROJECTOR else conv_length
+            count = self.token_count if site == PROJECTOR else self.position_count
             layers: list[list[np.ndarray]] = [[] for _ in range(len(found) // len(calls))]
             for i, x in enumerate(found):  # the layers of one call after the other
                 frames = calls[i // len(layers)]
@@ -311,14 +318,18 @@ class Original:
         stop = self.processor.tokenizer.eos_token_id
         return ids[: ids.index(stop)] if stop in ids else ids
 
+    def activations(self, layer: Any) -> list[Any]:
+        """The activation functions of a layer's MLPs."""
+        return [layer.mlp.act_fn if hasattr(layer, "mlp") else layer.activation_fn]
+
     @contextlib.contextmanager
     def hooked(self, inputs: Mapping[str, Any], taps: dict | None, edits: Mapping[str, Edit]) -> Iterator[None]:
         tower, projector, body = self.modules()
-        act = lambda layer: layer.mlp.act_fn if hasattr(layer, "mlp") else layer.activation_fn  # noqa: E731
-        places = [(ENCODER_MLP_ACT, i, act(layer)) for i, layer in enumerate(tower)]
+        acts = lambda layers: enumerate(act for layer in layers for act in self.activations(layer))  # noqa: E731
+        places = [(ENCODER_MLP_ACT, i, act) for i, act in acts(tower)]
         places += [(ENCODER_RESID, i, layer) for i, layer in enumerate(tower)]
         places += [(PROJECTOR, 0, projector)]
-        places += [(DECODER_MLP_ACT, i, act(layer)) for i, layer in enumerate(body)]
+        places += [(DECODER_MLP_ACT, i, act) for i, act in acts(body)]
         places += [(DECODER_RESID, i, layer) for i, layer in enumerate(body)]
         audio = self.audio_places(inputs)
 

@@ -150,6 +150,9 @@ class OriginalRemote(Original):
     def frames(self, inputs: Mapping[str, Any]) -> list[int]:
         return [n for clip in inputs["frames"] for n in clip]
 
+    def features(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        return [row for clip in inputs["clips"] for row in clip]
+
     def calls(self, inputs: Mapping[str, Any]) -> list[list[int]]:
         return inputs["frames"]
 

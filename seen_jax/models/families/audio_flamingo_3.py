@@ -55,6 +55,7 @@ CHAT_TEMPLATE = (
 
 def rules(config: LalmConfig) -> list[Rule]:
     """The weight table, in published names."""
+    assert isinstance(config.encoder, EncoderConfig)
     return [
         *tower_rules("audio_tower", "layer_norm", table=True),
         *mlp_rules("multi_modal_projector", config.encoder.post_bias),
