@@ -192,12 +192,12 @@ def load_params(folder: Path, config: LalmConfig, family: ModuleType, dtype: Any
                     continue
                 value = np.asarray(slot.layout.load(f.get_tensor(key)))
                 target = np.dtype(dtype) if dtype is not None else value.dtype
-                if slot.layer is None:
+                if not slot.index:
                     flat[slot.path] = value.astype(target)
                     continue
                 if slot.path not in flat:
                     flat[slot.path] = np.empty(shapes[slot.path], target)
-                flat[slot.path][slot.layer] = value
+                flat[slot.path][slot.index] = value
     return unflatten({path: jnp.asarray(flat.pop(path)) for path in list(flat)})  # host and device never hold it twice
 
 
@@ -207,8 +207,7 @@ def stored_tensors(
     """Parameters -> (canonical checkpoint key, tensor in the stored layout)."""
     flat = flatten(params)
     for key, slot in slots(family.rules(config), {path: leaf.shape for path, leaf in flat.items()}).items():
-        leaf = flat[slot.path] if slot.layer is None else flat[slot.path][slot.layer]
-        yield key, np.ascontiguousarray(slot.layout.save(np.asarray(leaf)))
+        yield key, np.ascontiguousarray(slot.layout.save(np.asarray(flat[slot.path][slot.index])))
 
 
 def save_params(

@@ -15,10 +15,18 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 
 from tiny_omni import random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
+from torch_qwen3 import build_qwen3  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 
-from seen_jax.models.config import conv_length  # noqa: E402
-from seen_jax.models.families import audio_flamingo_3, glm_asr, minicpm_o, qwen2_audio, step_audio_2, voxtral  # noqa: E402
+from seen_jax.models.families import (  # noqa: E402
+    audio_flamingo_3,
+    glm_asr,
+    minicpm_o,
+    qwen2_audio,
+    qwen3_omni,
+    step_audio_2,
+    voxtral,
+)
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.model import Model, forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
@@ -27,18 +35,19 @@ from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES
 WHOLE = 1e-4
 NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
-FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2)
+FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2, qwen3_omni)
 REMOTE = (minicpm_o, step_audio_2)
+BUILDERS = {minicpm_o: build_remote, step_audio_2: build_remote, qwen3_omni: build_qwen3}
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
     "one kv head, 128 mels": (
         Tiny(n_mels=128, encoder_layers=3, encoder_width=16, encoder_heads=2, width=48, heads=6, kv_heads=1, layers=3,
-             ffn=64, rope_theta=1e6, eps=1e-6),
+             ffn=64, rope_theta=1e6, eps=1e-6, experts=6, top_k=3, renormalise=False, n_window=52, n_window_infer=250),
         (2.0, 30.01),
     ),
     "full heads, tied": (
         Tiny(n_mels=40, encoder_layers=1, encoder_width=32, encoder_heads=4, width=40, heads=2, kv_heads=2, layers=1,
-             tied=True),
+             tied=True, experts=3, top_k=1, n_window=49, n_window_infer=98),
         (1.005, 12.3),
     ),
 }  # fmt: skip
@@ -59,7 +68,7 @@ class Pair:
         frames, encoder = np.asarray(batch.frames), self.model.config.encoder
         for b, clips in enumerate(owners):
             rows = [r for clip in clips for r in clip]
-            count = {site: encoder.token_count if site == PROJECTOR else conv_length for site in ENCODER_SITES}
+            count = {s: encoder.token_count if s == PROJECTOR else encoder.position_count for s in ENCODER_SITES}
             n = int(batch.lengths[b])
             taps = {
                 site: np.concatenate([np.asarray(out.taps[site])[:, r, : count[site](frames[r])] for r in rows], 1)
@@ -84,7 +93,7 @@ def pairs(tmp_path_factory):
         if (family.NAME, name) not in opened:
             size, seconds = SIZES[name]
             folder = tmp_path_factory.mktemp(family.NAME)
-            original = (build_remote if family in REMOTE else build)(family, size, folder, len(opened))
+            original = BUILDERS.get(family, build)(family, size, folder, len(opened))
             requests = [Request([hiss(s, i)], "which color ?") for i, s in enumerate(seconds)]
             opened[family.NAME, name] = Pair(original, load(folder), requests)
         return opened[family.NAME, name]
@@ -161,9 +170,10 @@ def test_parity_of_seen_edits(pairs, family, site):
         assert np.abs(ours[0] - plain[i][0]).max() > 100 * WHOLE, "the edit does nothing"
 
 
-def test_parity_of_several_clips_and_turns(pairs):
+@pytest.mark.parametrize("family", [qwen2_audio, qwen3_omni], ids=lambda f: f.NAME)
+def test_parity_of_several_clips_and_turns(pairs, family):
     """Families whose processors take several clips in one chat."""
-    pair = pairs(qwen2_audio, "full heads, tied")
+    pair = pairs(family, "full heads, tied")
     messages = [
         {"role": "system", "content": [{"type": "text", "text": "name the music"}]},
         {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "red, then"}, {"type": "audio"}]},
