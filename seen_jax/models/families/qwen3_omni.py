@@ -35,7 +35,7 @@ PUBLISHED: dict[str, Any] = {
     }
 }
 
-# The original has no limit; its report speaks of 40 minutes. What fills up a clip's last chunk is convolved, as there.
+# The original has no limit; 40 minutes (31,200 audio tokens) is ours. What fills a clip's last chunk up is convolved.
 FRAMING = Framing(seconds=2400.0, reflected=True, filled="chunk")
 POSITIONS = 13  # of a whole chunk; a constant in the original
 
