@@ -268,7 +268,7 @@ def _blocks(
 ) -> Iterator[tuple[Tensor, int, np.ndarray, np.ndarray | None]]:
     """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `leaf` in stored layout, what
     is added to it)."""
-    place = slot.layout.save(leaf if slot.layer is None else leaf[slot.layer])
+    place = slot.layout.save(leaf[slot.index])
     if not place.size:
         return
     place = place[None] if not place.ndim else place
@@ -340,8 +340,7 @@ def stored_tensors(
     """Parameters -> (canonical checkpoint key, tensor in the stored layout)."""
     flat = flatten(params)
     for key, slot in slots(family.rules(config), {path: leaf.shape for path, leaf in flat.items()}).items():
-        leaf = flat[slot.path] if slot.layer is None else flat[slot.path][slot.layer]
-        yield key, np.ascontiguousarray(slot.layout.save(np.asarray(leaf)))
+        yield key, np.ascontiguousarray(slot.layout.save(np.asarray(flat[slot.path][slot.index])))
 
 
 def save_params(

@@ -24,6 +24,8 @@ class EncoderConfig:
 
     pad_frames: a row is padded to a multiple of so many mel frames.
     chunked: every `pad_frames` frames are convolved, numbered and attended alone (Qwen2.5-Omni), not the whole row.
+    conv_frames: only so many frames are convolved and numbered alone (Qwen3-Omni); 0: as many as are attended.
+    channels: of three convolutions over time and mels, which halve both (Qwen3-Omni); 0: Whisper's two over time.
     positions: a sinusoid table that is computed, one that is stored, or rotary embedding of the first `rotary` of a
     head's dimensions.
     block: attention reaches back without end, forward to the end of the own block of so many positions (MiniCPM-o).
@@ -41,6 +43,8 @@ class EncoderConfig:
     output_width: int
     pad_frames: int
     chunked: bool = False
+    conv_frames: int = 0
+    channels: int = 0
     max_positions: int = 1500
     eps: float = 1e-5
     k_bias: bool = False
@@ -56,9 +60,26 @@ class EncoderConfig:
     padding_tokens: bool = False
     mlps: ClassVar[int] = 1
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the stem's convolutions."""
+        return (2, 2, 2) if self.channels else (1, 2)
+
+    def chunk(self, total: int) -> int:
+        """Frames of a row of `total` padded ones that are convolved and numbered alone."""
+        return self.conv_frames or (self.pad_frames if self.chunked else total)
+
     def position_count(self, frames: Any) -> Any:
         """Positions of the transformer layers that so many mel frames of a row make."""
-        return conv_length(frames)
+        if not self.conv_frames:
+            return self._stem_length(frames)
+        chunks, tail = frames // self.conv_frames, frames % self.conv_frames
+        return chunks * self._stem_length(self.conv_frames) + self._stem_length(tail)
+
+    def _stem_length(self, frames: Any) -> Any:
+        for stride in self.strides:
+            frames = conv_length(frames) if stride == 2 else frames
+        return frames
 
     def token_count(self, frames: Any) -> Any:
         """Audio tokens of a row of so many mel frames; what does not fill a pair or a stack is dropped."""
@@ -99,8 +120,11 @@ class ConformerConfig:
     query_ffn: int
     query_eps: float
     eps: float = 1e-5
-    chunked: ClassVar[bool] = False
     mlps: ClassVar[int] = 2
+
+    def chunk(self, total: int) -> int:
+        """Frames of a row of `total` padded ones that are numbered alone: all."""
+        return total
 
     def position_count(self, frames: Any) -> Any:
         """Positions of the conformer blocks that so many frames of a row make."""
@@ -117,6 +141,8 @@ class DecoderConfig:
 
     embedding_scale, residual_scale: multiply the embeddings (audio tokens too) and what each half of a layer adds.
     attention_scale: of the scores; None: head_dim^-0.5.
+    qk_norm: RMSNorm over each head's queries and keys, before rotary embedding. experts: MLPs of width `ffn` per layer,
+    of which a router picks `top_k` per token; 0: one MLP for all. renormalise: the weights of those picked sum to 1.
     """
 
     vocab: int
@@ -133,6 +159,15 @@ class DecoderConfig:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     attention_scale: float | None = None
+    qk_norm: bool = False
+    experts: int = 0
+    top_k: int = 0
+    renormalise: bool = True
+
+    @property
+    def mlp_width(self) -> int:
+        """Activations of all MLPs of a layer."""
+        return max(self.experts, 1) * self.ffn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +191,6 @@ class LalmConfig:
             ENCODER_MLP_ACT: (self.encoder.layers * self.encoder.mlps, self.encoder.ffn),
             ENCODER_RESID: (self.encoder.layers, self.encoder.width),
             PROJECTOR: (1, self.encoder.output_width),
-            DECODER_MLP_ACT: (self.decoder.layers, self.decoder.ffn),
+            DECODER_MLP_ACT: (self.decoder.layers, self.decoder.mlp_width),
             DECODER_RESID: (self.decoder.layers, self.decoder.width),
         }[site]

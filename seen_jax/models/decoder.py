@@ -32,8 +32,48 @@ class RMSNorm(nn.Module):
         return layers.rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)), self.eps)
 
 
+class Experts(nn.Module):
+    """Sum over a token's chosen experts of weight * down(silu(gate(x)) * up(x)).
+
+    At `decoder.mlp_act` a token has the activations of all experts side by side, zero for those that it did not choose;
+    an edit there reaches the answer through the chosen ones.
+    """
+
+    config: DecoderConfig
+    taps: Taps
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, edits, valid, audio):
+        c = self.config
+        b, s, width = x.shape
+        tokens = x.reshape(-1, width)
+        router = nn.Dense(c.experts, use_bias=False, dtype=self.dtype, name="router")(tokens)
+        weights, chosen = jax.lax.top_k(jax.nn.softmax(router.astype(jnp.float32)), c.top_k)
+        if c.renormalise:
+            weights = weights / weights.sum(-1, keepdims=True)
+        groups = layers.group(chosen.reshape(-1), c.experts)
+
+        def dense(name, x, n):
+            init = nn.initializers.lecun_normal(batch_axis=0)
+            kernel = self.param(name, init, (c.experts, x.shape[-1], n)).astype(self.dtype)
+            return layers.grouped_dense(x, kernel, groups)
+
+        copies = jnp.repeat(tokens, c.top_k, axis=0)
+        gate = jax.nn.silu(dense("gate", copies, c.ffn))
+        mlp: Records = {}
+        if DECODER_MLP_ACT in edits or DECODER_MLP_ACT in self.taps.sites:
+            where = jnp.arange(b * s)[:, None], chosen
+            every = jnp.zeros((b * s, c.experts, c.ffn), gate.dtype).at[where].set(gate.reshape(b * s, -1, c.ffn))
+            every, mlp = visit(DECODER_MLP_ACT, every.reshape(b, s, -1), edits, self.taps, valid, audio)
+            gate = every.reshape(b * s, c.experts, c.ffn)[where].reshape(-1, c.ffn)
+        out = dense("down", gate * dense("up", copies, c.ffn), width).reshape(b * s, c.top_k, width)
+        return (out * weights.astype(out.dtype)[..., None]).sum(1).reshape(x.shape), mlp
+
+
 class DecoderLayer(nn.Module):
-    """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x))); what is added may be scaled."""
+    """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x))), or such MLPs for experts; what is added may be
+    scaled."""
 
     config: DecoderConfig
     taps: Taps
@@ -48,6 +88,8 @@ class DecoderLayer(nn.Module):
         q = dense("q", c.heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.heads, c.head_dim)
         k = dense("k", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
         v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
+        if c.qk_norm:
+            q, k = RMSNorm(c.eps, name="q_norm")(q), RMSNorm(c.eps, name="k_norm")(k)
         q, k = (layers.rope(y, positions, c.rope_theta) for y in (q, k))
         if cache is None:
             h = layers.attention(q, k, v, visible, c.attention_scale)
@@ -56,9 +98,13 @@ class DecoderLayer(nn.Module):
         x = x + c.residual_scale * dense("o", width)(h.reshape(b, s, -1))
 
         h = RMSNorm(c.eps, name="norm2")(x)
-        gate = jax.nn.silu(dense("gate", c.ffn)(h))
-        gate, mlp = visit(DECODER_MLP_ACT, gate, edits, self.taps, valid, audio)
-        x = x + c.residual_scale * dense("down", width)(gate * dense("up", c.ffn)(h))
+        if c.experts:
+            h, mlp = Experts(c, self.taps, self.dtype, name="experts")(h, edits, valid, audio)
+        else:
+            gate = jax.nn.silu(dense("gate", c.ffn)(h))
+            gate, mlp = visit(DECODER_MLP_ACT, gate, edits, self.taps, valid, audio)
+            h = dense("down", width)(gate * dense("up", c.ffn)(h))
+        x = x + c.residual_scale * h
         x, resid = visit(DECODER_RESID, x, edits, self.taps, valid, audio)
         return x, (KeysValues(k, v), mlp | resid)
 

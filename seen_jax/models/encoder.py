@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from seen_jax.models import layers
-from seen_jax.models.config import ConformerConfig, EncoderConfig
+from seen_jax.models.config import ConformerConfig, EncoderConfig, conv_length
 from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
 
@@ -45,10 +45,14 @@ class Encoded:
 
 def within(config: EncoderConfig | ConformerConfig, frames: Any, total: int) -> Any:
     """Which of a row's positions [A, T] come from its first `frames` [A] mel frames, of `total` padded ones."""
-    chunk = config.pad_frames if config.chunked else total
-    start = np.arange(total // chunk) * chunk
-    real = config.position_count((frames[:, None] - start).clip(0, chunk))
+    chunk = config.chunk(total)
+    real = config.position_count(_by_chunk(frames, total, chunk))
     return (np.arange(config.position_count(chunk)) < real[..., None]).reshape(len(frames), -1)
+
+
+def _by_chunk(frames: Any, total: int, chunk: int) -> Any:
+    """How many of each chunk's frames [A, chunks] belong to a row's first `frames` [A], of `total` padded ones."""
+    return (frames[:, None] - np.arange(total // chunk) * chunk).clip(0, chunk)
 
 
 class LayerNorm(nn.Module):
@@ -91,8 +95,8 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Whisper's encoder as the families use it. Frames that the convolutions do not see are zeroed before and after the
-    first one, so a padded tail equals an unpadded one, whatever the padding holds.
+    """Whisper's encoder as the families use it. Frames that the convolutions do not see are zeroed before each of them,
+    so a padded tail equals an unpadded one, whatever the padding holds.
     """
 
     config: EncoderConfig
@@ -131,16 +135,24 @@ class Encoder(nn.Module):
         return Encoded(tokens, lengths, states, records | add_layer_axis(projected))
 
     def _stem(self, audio: Audio) -> Float[Array, "rows positions width"]:
-        """Two convolutions and the positions, over chunks or whole rows."""
+        """The convolutions and the positions, over chunks or whole rows."""
         c = self.config
         rows, total, mels = audio.features.shape
-        chunk = c.pad_frames if c.chunked else total
-        conv = lambda name, stride: nn.Conv(c.width, (3,), stride, padding=((1, 1),), dtype=self.dtype, name=name)  # noqa: E731
-        seen = audio.frames if audio.seen is None else audio.seen
-        real = (jnp.arange(total) < seen[:, None]).reshape(-1, chunk, 1)
-        x = jnp.where(real, audio.features.reshape(-1, chunk, mels), 0).astype(self.dtype)
-        x = jnp.where(real, layers.gelu(conv("conv1", 1)(x)), 0)
-        x = layers.gelu(conv("conv2", 2)(x))
+        chunk = c.chunk(total)
+        seen = _by_chunk(audio.frames if audio.seen is None else audio.seen, total, chunk).reshape(-1)
+        x = audio.features.reshape(-1, chunk, mels).astype(self.dtype)
+        x = x[..., None] if c.channels else x
+        axes = x.ndim - 2
+        for i, stride in enumerate(c.strides, 1):
+            real = jnp.arange(x.shape[1]) < seen[:, None]
+            x = jnp.where(real.reshape(*real.shape, *[1] * axes), x, 0)
+            size, padding = (3,) * axes, ((1, 1),) * axes
+            conv = nn.Conv(c.channels or c.width, size, stride, padding=padding, dtype=self.dtype, name=f"conv{i}")
+            x = layers.gelu(conv(x))
+            seen = conv_length(seen) if stride == 2 else seen
+        if c.channels:
+            x = x.swapaxes(2, 3).reshape(*x.shape[:2], -1)  # the original flattens channels before mels
+            x = nn.Dense(c.width, use_bias=False, dtype=self.dtype, name="conv_out")(x)
         if c.positions == "sinusoid":
             x = x + jnp.asarray(layers.sinusoids(c.max_positions, c.width)[: x.shape[1]], self.dtype)
         elif c.positions == "table":

@@ -38,7 +38,8 @@ class Framing:
     otherwise it is an error. piece: samples whose log-mel is made at a time (the loudest bin sets the floor, 8 decades
     below); None: the whole clip. unit: a piece is filled up with zeros to a multiple of so many samples, exactly.
     segment: mel frames per encoder row; None: the whole piece. filled: the convolutions also see what fills a row up:
-    "silence", or in a clip of several rows "zeros" (feature value 0 behind the last frame). keys: attention sees the
+    "silence", or "zeros" (feature value 0 behind the last frame) in a clip of several rows, or "chunk": in a row of
+    several chunks, up to the end of the last one. keys: attention sees the
     positions of real frames, all that the convolutions see, or (a slip of MiniCPM-o) as many as there are mel frames.
     reflected: what follows a piece is its own reflection, not zeros, and an incomplete hop at its end is no frame: what
     the originals do to a clip alone that they pad to the longest. tail: zero samples behind every piece. behind: frames
@@ -50,7 +51,7 @@ class Framing:
     piece: int | None = None
     unit: int | None = None
     segment: int | None = None
-    filled: Literal["silence", "zeros"] | None = None
+    filled: Literal["silence", "zeros", "chunk"] | None = None
     keys: Literal["frames", "seen", "mel"] = "frames"
     reflected: bool = False
     tail: int = 0
@@ -118,6 +119,9 @@ class Framing:
             seen = np.full_like(seen, total)
         elif self.filled == "zeros":
             seen = np.array([seen[own].max() for own in owners for _ in own])
+        elif self.filled == "chunk":
+            chunk = config.chunk(total)
+            seen = np.where(seen > chunk, -(-seen // chunk) * chunk, seen)
         keys = {"seen": config.position_count(seen), "mel": np.minimum(frames, config.position_count(seen))}.get(
             self.keys
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,3 +99,41 @@ def cached_attention(
     out = jnp.einsum("bgrt,btgd->bgrd", (past / total).astype(v.dtype), v_cache)
     out = out + (own / total).astype(v.dtype) * v[:, 0, :, None, :]
     return out.reshape(b, 1, h, d)
+
+
+class Groups(NamedTuple):
+    """Rows sorted by their expert, in blocks that each have one expert.
+
+    rows: [blocks, size] the row at each place of a block (0 where no row is left). experts: [blocks]. places: [rows]
+    where a row is, among the flattened blocks.
+    """
+
+    rows: Int[Array, "blocks size"]
+    experts: Int[Array, " blocks"]
+    places: Int[Array, " rows"]
+
+
+def group(chosen: Int[Array, " rows"], experts: int, largest: int = 128) -> Groups:
+    """Groups of rows that chose one of `experts` each. A block holds about a fair share of the rows, at most `largest`;
+    the work then grows with the rows, hardly with the number of experts."""
+    n = len(chosen)
+    size = max(1, min(largest, n // experts))
+    used = min(experts, n)
+    blocks = (n - used) // size + used  # whatever is chosen, so many suffice: an expert wastes less than one block
+    count = jnp.zeros(experts, jnp.int32).at[chosen].add(1)
+    filled = -(-count // size) * size
+    end = jnp.cumsum(filled)
+    order = jnp.argsort(chosen, stable=True)
+    own = chosen[order]
+    places = (end - filled)[own] + jnp.arange(n) - (jnp.cumsum(count) - count)[own]
+    rows = jnp.zeros(blocks * size, jnp.int32).at[places].set(order.astype(jnp.int32))
+    of_block = jnp.searchsorted(end, jnp.arange(blocks) * size, side="right").clip(0, experts - 1)
+    return Groups(rows.reshape(blocks, size), of_block, jnp.zeros(n, jnp.int32).at[order].set(places.astype(jnp.int32)))
+
+
+def grouped_dense(
+    x: Float[Array, "rows d"], kernel: Float[Array, "experts d f"], groups: Groups
+) -> Float[Array, "rows f"]:
+    """Every row times the kernel of its own expert, one block after the other."""
+    y = jax.lax.map(lambda block: x[block[0]] @ kernel[block[1]], (groups.rows, groups.experts))
+    return y.reshape(-1, kernel.shape[-1])[groups.places]

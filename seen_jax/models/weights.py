@@ -30,19 +30,21 @@ SAME = Layout(lambda x: x, lambda x: x, lambda s: s)
 DENSE = _permuted(1, 0)
 CONV1D = _permuted(2, 1, 0)
 POINTWISE = Layout(lambda x: x[..., 0].T, lambda x: x.T[..., None], lambda s: (s[1], s[0], 1))  # a Conv1d of one tap
+CONV2D = _permuted(3, 2, 1, 0)  # over (mels, time) -> over (time, mels)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`key` with `{i}` for the layer number; `path` of the parameter, which then has a leading layer axis."""
+    """`key` with `{i}` for the number of the layer and `{e}` for that of the expert; `path` of the parameter, which has
+    one leading axis for each of them, in this order."""
 
     key: str
     path: tuple[str, ...]
     layout: Layout = SAME
 
     @property
-    def stacked(self) -> bool:
-        return "{i}" in self.key
+    def stacked(self) -> int:
+        return ("{i}" in self.key) + ("{e}" in self.key)
 
 
 def linear(key: str, path: str, bias: bool = True) -> list[Rule]:
@@ -55,6 +57,11 @@ def linear(key: str, path: str, bias: bool = True) -> list[Rule]:
 def conv1d(key: str, path: str) -> list[Rule]:
     where = tuple(path.split("."))
     return [Rule(f"{key}.weight", (*where, "kernel"), CONV1D), Rule(f"{key}.bias", (*where, "bias"))]
+
+
+def conv2d(key: str, path: str) -> list[Rule]:
+    where = tuple(path.split("."))
+    return [Rule(f"{key}.weight", (*where, "kernel"), CONV2D), Rule(f"{key}.bias", (*where, "bias"))]
 
 
 def norm(key: str, path: str, bias: bool = True) -> list[Rule]:
@@ -85,10 +92,10 @@ def unflatten(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Where one checkpoint key goes: parameter path, layer (None if not stacked), layout and the stored shape."""
+    """Where one checkpoint key goes: parameter path, index there (layer, expert), layout and the stored shape."""
 
     path: tuple[str, ...]
-    layer: int | None
+    index: tuple[int, ...]
     layout: Layout
     shape: tuple[int, ...]
 
@@ -104,11 +111,9 @@ def slots(rules: Iterable[Rule], shapes: Mapping[tuple[str, ...], tuple[int, ...
             )
         covered.add(rule.path)
         shape = shapes[rule.path]
-        if not rule.stacked:
-            table[rule.key] = Slot(rule.path, None, rule.layout, rule.layout.axes(shape))
-            continue
-        for i in range(shape[0]):
-            table[rule.key.format(i=i)] = Slot(rule.path, i, rule.layout, rule.layout.axes(shape[1:]))
+        stored = rule.layout.axes(shape[rule.stacked :])
+        for index in np.ndindex(shape[: rule.stacked]):
+            table[rule.key.format(**dict(zip("ie", index, strict=False)))] = Slot(rule.path, index, rule.layout, stored)
     left = sorted(".".join(path) for path in set(shapes) - covered)
     if left:
         raise CheckpointError(f"weight table has no rule for the parameters {', '.join(left)}.")

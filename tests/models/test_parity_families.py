@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 from tiny_omni import hiss, random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
 from torch_granite import build_granite  # noqa: E402
+from torch_qwen3 import build_qwen3  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 
 from seen_jax.models.families import (  # noqa: E402
@@ -25,6 +26,7 @@ from seen_jax.models.families import (  # noqa: E402
     minicpm_o,
     qwen2_5_omni,
     qwen2_audio,
+    qwen3_omni,
     step_audio_2,
     voxtral,
 )
@@ -39,6 +41,7 @@ NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
 FAMILIES = (
     qwen2_5_omni,
+    qwen3_omni,
     qwen2_audio,
     audio_flamingo_3,
     glm_asr,
@@ -47,17 +50,22 @@ FAMILIES = (
     step_audio_2,
     granite_speech,
 )
-BUILDERS = {minicpm_o: build_remote, step_audio_2: build_remote, granite_speech: build_granite}
+BUILDERS = {
+    qwen3_omni: build_qwen3,
+    minicpm_o: build_remote,
+    step_audio_2: build_remote,
+    granite_speech: build_granite,
+}
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
     "one kv head, 128 mels": (
         Tiny(n_mels=128, encoder_layers=3, encoder_width=16, encoder_heads=2, width=48, heads=6, kv_heads=1, layers=3,
-             ffn=64, rope_theta=1e6, eps=1e-6),
+             ffn=64, rope_theta=1e6, eps=1e-6, experts=6, top_k=3, renormalise=False, n_window=52, n_window_infer=250),
         (2.0, 30.01),
     ),
     "full heads, tied": (
         Tiny(n_mels=40, encoder_layers=1, encoder_width=32, encoder_heads=4, width=40, heads=2, kv_heads=2, layers=1,
-             tied=True),
+             tied=True, experts=3, top_k=1, n_window=49, n_window_infer=98),
         (1.005, 12.3),
     ),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,10 +55,15 @@ class Tiny:
     ffn: int = 48
     rope_theta: float = 1e4
     eps: float = 1e-5
-    tied: bool = False  # GLM-ASR alone ties its output map to the embeddings
+    tied: bool = False  # GLM-ASR and Qwen3-Omni alone tie their output map to the embeddings
+    experts: int = 4  # Qwen3-Omni alone has these
+    top_k: int = 2
+    renormalise: bool = True
+    n_window: int = 50
+    n_window_infer: int = 800
 
 
-def _text(size: Tiny, vocab: int, ids: Mapping[str, int]) -> dict[str, Any]:
+def text_config(size: Tiny, vocab: int, ids: Mapping[str, int]) -> dict[str, Any]:
     return {
         "vocab_size": vocab,
         "hidden_size": size.width,
@@ -96,7 +101,7 @@ def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) 
 
     if family is qwen2_5_omni:
         return transformers.Qwen2_5OmniThinkerConfig.from_dict(config_json(_omni(size, vocab)))
-    text, audio = _text(size, vocab, ids), _whisper(size)
+    text, audio = text_config(size, vocab, ids), _whisper(size)
     if family is qwen2_audio:
         return transformers.Qwen2AudioConfig(
             audio_config=audio | {"model_type": "qwen2_audio_encoder"},
@@ -148,7 +153,7 @@ CLASSES = {
 }
 
 
-def small_tokenizer(family: ModuleType, folder: Path) -> Any:
+def small_tokenizer(family: ModuleType, folder: Path, extra: Sequence[str] = EXTRA) -> Any:
     """A small tokenizer with the special tokens of the families."""
     import transformers
 
@@ -159,7 +164,7 @@ def small_tokenizer(family: ModuleType, folder: Path) -> Any:
     write_tokenizer(folder, WORDS, OPENERS)
     (folder / "chat_template.jinja").unlink()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(EXTRA)})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(extra)})
     tokenizer.save_pretrained(folder)
     return tokenizer
 
@@ -193,7 +198,7 @@ def randomise(model: Any) -> None:
             if p.ndim == 1:
                 p.add_(0.1 * torch.randn_like(p))
             elif "embed_positions" not in name:
-                fan_in = p.shape[-1] if p.ndim == 2 else p.shape[1] * p[0, 0].numel()
+                fan_in = p.shape[-1] if p.ndim == 2 or "experts" in name else p.shape[1] * p[0, 0].numel()
                 p.copy_(torch.randn_like(p) * (2.0 if "lm_head" in name else 1.0) / fan_in**0.5)
             p.copy_(p.bfloat16().float())
 
@@ -261,12 +266,12 @@ class Original:
         """The same, per call of the encoder."""
         return [self.frames(inputs)]
 
-    def position_count(self, frames: int) -> int:
-        return conv_length(frames)
-
     def token_count(self, frames: int) -> int:
         positions = conv_length(frames)
         return (positions - 4) // 4 + 1 if self.family is glm_asr else (positions - 2) // 2 + 1
+
+    def position_count(self, frames: int) -> int:
+        return conv_length(frames)
 
     def audio_places(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         return inputs["input_ids"][0] == self.processor.tokenizer.convert_tokens_to_ids(self.family.AUDIO)

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 import transformers
-from torch_families import Original, Tiny, _text, randomise, small_tokenizer
+from torch_families import Original, Tiny, randomise, small_tokenizer, text_config
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
@@ -68,7 +68,7 @@ def build_granite(
     multipliers = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.2}
     config = transformers.GraniteSpeechConfig(
         audio_token_index=tokenizer.convert_tokens_to_ids(family.AUDIO),
-        text_config=_text(size, len(tokenizer), tokenizer.get_vocab())
+        text_config=text_config(size, len(tokenizer), tokenizer.get_vocab())
         | {"model_type": "granite", "logits_scaling": 8.0, **multipliers}
         | dict(text or {}),
         encoder_config={

@@ -10,7 +10,14 @@ from typing import Any
 from seen_jax.errors import CheckpointError
 
 FAMILIES = (
-    *("qwen2_5_omni", "qwen2_audio", "audio_flamingo_3", "glm_asr", "voxtral", "minicpm_o", "step_audio_2"),
+    "qwen2_5_omni",
+    "qwen3_omni",
+    "qwen2_audio",
+    "audio_flamingo_3",
+    "glm_asr",
+    "voxtral",
+    "minicpm_o",
+    "step_audio_2",
     "granite_speech",
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from seen_jax.errors import CheckpointError
 from seen_jax.models.config import DecoderConfig
-from seen_jax.models.weights import Rule, conv1d, linear, norm
+from seen_jax.models.weights import DENSE, Rule, conv1d, linear, norm
 
 # Published key names of a family whose language model lies under `language_model`; newer checkpoints lost a level.
 LANGUAGE_MODEL_RENAMES = (
@@ -71,12 +71,17 @@ def llama(text: Mapping[str, Any], qkv_bias: bool, tied: bool = False) -> Decode
     )
 
 
-def tower_rules(key: str, norm_post: str, k_bias: bool = False, table: bool = False) -> list[Rule]:
+def tower_rules(key: str, norm_post: str, table: bool = False) -> list[Rule]:
     """The Whisper encoder under its Hugging Face names."""
+    stem = [*conv1d(f"{key}.conv1", "encoder.conv1"), *conv1d(f"{key}.conv2", "encoder.conv2")]
+    rules = [*stem, *tower_layer_rules(key, norm_post)]
+    return rules + [Rule(f"{key}.embed_positions.weight", ("encoder", "positions"))] * table
+
+
+def tower_layer_rules(key: str, norm_post: str, k_bias: bool = False) -> list[Rule]:
+    """The transformer layers of the Whisper encoder, and the norm behind them."""
     layer = f"{key}.layers.{{i}}"
-    rules = [
-        *conv1d(f"{key}.conv1", "encoder.conv1"),
-        *conv1d(f"{key}.conv2", "encoder.conv2"),
+    return [
         *norm(f"{key}.{norm_post}", "encoder.norm_post"),
         *norm(f"{layer}.self_attn_layer_norm", "encoder.layers.norm1"),
         *linear(f"{layer}.self_attn.q_proj", "encoder.layers.q"),
@@ -87,7 +92,6 @@ def tower_rules(key: str, norm_post: str, k_bias: bool = False, table: bool = Fa
         *linear(f"{layer}.fc1", "encoder.layers.fc1"),
         *linear(f"{layer}.fc2", "encoder.layers.fc2"),
     ]
-    return rules + [Rule(f"{key}.embed_positions.weight", ("encoder", "positions"))] * table
 
 
 def mlp_rules(key: str, bias: bool) -> list[Rule]:
@@ -107,6 +111,15 @@ def body_rules(body: str, head: str, decoder: DecoderConfig) -> list[Rule]:
     ]
     for name in "qkv":
         rules += linear(f"{layer}.self_attn.{name}_proj", f"decoder.layers.{name}", decoder.qkv_bias)
+    if decoder.qk_norm:
+        for name in ("q_norm", "k_norm"):
+            rules += norm(f"{layer}.self_attn.{name}", f"decoder.layers.{name}", bias=False)
+    if decoder.experts:
+        rules += linear(f"{layer}.mlp.gate", "decoder.layers.experts.router", bias=False)
     for name in ("gate", "up", "down"):
-        rules += linear(f"{layer}.mlp.{name}_proj", f"decoder.layers.{name}", bias=False)
+        if decoder.experts:
+            key = f"{layer}.mlp.experts.{{e}}.{name}_proj.weight"
+            rules.append(Rule(key, ("decoder", "layers", "experts", name), DENSE))
+        else:
+            rules += linear(f"{layer}.mlp.{name}_proj", f"decoder.layers.{name}", bias=False)
     return rules if decoder.tied else rules + linear(head, "decoder.lm_head", bias=False)
