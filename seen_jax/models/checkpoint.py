@@ -25,7 +25,7 @@ LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
 LORA_OPTIONS = (
     *("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"),
-    *("layers_pattern", "layer_replication", "alora_invocation_tokens"),
+    *("layer_replication", "alora_invocation_tokens"),
 )
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 
@@ -185,14 +185,15 @@ def match(
     return plan
 
 
-def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> dict[str, np.ndarray]:
-    """{canonical key: alpha / r * B @ A, float32, to be added to the weight} of the LoRA that peft wrote into a folder.
+def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{canonical key: (alpha / r * B, A), float32, whose product is added to the weight} of the LoRA that peft wrote.
     Other kinds and keys than those of plain linear maps are refused by name."""
     if not (folder / LORA).is_file():
         raise CheckpointError(f"{folder}: config.json says has_lora_adapter, but {LORA} is missing; audio needs it.")
     raw = read_json(folder / LORA_CONFIG, "LoRA configuration")
     refused = [f"{name} = {raw[name]!r}" for name in LORA_OPTIONS if raw.get(name)]
     refused += [f"{k} = {raw[k]!r}" for k, v in {"peft_type": "LORA", "bias": "none"}.items() if raw.get(k, v) != v]
+    refused += [f"{name} = {raw.get(name)!r}" for name in ("r", "lora_alpha") if not raw.get(name)]
     if refused:
         raise CheckpointError(f"{folder / LORA_CONFIG}: {', '.join(refused)} is not supported.")
     parts: dict[str, dict[str, np.ndarray]] = {}
@@ -205,17 +206,17 @@ def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> di
             name = canonical(f"{found['layer']}.weight", family.RENAMES)
             parts.setdefault(name, {})[found["part"]] = np.asarray(f.get_tensor(key), np.float32)
     scale = raw["lora_alpha"] / (raw["r"] ** 0.5 if raw.get("use_rslora") else raw["r"])
-    added = {}
+    lora = {}
     for name, pair in parts.items():
         if name not in table or len(pair) < 2:
             problems.append(f"unexpected: LoRA of {name}" if name not in table else f"incomplete: LoRA of {name}")
             continue
-        added[name] = scale * (pair["B"] @ pair["A"])
-        if added[name].shape != table[name].shape:
+        b, a = lora[name] = scale * pair["B"], pair["A"]
+        if (b.shape[:1] + a.shape[1:], b.shape[1:]) != (table[name].shape, a.shape[:1]):
             problems.append(f"misshapen: LoRA of {name}, for a weight of {list(table[name].shape)}")
     if problems:
         raise CheckpointError(f"{folder / LORA} does not fit this configuration:\n  " + "\n  ".join(sorted(problems)))
-    return added
+    return lora
 
 
 def load_params(folder: Path, config: LalmConfig, family: ModuleType, dtype: Any = None) -> dict[str, Any]:
@@ -233,8 +234,8 @@ def load_params(folder: Path, config: LalmConfig, family: ModuleType, dtype: Any
                     continue
                 value = f.get_tensor(key)
                 target = np.dtype(dtype) if dtype is not None else value.dtype
-                if (added := lora.get(canonical(key, family.RENAMES))) is not None:
-                    value = np.asarray(value, np.float32) + added
+                if (pair := lora.get(canonical(key, family.RENAMES))) is not None:
+                    value = np.asarray(value, np.float32) + pair[0] @ pair[1]
                 value = np.asarray(slot.layout.load(value))
                 if slot.layer is None:
                     flat[slot.path] = value.astype(target)
