@@ -24,6 +24,7 @@ from seen_jax.models.families import family_of
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.weights import Slot, canonical, flatten, slots, unflatten
 
+LowRank = tuple[np.ndarray, np.ndarray]
 Sharding = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
@@ -32,7 +33,7 @@ LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 LORA_KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
 LORA_OPTIONS = (
     *("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"),
-    *("layers_pattern", "layer_replication", "alora_invocation_tokens"),
+    *("layer_replication", "alora_invocation_tokens"),
 )
 
 
@@ -191,7 +192,11 @@ def _check(file: Path) -> None:
 def match(
     tensors: Mapping[str, Tensor], table: Mapping[str, Slot], family: ModuleType, folder: Path
 ) -> dict[str, Slot]:
-    """{stored key: slot}. An unmapped, missing or misshapen key is an error that lists them all."""
+    """{stored key: slot}. An unmapped, missing or misshapen key is an error that lists them all.
+
+    An output map is skipped where the table has none: it is tied to the embeddings.
+    """
+    unused = (*family.UNUSED, r"(^|\.)lm_head\.weight$")
     plan: dict[str, Slot] = {}
     stored: dict[str, str] = {}  # canonical name -> key
     problems: list[str] = []
@@ -206,7 +211,7 @@ def match(
             elif tensor.dtype not in FLOATS:
                 problems.append(f"wrong dtype: {key} is {tensor.dtype}, expected one of {', '.join(FLOATS)}")
             plan[key] = slot
-        elif not any(re.search(pattern, name) for pattern in family.UNUSED):
+        elif not any(re.search(pattern, name) for pattern in unused):
             problems.append(f"unexpected: {key}")
     problems += [f"missing: {key}" for key in table if key not in stored]
     if problems:
@@ -264,20 +269,21 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _blocks(
-    tensor: Tensor, slot: Slot, leaf: np.ndarray, added: np.ndarray | None
-) -> Iterator[tuple[Tensor, int, np.ndarray, np.ndarray | None]]:
-    """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `leaf` in stored layout, what
-    is added to it)."""
+    tensor: Tensor, slot: Slot, leaf: np.ndarray, lora: LowRank | None
+) -> Iterator[tuple[Tensor, int, np.ndarray, LowRank | None]]:
+    """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `leaf` in stored layout, the
+    factors of what is added to it)."""
     place = slot.layout.save(leaf[slot.index])
     if not place.size:
         return
     place = place[None] if not place.ndim else place
     rows = max(1, BLOCK * len(place) // tensor.nbytes)
     for start in range(0, len(place), rows):
-        yield tensor, start, place[start : start + rows], None if added is None else added[start : start + rows]
+        own = None if lora is None else (lora[0][start : start + rows], lora[1])
+        yield tensor, start, place[start : start + rows], own
 
 
-def _read_block(tensor: Tensor, start: int, place: np.ndarray, added: np.ndarray | None) -> None:
+def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | None) -> None:
     """Read the rows from `start` on into `place`, converted and, tile by tile, transposed."""
     row = place.size // len(place)
     offset = tensor.offset + start * row * tensor.numpy_dtype.itemsize
@@ -288,8 +294,8 @@ def _read_block(tensor: Tensor, start: int, place: np.ndarray, added: np.ndarray
     if block.size != place.size:
         raise CheckpointError(f"{tensor.file} is damaged: it ends inside {tensor.key}; download or copy it again.")
     block = block.reshape(place.shape)
-    if added is not None:
-        block = (block.astype(np.float32) + added).astype(block.dtype)
+    if lora is not None:
+        block = block.astype(np.float32) + lora[0] @ lora[1]
     if place.dtype == block.dtype and place.itemsize == 2:
         place, block = place.view(np.uint16), block.view(np.uint16)  # bfloat16 as NumPy's own kind: it copies faster
     if place.ndim == 1 or place.flags.c_contiguous:
@@ -299,8 +305,8 @@ def _read_block(tensor: Tensor, start: int, place: np.ndarray, added: np.ndarray
         place[:, column : column + TILE] = block[:, column : column + TILE]
 
 
-def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> dict[str, np.ndarray]:
-    """{canonical key: alpha / r * B @ A, float32, to be added to the weight} of the LoRA that peft wrote into a folder.
+def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> dict[str, LowRank]:
+    """{canonical key: (alpha / r * B, A), float32, whose product is added to the weight} of the LoRA that peft wrote.
     Other kinds and keys than those of plain linear maps are refused by name."""
     if not (folder / LORA).is_file():
         raise CheckpointError(f"{folder}: config.json says has_lora_adapter, but {LORA} is missing; audio needs it.")
@@ -309,6 +315,7 @@ def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> di
     raw = read_json(folder / LORA_CONFIG, "LoRA configuration")
     refused = [f"{name} = {raw[name]!r}" for name in LORA_OPTIONS if raw.get(name)]
     refused += [f"{k} = {raw[k]!r}" for k, v in {"peft_type": "LORA", "bias": "none"}.items() if raw.get(k, v) != v]
+    refused += [f"{name} = {raw.get(name)!r}" for name in ("r", "lora_alpha") if not raw.get(name)]
     if refused:
         raise CheckpointError(f"{folder / LORA_CONFIG}: {', '.join(refused)} is not supported.")
     parts: dict[str, dict[str, np.ndarray]] = {}
@@ -321,17 +328,17 @@ def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> di
         name = canonical(f"{found['layer']}.weight", family.RENAMES)
         parts.setdefault(name, {})[found["part"]] = np.asarray(value, np.float32)
     scale = raw["lora_alpha"] / (raw["r"] ** 0.5 if raw.get("use_rslora") else raw["r"])
-    added = {}
+    lora = {}
     for name, pair in parts.items():
         if name not in table or len(pair) < 2:
             problems.append(f"unexpected: LoRA of {name}" if name not in table else f"incomplete: LoRA of {name}")
             continue
-        added[name] = scale * (pair["B"] @ pair["A"])
-        if added[name].shape != table[name].shape:
+        b, a = lora[name] = scale * pair["B"], pair["A"]
+        if (b.shape[:1] + a.shape[1:], b.shape[1:]) != (table[name].shape, a.shape[:1]):
             problems.append(f"misshapen: LoRA of {name}, for a weight of {list(table[name].shape)}")
     if problems:
         raise CheckpointError(f"{folder / LORA} does not fit this configuration:\n  " + "\n  ".join(sorted(problems)))
-    return added
+    return lora
 
 
 def stored_tensors(
