@@ -443,6 +443,7 @@ def test_hub_names(folder, monkeypatch):
 # device (test_parity_published.py), or to the public descriptions where there is no original without remote code.
 SIZES = {
     "qwen2_5_omni": (827, 8_255_256_576, {"audio_tower.proj.weight": (3584, 1280)}),
+    "qwen3_omni": (19_392, 31_180_574_080, {"model.layers.47.mlp.experts.127.down_proj.weight": (2048, 768)}),
     "qwen2_audio": (876, 8_397_094_912, {"language_model.lm_head.weight": (156032, 4096)}),
     "audio_flamingo_3": (830, 8_267_215_360, {"multi_modal_projector.linear_1.weight": (3584, 1280)}),
     "glm_asr": (744, 2_136_470_528, {"multi_modal_projector.linear_1.weight": (4096, 5120)}),

@@ -16,12 +16,14 @@ from seen_jax.models.families import (  # noqa: E402
     granite_speech,
     qwen2_5_omni,
     qwen2_audio,
+    qwen3_omni,
     voxtral,
 )
 from seen_jax.models.weights import slots  # noqa: E402
 
 ORIGINALS = {
     qwen2_5_omni: "Qwen2_5OmniForConditionalGeneration",  # whole, with vision, talker and token2wav
+    qwen3_omni: "Qwen3OmniMoeThinkerForConditionalGeneration",  # with vision
     qwen2_audio: "Qwen2AudioForConditionalGeneration",
     audio_flamingo_3: "AudioFlamingo3ForConditionalGeneration",
     glm_asr: "GlmAsrForConditionalGeneration",
@@ -35,10 +37,22 @@ def original_tensors(family) -> dict[str, tuple[int, ...]]:
     import transformers
 
     config = transformers.CONFIG_MAPPING[family.MODEL_TYPES[0]](**family.PUBLISHED)
+    config = config.thinker_config if family is qwen3_omni else config
     with torch.device("meta"):
         model = getattr(transformers, ORIGINALS[family])(config)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    return {key: tuple(x.shape) for key, x in model.state_dict().items() if key not in tied}
+    shapes = {key: tuple(x.shape) for key, x in model.state_dict().items() if key not in tied}
+    return dict(part for key, shape in shapes.items() for part in experts(key, shape))
+
+
+def experts(key: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """A fused tensor of all experts, which transformers holds in memory, as the files have it; others as they are."""
+    if not key.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+        return [(key, shape)]
+    where, _, name = key.rpartition(".")
+    names = ("gate_proj", "up_proj") if name == "gate_up_proj" else ("down_proj",)
+    own = (shape[1] // len(names), shape[2])
+    return [(f"{where}.{e}.{n}.weight", own) for e in range(shape[0]) for n in names]
 
 
 @pytest.mark.parametrize("family", ORIGINALS, ids=lambda f: f.NAME)
