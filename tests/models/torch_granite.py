@@ -100,6 +100,8 @@ def build_granite(
     for layer in model.model.encoder.layers:
         layer.conv.batch_norm.running_mean.normal_(0.0, 0.3)
         layer.conv.batch_norm.running_var.uniform_(0.5, 1.5)
+        for x in (layer.conv.batch_norm.running_mean, layer.conv.batch_norm.running_var):
+            x.copy_(x.bfloat16().float())
     model.tie_weights()
     model.save_pretrained(folder)
     processor = Processor(Extractor(size.n_mels), tokenizer, chat_template=family.CHAT_TEMPLATE)
