@@ -17,6 +17,7 @@ import numpy as np
 from seen_jax.errors import CheckpointError
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.families import family_of
+from seen_jax.models.folders import part_folder
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.weights import Slot, canonical, flatten, slots, unflatten
 
@@ -41,6 +42,10 @@ def read_config(folder: Path) -> tuple[LalmConfig, ModuleType]:
     """config.json (+ generation_config.json) -> (LalmConfig, family module)."""
     raw = read_json(folder / "config.json", "model configuration")
     family = family_of(raw.get("model_type"), folder / "config.json")
+    for part in getattr(family, "PARTS", ()):
+        if raw.get(part.attribute) and not raw.get(part.section):
+            other = part_folder(folder, part, str(raw[part.attribute]))
+            raw[part.section] = read_json(other / "config.json", f"configuration of {part.attribute}")
     from transformers import CONFIG_MAPPING
 
     try:
@@ -99,7 +104,7 @@ def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a safetensors file that has not been read yet."""
+    """A tensor of a safetensors file that has not been read yet. key: its name there."""
 
     key: str
     file: Path
@@ -115,6 +120,26 @@ def list_tensors(folder: Path) -> dict[str, Tensor]:
             for key in f.keys():  # noqa: SIM118  (a safetensors handle is not a mapping)
                 part = f.get_slice(key)
                 tensors[key] = Tensor(key, file, part.get_dtype(), tuple(part.get_shape()))
+    return tensors
+
+
+def gather(folder: Path, config: LalmConfig, family: ModuleType) -> dict[str, Tensor]:
+    """Every tensor of a model, by key: those of its folder, and those of the parts that it leaves to other folders."""
+    tensors = list_tensors(folder)
+    held = {canonical(key, family.RENAMES) for key in tensors}
+    for part in getattr(family, "PARTS", ()):
+        keys = (key for rule in family.rules(config) for key in rule.keys(getattr(config, rule.path[0]).layers))
+        if held.issuperset(key for key in keys if key.startswith(part.prefix)):
+            continue
+        name = read_json(folder / "config.json", "model configuration").get(part.attribute)
+        if name:
+            others = list_tensors(part_folder(folder, part, str(name)))
+            found = {part.prefix + key: tensor for key, tensor in others.items()}
+            tensors |= {key: x for key, x in found.items() if canonical(key, family.RENAMES) not in held}
+        elif not any(key.startswith(part.prefix) for key in held):
+            raise CheckpointError(
+                f"{folder} holds no weights {part.prefix}*, and its config.json names no {part.attribute} that does."
+            )
     return tensors
 
 
@@ -182,15 +207,15 @@ def match(
 def load_params(folder: Path, config: LalmConfig, family: ModuleType, dtype: Any = None) -> dict[str, Any]:
     """Parameters from a folder, tensor by tensor. dtype: of the parameters; None keeps the stored one."""
     shapes = parameter_shapes(config)
-    tensors = list_tensors(folder)
+    tensors = gather(folder, config, family)
     plan = match(tensors, slots(family.rules(config), shapes), family, folder)
     flat: dict[tuple[str, ...], Any] = {}
-    for file in _files(folder):
+    for file in dict.fromkeys(tensors[key].file for key in plan):
         with _open(file) as f:
             for key, slot in plan.items():
                 if tensors[key].file != file:
                     continue
-                value = np.asarray(slot.layout.load(f.get_tensor(key)))
+                value = np.asarray(slot.layout.load(f.get_tensor(tensors[key].key)))
                 target = np.dtype(dtype) if dtype is not None else value.dtype
                 if slot.layer is None:
                     flat[slot.path] = value.astype(target)

@@ -48,7 +48,7 @@ class DecoderLayer(nn.Module):
         q = dense("q", c.heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.heads, c.head_dim)
         k = dense("k", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
         v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
-        q, k = (layers.rope(y, positions, c.rope_theta) for y in (q, k))
+        q, k = (layers.rope(y, positions, c.rope_theta, scaling=c.rope_scaling) for y in (q, k))
         if cache is None:
             h = layers.attention(q, k, v, visible)
         else:

@@ -43,6 +43,10 @@ class Rule:
     def stacked(self) -> bool:
         return "{i}" in self.key
 
+    def keys(self, layers: int) -> list[str]:
+        """The checkpoint keys of the rule in a stack of so many layers."""
+        return [self.key.format(i=i) for i in range(layers)] if self.stacked else [self.key]
+
 
 def linear(key: str, path: str, bias: bool = True) -> list[Rule]:
     """Rules of a torch Linear."""
@@ -106,8 +110,8 @@ def slots(rules: Iterable[Rule], shapes: Mapping[tuple[str, ...], tuple[int, ...
         if not rule.stacked:
             table[rule.key] = Slot(rule.path, None, rule.layout, rule.layout.axes(shape))
             continue
-        for i in range(shape[0]):
-            table[rule.key.format(i=i)] = Slot(rule.path, i, rule.layout, rule.layout.axes(shape[1:]))
+        for i, key in enumerate(rule.keys(shape[0])):
+            table[key] = Slot(rule.path, i, rule.layout, rule.layout.axes(shape[1:]))
     left = sorted(".".join(path) for path in set(shapes) - covered)
     if left:
         raise CheckpointError(f"weight table has no rule for the parameters {', '.join(left)}.")

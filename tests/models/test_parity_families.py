@@ -16,9 +16,18 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 from tiny_omni import random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
+from torch_ultravox import build_ultravox  # noqa: E402
 
 from seen_jax.models.config import conv_length  # noqa: E402
-from seen_jax.models.families import audio_flamingo_3, glm_asr, minicpm_o, qwen2_audio, step_audio_2, voxtral  # noqa: E402
+from seen_jax.models.families import (  # noqa: E402
+    audio_flamingo_3,
+    glm_asr,
+    minicpm_o,
+    qwen2_audio,
+    step_audio_2,
+    ultravox,
+    voxtral,
+)
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.model import Model, forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
@@ -27,8 +36,8 @@ from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES
 WHOLE = 1e-4
 NEW = 32
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
-FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2)
-REMOTE = (minicpm_o, step_audio_2)
+FAMILIES = (qwen2_audio, audio_flamingo_3, glm_asr, voxtral, minicpm_o, step_audio_2, ultravox)
+REMOTE = {minicpm_o: build_remote, step_audio_2: build_remote, ultravox: build_ultravox}
 SIZES = {
     "grouped heads": (Tiny(), SECONDS),
     "one kv head, 128 mels": (
@@ -84,7 +93,7 @@ def pairs(tmp_path_factory):
         if (family.NAME, name) not in opened:
             size, seconds = SIZES[name]
             folder = tmp_path_factory.mktemp(family.NAME)
-            original = (build_remote if family in REMOTE else build)(family, size, folder, len(opened))
+            original = REMOTE.get(family, build)(family, size, folder, len(opened))
             requests = [Request([hiss(s, i)], "which color ?") for i, s in enumerate(seconds)]
             opened[family.NAME, name] = Pair(original, load(folder), requests)
         return opened[family.NAME, name]
@@ -161,9 +170,10 @@ def test_parity_of_seen_edits(pairs, family, site):
         assert np.abs(ours[0] - plain[i][0]).max() > 100 * WHOLE, "the edit does nothing"
 
 
-def test_parity_of_several_clips_and_turns(pairs):
+@pytest.mark.parametrize("family", [qwen2_audio, ultravox], ids=lambda f: f.NAME)
+def test_parity_of_several_clips_and_turns(pairs, family):
     """Families whose processors take several clips in one chat."""
-    pair = pairs(qwen2_audio, "full heads, tied")
+    pair = pairs(family, "full heads, tied")
     messages = [
         {"role": "system", "content": [{"type": "text", "text": "name the music"}]},
         {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "red, then"}, {"type": "audio"}]},

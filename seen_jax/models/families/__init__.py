@@ -9,7 +9,16 @@ from typing import Any
 
 from seen_jax.errors import CheckpointError
 
-FAMILIES = ("qwen2_5_omni", "qwen2_audio", "audio_flamingo_3", "glm_asr", "voxtral", "minicpm_o", "step_audio_2")
+FAMILIES = (
+    "qwen2_5_omni",
+    "qwen2_audio",
+    "audio_flamingo_3",
+    "glm_asr",
+    "voxtral",
+    "minicpm_o",
+    "step_audio_2",
+    "ultravox",
+)
 
 
 def families() -> list[ModuleType]:
