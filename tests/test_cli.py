@@ -331,9 +331,9 @@ def test_the_quick_demo_is_a_valid_configuration():
 
 def test_the_examples_in_the_help_work(world, tmp_path, monkeypatch):
     """In order, beside clips/ and noise/crowd.wav; `demo` and `train` take long and have tests of their own."""
-    from seen_jax.models import model
+    from seen_jax.models import folders
 
-    monkeypatch.setitem(model.EMBEDDED, "seen-tiny", world.model)
+    monkeypatch.setitem(folders.EMBEDDED, "seen-tiny", world.model)
     (tmp_path / "clips").symlink_to(world.clips)
     (tmp_path / "noise").symlink_to(world.crowd.parent)
     monkeypatch.chdir(tmp_path)

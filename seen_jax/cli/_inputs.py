@@ -16,7 +16,8 @@ from seen_jax.cli._output import progress
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.models.checkpoint import read_config
-from seen_jax.models.model import Model, find_folder, load
+from seen_jax.models.folders import find_folder
+from seen_jax.models.model import Model, load
 from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors
 

@@ -26,7 +26,7 @@ def options(parser: Parser) -> None:
 def run(args: Any) -> Result:
     from seen_jax.models.checkpoint import published_config, read_config
     from seen_jax.models.families import families
-    from seen_jax.models.model import find_folder
+    from seen_jax.models.folders import find_folder
 
     known = {family.NAME: family for family in families()}
     if args.name is None:

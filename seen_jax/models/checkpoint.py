@@ -21,6 +21,7 @@ import numpy as np
 from seen_jax.errors import CheckpointError
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.families import family_of
+from seen_jax.models.folders import part_folder
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.weights import Slot, canonical, flatten, slots, unflatten
 
@@ -54,6 +55,10 @@ def read_config(folder: Path) -> tuple[LalmConfig, ModuleType]:
     """config.json (+ generation_config.json) -> (LalmConfig, family module)."""
     raw = read_json(folder / "config.json", "model configuration")
     family = family_of(raw.get("model_type"), folder / "config.json")
+    for part in getattr(family, "PARTS", ()):
+        if raw.get(part.attribute) and not raw.get(part.section):
+            other = part_folder(folder, part, str(raw[part.attribute]))
+            raw[part.section] = read_json(other / "config.json", f"configuration of {part.attribute}")
     from transformers import CONFIG_MAPPING
 
     try:
@@ -121,7 +126,7 @@ def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a safetensors file that has not been read yet. offset: of its first byte in the file."""
+    """A tensor of a safetensors file that has not been read yet. key: its name there."""
 
     key: str
     file: Path
@@ -150,6 +155,28 @@ def list_tensors(folder: Path) -> dict[str, Tensor]:
         for key, entry in header.items():
             first, _ = entry["data_offsets"]
             tensors[key] = Tensor(key, file, entry["dtype"], tuple(entry["shape"]), 8 + size + first)
+    return tensors
+
+
+def gather(folder: Path, config: LalmConfig, family: ModuleType) -> dict[str, Tensor]:
+    """Every tensor of a model, by key: those of its folder, and those of the parts that it leaves to other folders."""
+    tensors = list_tensors(folder)
+    if not hasattr(family, "PARTS"):
+        return tensors
+    held = {canonical(key, family.RENAMES) for key in tensors}
+    table = slots(family.rules(config), parameter_shapes(config))
+    for part in family.PARTS:
+        if held.issuperset(key for key in table if key.startswith(part.prefix)):
+            continue
+        name = read_json(folder / "config.json", "model configuration").get(part.attribute)
+        if name:
+            others = list_tensors(part_folder(folder, part, str(name)))
+            found = {part.prefix + key: tensor for key, tensor in others.items()}
+            tensors |= {key: x for key, x in found.items() if canonical(key, family.RENAMES) not in held}
+        elif not any(key.startswith(part.prefix) for key in held):
+            raise CheckpointError(
+                f"{folder} holds no weights {part.prefix}*, and its config.json names no {part.attribute} that does."
+            )
     return tensors
 
 
@@ -234,7 +261,7 @@ def load_params(
     progress: called with (bytes read, bytes in all).
     """
     shapes = parameter_shapes(config)
-    tensors = list_tensors(folder)
+    tensors = gather(folder, config, family)
     table = slots(family.rules(config), shapes)
     plan = match(tensors, table, family, folder)
     lora = read_lora(folder, table, family) if config.lora else {}

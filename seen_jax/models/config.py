@@ -29,8 +29,10 @@ class EncoderConfig:
     positions: a sinusoid table that is computed, one that is stored, or rotary embedding of the first `rotary` of a
     head's dimensions.
     block: attention reaches back without end, forward to the end of the own block of so many positions (MiniCPM-o).
-    post: what follows the layers, in order: "pool" pairs of positions, "norm", "stack" so many positions into one,
-    "conv" halves them (kernel 3, GELU), "linear" or "mlp" (of width `hidden`) into the language model's width.
+    post: what follows the layers, in order: "pool" pairs of positions, "norm", "fill" up to a whole stack with zeros,
+    "stack" so many positions into one, "conv" halves them (kernel 3, GELU), "linear" or "mlp" (of width `hidden`) into
+    the language model's width; or "gated" (Ultravox): RMSNorm, a linear map to `hidden`, the SiLU of its second half
+    times its first, a linear map, with an RMSNorm before that map or behind it (`gated_norm`).
     padding_tokens: the language model also gets the tokens of the padding (Voxtral).
     mlps: of a layer, each of which is a layer of the site encoder.mlp_act.
     """
@@ -57,6 +59,7 @@ class EncoderConfig:
     hidden: int = 0
     activation: Literal["gelu", "relu"] = "gelu"
     post_bias: bool = True
+    gated_norm: Literal["mid", "post"] = "mid"
     padding_tokens: bool = False
     mlps: ClassVar[int] = 1
 
@@ -82,10 +85,12 @@ class EncoderConfig:
         return frames
 
     def token_count(self, frames: Any) -> Any:
-        """Audio tokens of a row of so many mel frames; what does not fill a pair or a stack is dropped."""
+        """Audio tokens of a row of so many mel frames; what does not fill a pair or a stack is dropped,
+        unless it is filled up."""
         n = self.position_count(frames * 0 + self.pad_frames if self.padding_tokens else frames)
         for step in self.post:
-            n = {"pool": n // 2, "stack": n // self.stack, "conv": (n + 1) // 2}.get(step, n)
+            filled = -(-n // self.stack) * self.stack
+            n = {"pool": n // 2, "fill": filled, "stack": n // self.stack, "conv": (n + 1) // 2}.get(step, n)
         return n
 
 
@@ -136,6 +141,17 @@ class ConformerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's: rotary frequencies that turn fewer than `low` times in `original` positions are divided by `factor`,
+    those that turn more than `high` times stay, and those between are mixed."""
+
+    factor: float
+    low: float
+    high: float
+    original: int
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """Llama/Qwen2-style decoder.
 
@@ -156,6 +172,7 @@ class DecoderConfig:
     eps: float
     qkv_bias: bool
     tied: bool = False
+    rope_scaling: RopeScaling | None = None
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     attention_scale: float | None = None
@@ -174,7 +191,8 @@ class DecoderConfig:
 class LalmConfig:
     """One model: family name, encoder, decoder, and the token ids that framing and generation need.
 
-    lora: the folder holds a LoRA, which belongs to the model and is merged into the weights.
+    audio_token: -1 where audio has no id of its own and the family's prompt says where it lies. lora: the folder holds
+    a LoRA, which belongs to the model and is merged into the weights.
     """
 
     family: str

@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
         v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
         if c.qk_norm:
             q, k = RMSNorm(c.eps, name="q_norm")(q), RMSNorm(c.eps, name="k_norm")(k)
-        q, k = (layers.rope(y, positions, c.rope_theta) for y in (q, k))
+        q, k = (layers.rope(y, positions, c.rope_theta, scaling=c.rope_scaling) for y in (q, k))
         if cache is None:
             h = layers.attention(q, k, v, visible, c.attention_scale)
         else:

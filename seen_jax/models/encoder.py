@@ -13,8 +13,11 @@ from jaxtyping import Array, Float, Int
 
 from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig, EncoderConfig, conv_length
+from seen_jax.models.decoder import RMSNorm
 from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
+
+GATED_EPS = 1e-6  # of Ultravox's projector; no configuration states it
 
 
 @struct.dataclass
@@ -166,20 +169,28 @@ class Encoder(nn.Module):
         """(states before the projection, audio tokens). seen: positions of each row that the convolutions made."""
         c = self.config
         dense = lambda name, n: nn.Dense(n, use_bias=c.post_bias, dtype=self.dtype, name=name)  # noqa: E731
+        made = lambda x: jnp.where((jnp.arange(x.shape[1]) < seen[:, None])[..., None], x, 0)  # noqa: E731
         states = x
         for step in c.post:
             size = {"pool": 2, "stack": c.stack}.get(step, 1)
             groups = x[:, : x.shape[1] // size * size].reshape(len(x), -1, size, x.shape[-1])
             if step == "pool":
                 x, seen = groups.mean(2), seen // 2
+            elif step == "fill":
+                x = jnp.pad(made(x), ((0, 0), (0, -x.shape[1] % c.stack), (0, 0)))
             elif step == "stack":
                 x = groups.reshape(len(x), groups.shape[1], -1)
             elif step == "norm":
                 x = LayerNorm(c.eps, name="norm_post")(x)
             elif step == "conv":
-                x = jnp.where((jnp.arange(x.shape[1]) < seen[:, None])[..., None], x, 0)  # nothing lies behind a clip
                 conv = nn.Conv(c.width, (3,), 2, padding=((1, 1),), dtype=self.dtype, name="proj_conv")
-                x = layers.gelu(conv(x))
+                x = layers.gelu(conv(made(x)))  # nothing lies behind a clip
+            elif step == "gated":
+                states = x
+                first, second = jnp.split(dense("proj1", c.hidden)(RMSNorm(GATED_EPS, name="norm_pre")(x)), 2, axis=-1)
+                x = jax.nn.silu(second) * first
+                again, last = RMSNorm(GATED_EPS, name="norm_gated"), dense("proj2", c.output_width)
+                x = last(again(x)) if c.gated_norm == "mid" else again(last(x))
             else:
                 states = x
                 if step == "mlp":

@@ -42,8 +42,9 @@ class Framing:
     several chunks, up to the end of the last one. keys: attention sees the
     positions of real frames, all that the convolutions see, or (a slip of MiniCPM-o) as many as there are mel frames.
     reflected: what follows a piece is its own reflection, not zeros, and an incomplete hop at its end is no frame: what
-    the originals do to a clip alone that they pad to the longest. tail: zero samples behind every piece. behind: frames
-    at the end of a piece that the convolutions alone see.
+    the originals do to a clip alone that they pad to the longest. least: samples to which a shorter clip is filled up
+    with zeros. tail: zero samples behind every piece. behind: frames at the end of a piece that the convolutions alone
+    see.
     """
 
     seconds: float
@@ -54,6 +55,7 @@ class Framing:
     filled: Literal["silence", "zeros", "chunk"] | None = None
     keys: Literal["frames", "seen", "mel"] = "frames"
     reflected: bool = False
+    least: int = 0
     tail: int = 0
     behind: int = 0
 
@@ -61,6 +63,7 @@ class Framing:
         """The wave, or its beginning. AudioError for an empty clip, and past the longest one unless it is cut."""
         if wave.ndim != 1 or not len(wave):
             raise AudioError(f"a clip must be one-dimensional and not empty, not of shape {wave.shape}.")
+        wave = np.pad(wave, (0, max(0, self.least - len(wave))))
         if not self._frames(len(wave)):
             raise AudioError(f"a clip of {len(wave)} samples is too short: {family} needs at least {HOP}.")
         limit = round(self.seconds * SAMPLE_RATE)

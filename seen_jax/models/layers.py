@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from seen_jax.models.config import RopeScaling
+
 
 def layer_norm(
     x: Float[Array, "*b d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
@@ -46,16 +48,29 @@ def sinusoids(length: int, width: int) -> Float[np.ndarray, "length width"]:
     return _sinusoid_table(length, width)
 
 
+def inverse_frequencies(width: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
+    """Rotary frequencies of a head of `width` dimensions, float32."""
+    inverse = 1.0 / (theta ** (np.arange(0, width, 2, dtype=np.float32) / width))
+    if scaling is None:
+        return inverse
+    turns = scaling.original / (2 * np.pi / inverse)
+    kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clip(0, 1)
+    return (1 - kept) * inverse / scaling.factor + kept * inverse
+
+
 def rope(
-    x: Float[Array, "b s h d"], positions: Int[Array, "#b s"], theta: float, rotary: int | None = None
+    x: Float[Array, "b s h d"],
+    positions: Int[Array, "#b s"],
+    theta: float,
+    rotary: int | None = None,
+    scaling: RopeScaling | None = None,
 ) -> Float[Array, "b s h d"]:
     """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype.
 
     rotary: only so many leading dimensions of a head are turned.
     """
     d = x.shape[-1] if rotary is None else rotary
-    inverse = 1.0 / (theta ** (np.arange(0, d, 2, dtype=np.float32) / d))
-    angle = positions[..., None].astype(jnp.float32) * inverse
+    angle = positions[..., None].astype(jnp.float32) * inverse_frequencies(d, theta, scaling)
     cos, sin = (f(angle).astype(x.dtype)[:, :, None, :] for f in (jnp.cos, jnp.sin))
     a, b, rest = jnp.split(x, [d // 2, d], axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)

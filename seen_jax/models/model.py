@@ -8,7 +8,7 @@ import functools
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.checkpoint import LORA, LORA_CONFIG, Sharding, list_tensors, load_params, read_config
+from seen_jax.models.checkpoint import LORA, LORA_CONFIG, Sharding, Tensor, gather, load_params, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
+from seen_jax.models.folders import find_folder
 from seen_jax.models.lalm import Lalm, Output
 from seen_jax.models.processor import Processor
 from seen_jax.models.sites import Taps
-
-EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
@@ -73,43 +71,9 @@ def load(
     params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress)
     processor = Processor(_tokenizer(folder, config), config, family)
     lalm = Lalm(config, dtype=jnp.dtype(dtype))
-    return Model(str(name), folder, lalm, {"params": params}, processor, fingerprint(folder, config.lora))
-
-
-def find_folder(name: str | Path) -> Path:
-    """The local folder of an embedded name, a folder, or a hub name (downloaded once, without pickled files)."""
-    if str(name) in EMBEDDED:
-        return EMBEDDED[str(name)]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{folder} is a file; --model takes the folder that holds config.json.")
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        known = ", ".join(EMBEDDED)
-        raise CheckpointError(
-            f"there is no model folder '{name}'. Give a folder, a hub name like org/model, or: {known}."
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
-    except GatedRepoError:
-        raise CheckpointError(
-            f"{name} is gated: accept its licence on the hub, then log in with `hf auth login`."
-        ) from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{name} was not found on the hub, and is no local folder; a private model needs `hf auth login`."
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise CheckpointError(f"{name} is not in the local hub cache and the hub cannot be reached ({e}).") from None
+    extra = [folder / LORA, folder / LORA_CONFIG] if config.lora else []
+    identity = fingerprint(gather(folder, config, family), extra)
+    return Model(str(name), folder, lalm, {"params": params}, processor, identity)
 
 
 def _tokenizer(folder: Path, config: LalmConfig) -> Any:
@@ -137,15 +101,13 @@ def _has_mistral_common() -> bool:
     return importlib.util.find_spec("mistral_common") is not None
 
 
-def fingerprint(folder: Path, lora: bool = False) -> str:
+def fingerprint(tensors: Mapping[str, Tensor], extra: Sequence[Path] = ()) -> str:
     """Identity of the weights: a hash over names, dtypes and shapes of all tensors and 64 MB of every file, evenly
-    spread; a smaller file counts whole. lora: the LoRA in the folder belongs to them."""
+    spread; a smaller file counts whole. extra: further files that belong to them."""
     digest = hashlib.sha256()
-    tensors = list_tensors(folder)
     for key, tensor in sorted(tensors.items()):
         digest.update(f"{key} {tensor.dtype} {tensor.shape}\n".encode())
-    files = {tensor.file for tensor in tensors.values()} | ({folder / LORA, folder / LORA_CONFIG} if lora else set())
-    for file in sorted(files):
+    for file in dict.fromkeys([*(tensor.file for tensor in tensors.values()), *extra]):
         size = file.stat().st_size
         with file.open("rb") as f:
             for offset in range(0, size, max(size // 64, 1 << 20)):

@@ -18,6 +18,7 @@ from torch_families import Original, Tiny, build  # noqa: E402
 from torch_granite import build_granite  # noqa: E402
 from torch_qwen3 import build_qwen3  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
+from torch_ultravox import build_ultravox  # noqa: E402
 
 from seen_jax.models.families import (  # noqa: E402
     audio_flamingo_3,
@@ -28,6 +29,7 @@ from seen_jax.models.families import (  # noqa: E402
     qwen2_audio,
     qwen3_omni,
     step_audio_2,
+    ultravox,
     voxtral,
 )
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
@@ -48,12 +50,14 @@ FAMILIES = (
     voxtral,
     minicpm_o,
     step_audio_2,
+    ultravox,
     granite_speech,
 )
 BUILDERS = {
     qwen3_omni: build_qwen3,
     minicpm_o: build_remote,
     step_audio_2: build_remote,
+    ultravox: build_ultravox,
     granite_speech: build_granite,
 }
 SIZES = {

@@ -18,6 +18,7 @@ FAMILIES = (
     "voxtral",
     "minicpm_o",
     "step_audio_2",
+    "ultravox",
     "granite_speech",
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seen_jax.errors import CheckpointError
-from seen_jax.models.config import DecoderConfig
+from seen_jax.models.config import DecoderConfig, RopeScaling
 from seen_jax.models.weights import DENSE, Rule, conv1d, linear, norm
 
 # Published key names of a family whose language model lies under `language_model`; newer checkpoints lost a level.
@@ -53,8 +53,10 @@ def llama(text: Mapping[str, Any], qkv_bias: bool, tied: bool = False) -> Decode
     refuse(text, "text_config", {"attention_bias": qkv_bias} if "attention_bias" in text else {})
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "mrope"):
-        raise CheckpointError(f"config.json: rope type '{kind}' is not supported; expected 'default' or 'mrope'.")
+    if kind not in ("default", "mrope", "llama3"):
+        raise CheckpointError(
+            f"config.json: rope type '{kind}' is not supported; expected 'default', 'mrope' or 'llama3'."
+        )
     heads, width = text["num_attention_heads"], text["hidden_size"]
     return DecoderConfig(
         vocab=text["vocab_size"],
@@ -68,6 +70,14 @@ def llama(text: Mapping[str, Any], qkv_bias: bool, tied: bool = False) -> Decode
         eps=text["rms_norm_eps"],
         qkv_bias=qkv_bias,
         tied=tied,
+        rope_scaling=RopeScaling(
+            float(rope["factor"]),
+            float(rope["low_freq_factor"]),
+            float(rope["high_freq_factor"]),
+            int(rope["original_max_position_embeddings"]),
+        )
+        if kind == "llama3"
+        else None,
     )
 
 

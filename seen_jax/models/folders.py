@@ -1,0 +1,69 @@
+"""Where the files of a model lie: embedded, in a local folder, or on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from seen_jax.errors import CheckpointError
+
+EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+
+class Part(NamedTuple):
+    """A part of a model that may lie in a folder of its own: the attribute of config.json that names that folder, the
+    section that configures the part, and the beginning of its keys in the whole model."""
+
+    attribute: str
+    section: str
+    prefix: str
+
+
+def find_folder(name: str | Path) -> Path:
+    """The local folder of an embedded name, a folder, or a hub name (downloaded once, without pickled files)."""
+    if str(name) in EMBEDDED:
+        return EMBEDDED[str(name)]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file; --model takes the folder that holds config.json.")
+    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+        known = ", ".join(EMBEDDED)
+        raise CheckpointError(
+            f"there is no model folder '{name}'. Give a folder, a hub name like org/model, or: {known}."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+    except GatedRepoError:
+        raise CheckpointError(
+            f"{name} is gated: accept its licence on the hub, then log in with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{name} was not found on the hub, and is no local folder; a private model needs `hf auth login`."
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        raise CheckpointError(f"{name} is not in the local hub cache and the hub cannot be reached ({e}).") from None
+
+
+def part_folder(folder: Path, part: Part, name: str) -> Path:
+    """The folder of a part of the model in `folder`: relative to that, or anything that `find_folder` takes."""
+    beside = folder / name
+    if beside.is_dir():
+        return beside
+    try:
+        return find_folder(name)
+    except CheckpointError as e:
+        raise CheckpointError(
+            f"{folder / 'config.json'} leaves a part of the model to {part.attribute} = '{name}': {e}"
+        ) from None
