@@ -93,7 +93,7 @@ def _whisper(size: Tiny) -> dict[str, Any]:
 def _omni(size: Tiny, vocab: int) -> Size:
     shared = {field.name for field in dataclasses.fields(Size)} & {field.name for field in dataclasses.fields(Tiny)}
     same = {name: getattr(size, name) for name in shared}
-    return Size(**same, n_window=100, encoder_ffn=2 * size.encoder_width, vocab=vocab)
+    return Size(**(same | {"n_window": 100}), encoder_ffn=2 * size.encoder_width, vocab=vocab)
 
 
 def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
