@@ -14,7 +14,7 @@ from seen_jax.cli._parser import AUDIO, SPEC, Parser, add_basis, add_model, sele
 
 EXAMPLES = """
 seen-jax generate clips/ --prompt "transcribe the speech"
-seen-jax generate mmau.csv --model path/to/Qwen2.5-Omni-7B --task multiple_choice
+seen-jax generate clips/ --task transcription
 seen-jax generate clips/ --basis calibrations/white --method complement --noise white --snr 0
 """
 
