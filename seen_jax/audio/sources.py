@@ -68,7 +68,7 @@ class NoiseSource:
         if part not in PARTS:
             raise ConfigError(f"a noise has the parts {' and '.join(PARTS)}, not {part!r}")
         if index < 0 or seed < 0 or samples < 1:
-            raise ConfigError(f"noise for clip {index} of {samples} samples with seed {seed}: none may be negative")
+            raise ConfigError(f"clip {index} of {samples} samples with seed {seed}: there is no noise for such a clip")
         segments = self.calibration if part == "calibration" else self.test
         if not segments:
             own = self.voices[PARTS.index(part) :: len(PARTS)]

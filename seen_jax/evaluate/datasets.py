@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from seen_jax.errors import AudioError, ConfigError
 from seen_jax.evaluate._parquet import parquet_columns, parquet_rows
 from seen_jax.evaluate.items import SUBSETS, Entry, clip_rows, entry_of
 
-__all__ = ["DatasetConfig", "Entry", "Kind", "load_dataset"]
+__all__ = ["KINDS", "DatasetConfig", "Entry", "load_dataset"]
 
-Kind = Literal["auto", "mmau", "librispeech", "manifest", "embedded"]
+KINDS = ("auto", "mmau", "librispeech", "manifest", "embedded")
 EMBEDDED = "seen-tiny/"
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as `datasets` names the parquet files of a split
 LOOKED_FOR = (
@@ -45,7 +45,7 @@ class DatasetConfig:
     """
 
     path: str
-    kind: Kind = "auto"
+    kind: str = "auto"
     name: str | None = None
     task: str | None = None
     split: str | None = None
@@ -53,6 +53,8 @@ class DatasetConfig:
     shuffle_seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"there is no kind of data set {self.kind!r}: choose one of {', '.join(KINDS)}")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"the limit of a data set must be 1 or more, not {self.limit}")
         if self.shuffle_seed is not None and self.shuffle_seed < 0:
@@ -148,7 +150,7 @@ def _rows(config: DatasetConfig) -> tuple[str, list[_Row]]:
 def _mmau(path: Path) -> list[_Row] | None:
     """JSON lists, parquet files and manifests of multiple choice; None if the path has none."""
     if path.is_dir():
-        tables = sorted(p for p in (*path.glob("*.json"), *path.glob("*.parquet"), *path.glob("data/*.parquet")))
+        tables = sorted(p for p in (*path.glob("*.json"), *path.glob("*.parquet"), *path.glob("*/*.parquet")))
         found = [rows for table in tables if (rows := _mmau(table)) is not None]
         if found:
             return [row for rows in found for row in rows]

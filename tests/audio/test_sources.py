@@ -259,7 +259,7 @@ def test_bad_input(tmp_path, folder):
         noise_source(write(tmp_path / "short.wav", ramp(0, 3000)))
     source = noise_source(folder)
     for args in ((-1, 10, 0), (0, 0, 0), (0, 10, -1)):
-        with pytest.raises(ConfigError, match="noise for clip"):
+        with pytest.raises(ConfigError, match="no noise for such a clip"):
             source.clip(*args)
     with pytest.raises(ConfigError, match="not 'train'"):
         source.clip(0, 10, 0, "train")

@@ -294,7 +294,7 @@ def test_paths_that_are_no_data_set(tmp_path, mmau):
         load(tmp_path / "empty")
     with pytest.raises(ConfigError, match="no clips 'seen-tiny/test': choose seen-tiny/calibration"):
         load("seen-tiny/test")
-    for fields in ({"limit": 0}, {"shuffle_seed": -1}):
+    for fields in ({"limit": 0}, {"shuffle_seed": -1}, {"kind": "mmsu"}):
         with pytest.raises(ConfigError):
             DatasetConfig("x", **fields)
 
