@@ -152,7 +152,7 @@ def _manifest(path: Path) -> Iterator[_Found]:
     missing, items = [], []
     for line, row in rows:
         value = row.get(column, "")
-        file = _resolve(path.parent, value)
+        file = resolve_audio(path.parent, value)
         if file is None:
             missing.append(f"line {line}: {value or '(empty)'}")
             continue
@@ -166,7 +166,8 @@ def _manifest(path: Path) -> Iterator[_Found]:
     yield from items
 
 
-def _resolve(folder: Path, value: str) -> Path | None:
+def resolve_audio(folder: Path, value: str) -> Path | None:
+    """The audio file that a table in `folder` means: its suffix and a folder `clean/` may be left out."""
     if not value:
         return None
     for base in (folder / value, folder / "clean" / value):
@@ -198,10 +199,11 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             raise AudioError(f"{path} line {number}: not a line of JSON: {error}.") from error
         if not isinstance(row, dict):
             raise AudioError(f"{path} line {number}: expected an object with named fields, got {line.strip()[:60]}.")
-        yield number, {k.strip().lower(): _as_text(v) for k, v in row.items()}
+        yield number, {k.strip().lower(): as_text(v) for k, v in row.items()}
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A field of a table as text, lists as JSON."""
     if isinstance(value, str):
         return value.strip()
     return "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,9 +1,11 @@
 """Audio in and out: any readable file or user array becomes one checked 16 kHz mono float32 wave."""
 
 import io
+import math
 import os
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,51 +17,125 @@ from seen_jax.audio._find import AudioItem, find_audio
 from seen_jax.audio.features import SAMPLE_RATE
 from seen_jax.errors import AudioError
 
-__all__ = ["AudioItem", "check_wave", "find_audio", "is_silent", "read_audio", "write_audio"]
+__all__ = [
+    "AudioItem",
+    "audio_seconds",
+    "check_wave",
+    "decode_audio",
+    "find_audio",
+    "is_silent",
+    "read_audio",
+    "write_audio",
+]
 
 _RATES = (1_000, 1_000_000)
 _MPEG_SLACK = 2 * 1152  # the length in an MP3 header may be off by the encoder's own frames
+_MARGIN = SAMPLE_RATE // 10  # more than the resampler's filter reaches, in samples at 16 kHz
+_LATE = 0.01  # seconds that a segment may end behind its file: rounding in somebody's table
 _PIPED = 0x7FFF0000  # a program that writes WAV to a pipe declares about 2**31 or 2**32 bytes
 _DECLARED = re.compile(r"data\s*: (\d+) \(should be (\d+)\)")
 
 
-def read_audio(path: str | Path, channel: int | Literal["mean"] = 0) -> Float[np.ndarray, " samples"]:
+def read_audio(
+    path: str | Path, channel: int | Literal["mean"] = 0, start: float = 0.0, seconds: float | None = None
+) -> Float[np.ndarray, " samples"]:
     """Read WAV, FLAC, OGG, MP3 and whatever else libsndfile decodes, as 16 kHz mono float32.
 
     Args:
         path: an audio file of any rate and number of channels.
         channel: which channel, counted from 0; the first by default, as in the paper's protocol. "mean"
             averages all of them.
+        start, seconds: only this segment of the file, which is all that is read. It has the samples that the same
+            cut of the whole file would have, up to rounding.
 
     Raises:
         AudioError: missing file, a folder, undecodable or truncated data, no samples, NaN or infinity, no
-            such channel. A clip of digital silence is allowed: see `is_silent`.
+            such channel, a segment that is not within the file. A clip of digital silence is allowed: see `is_silent`.
     """
-    import soundfile
-
     path = Path(os.path.expanduser(path))
     if path.is_dir():
         raise AudioError(f"{path} is a folder, not an audio file: use find_audio to list what is in it.")
     if not path.exists():
         raise AudioError(f"There is no audio file {path}.")
+    return _decode(path, str(path), channel, start, seconds)
+
+
+def decode_audio(
+    data: bytes,
+    name: str,
+    channel: int | Literal["mean"] = 0,
+    start: float = 0.0,
+    seconds: float | None = None,
+) -> Float[np.ndarray, " samples"]:
+    """`read_audio` for the bytes of a file. name: what the messages call it."""
+    return _decode(io.BytesIO(data), name, channel, start, seconds)
+
+
+def audio_seconds(path: str | Path) -> float:
+    """Length of an audio file by its header, in seconds. AudioError as `read_audio`."""
+    import soundfile
+
     try:
-        with soundfile.SoundFile(path) as file:
-            rate, declared, log = file.samplerate, file.frames, file.extra_info
-            data = file.read(dtype="float32", always_2d=True)
+        return float(soundfile.info(os.path.expanduser(path)).duration)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
         raise AudioError(f"Cannot decode {path}: {error}. Is it an audio file, and complete?") from error
+
+
+def _decode(
+    source: Path | io.BytesIO, name: str, channel: int | Literal["mean"], start: float, seconds: float | None
+) -> Float[np.ndarray, " samples"]:
+    import soundfile
+
+    whole = start == 0 and seconds is None
+    try:
+        with soundfile.SoundFile(source) as file:
+            rate, declared, log = file.samplerate, file.frames, file.extra_info
+            piece = _Piece(0, declared, 0, None) if whole else _piece(name, rate, declared, start, seconds)
+            if piece.first:
+                file.seek(piece.first)
+            data = file.read(-1 if whole else piece.frames, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        raise AudioError(f"Cannot decode {name}: {error}. Is it an audio file, and complete?") from error
     if len(data) == 0:
-        raise AudioError(f"{path} holds no samples.")
-    if len(data) < declared - _MPEG_SLACK or _lost_data(log):
-        raise AudioError(f"{path} is truncated: its header promises more audio than it holds ({len(data)} frames).")
+        raise AudioError(f"{name} holds no samples.")
+    if len(data) < piece.frames - _MPEG_SLACK or _lost_data(log):
+        raise AudioError(f"{name} is truncated: its header promises more audio than it holds ({len(data)} frames).")
     channels = data.shape[1]
     if channel == "mean":
         wave = data.mean(axis=1)
     elif channel in range(channels):
         wave = data[:, channel]
     else:
-        raise AudioError(f"{path} has {channels} channel(s), numbered from 0: there is no channel {channel!r}.")
-    return check_wave(wave, rate, name=str(path))
+        raise AudioError(f"{name} has {channels} channel(s), numbered from 0: there is no channel {channel!r}.")
+    wave = check_wave(wave, rate, name=name)
+    return wave if whole else wave[piece.skip :][: piece.samples]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What to read of a file (first frame, frames) and to keep of it at 16 kHz (after skip; None: all)."""
+
+    first: int
+    frames: int
+    skip: int
+    samples: int | None
+
+
+def _piece(name: str, rate: int, declared: int, start: float, seconds: float | None) -> _Piece:
+    """A segment with a margin, cut where input and output samples coincide: resampling then gives the same samples as
+    for the whole file."""
+    length = declared / rate
+    if not 0 <= start < length or not (seconds is None or 0 < seconds <= length - start + _LATE):
+        span = f"{start:g} s on" if seconds is None else f"{start:g} s on for {seconds:g} s"
+        raise AudioError(f"{name} lasts {length:.3f} s: there is no segment from {span}.")
+    step = math.gcd(rate, SAMPLE_RATE)
+    block_in, block_out = rate // step, SAMPLE_RATE // step
+    margin = 0 if rate == SAMPLE_RATE else -(-_MARGIN // block_out)
+    first_sample = round(start * SAMPLE_RATE)
+    samples = None if seconds is None else max(1, round(seconds * SAMPLE_RATE))
+    first = max(0, first_sample // block_out - margin)
+    last = declared if samples is None else (-(-(first_sample + samples) // block_out) + margin) * block_in
+    return _Piece(first * block_in, min(last, declared) - first * block_in, first_sample - first * block_out, samples)
 
 
 def _lost_data(log: str) -> bool:

@@ -37,7 +37,7 @@ def synthetic_noise(
     """
     kind = _ALIASES.get(name, name)
     if kind not in NOISES:
-        raise ConfigError(f"There is no noise {name!r}{_nearest(name)} Known: {', '.join((*NOISES, *_ALIASES))}.")
+        raise ConfigError(f"There is no noise {name!r}{nearest_noise(name)}")
     if n_samples < 1:
         raise ConfigError(f"A noise needs at least one sample, not {n_samples}.")
     rng = _rng(kind, seed)
@@ -60,14 +60,11 @@ def load_noise(
         ConfigError: neither a known name nor a path.
         AudioError: a file that `read_audio` refuses or that is digital silence.
     """
-    if _is_name(spec):
+    if is_synthetic(spec):
         return synthetic_noise(str(spec), round(seconds * SAMPLE_RATE), seed, speech)
     path = Path(os.path.expanduser(spec))
     if not path.exists() and path.name == str(spec) and not path.suffix:
-        raise ConfigError(
-            f"There is no noise or file {str(spec)!r}{_nearest(str(spec))} "
-            f"Known noises: {', '.join((*NOISES, *_ALIASES))}."
-        )
+        raise ConfigError(f"There is no noise or file {str(spec)!r}{nearest_noise(str(spec))}")
     wave = read_audio(path)
     if is_silent(wave):
         raise AudioError(f"The noise {path} is digital silence.")
@@ -84,7 +81,7 @@ def noise_for_clip(
     Raises:
         ConfigError, AudioError: as `synthetic_noise` and `load_noise`.
     """
-    if _is_name(spec):
+    if is_synthetic(spec):
         return synthetic_noise(str(spec), n_samples, seed, speech)
     path = Path(os.path.expanduser(spec))
     wave = _recorded(str(spec), path.stat().st_mtime_ns if path.exists() else 0)
@@ -98,7 +95,8 @@ def _recorded(spec: str, _modified: int) -> np.ndarray:
     return wave
 
 
-def _is_name(spec: str | Path) -> bool:
+def is_synthetic(spec: str | Path) -> bool:
+    """Whether a noise is meant by its name."""
     return spec in NOISES or spec in _ALIASES
 
 
@@ -108,9 +106,11 @@ def _rng(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(name.encode()), seed])
 
 
-def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name.lower(), (*NOISES, *_ALIASES), n=1, cutoff=0.4)
-    return f": did you mean {close[0]!r}?" if close else "."
+def nearest_noise(name: str) -> str:
+    """The end of a message about an unknown noise: the nearest name, and all of them."""
+    known = (*NOISES, *_ALIASES)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    return f"{f': did you mean {close[0]!r}?' if close else '.'} Known noises: {', '.join(known)}."
 
 
 def _voices(speech: Sequence[np.ndarray] | None) -> list[np.ndarray]:

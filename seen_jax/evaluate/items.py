@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.api import DEFAULT_PROMPT
-from seen_jax.audio.io import AudioItem, find_audio, read_audio
+from seen_jax.audio.io import AudioItem, decode_audio, find_audio, read_audio
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.evaluate._parquet import parquet_audio
+from seen_jax.evaluate.answers import lettered, right_letter
 
 CLIPS = Path(__file__).parent.parent / "assets" / "clips"
 SUBSETS = ("calibration", "validation", "demo")
-LETTERS = "ABCD"  # what `answer_letter` finds
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,47 @@ class Item:
     answer: str = ""
     choices: tuple[str, ...] = ()
     letter: str = ""
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An item whose audio is still on disk.
+
+    path: the audio file, or the parquet file that has it in row `parquet_row`. choices: lettered ("A. text"), unless
+    the prompt is the data set's own. prompt: the data set's own, or None. dataset: name of the set it comes from.
+    start, seconds: of a segment of the audio, None for the whole.
+    """
+
+    id: str
+    task: str
+    path: Path
+    question: str = ""
+    choices: tuple[str, ...] = ()
+    answer: str = ""
+    letter: str = ""
+    prompt: str | None = None
+    dataset: str = ""
+    start: float | None = None
+    seconds: float | None = None
+    parquet_row: int | None = None
+
+    def wave(self) -> Float[np.ndarray, " samples"]:
+        """The audio, 16 kHz mono float32, read anew. AudioError names the entry."""
+        try:
+            if self.parquet_row is None:
+                return read_audio(self.path, start=self.start or 0.0, seconds=self.seconds)
+            data, name = parquet_audio(self.path, self.parquet_row)
+            return decode_audio(data, name, start=self.start or 0.0, seconds=self.seconds)
+        except AudioError as error:
+            raise AudioError(f"item {self.id}: {error}") from error
+
+    def item(self) -> Item:
+        """The item with its audio; without a prompt of its own it asks the question, or for a transcript."""
+        prompt = self.prompt or "\n".join([self.question, *self.choices]).strip() or DEFAULT_PROMPT
+        return Item(
+            self.id, self.task, self.wave(), prompt, self.answer, self.choices, self.letter, question=self.question
+        )
 
 
 def load_clips(subset: str, per_task: int | None = None) -> list[Item]:
@@ -47,56 +88,61 @@ def load_clips(subset: str, per_task: int | None = None) -> list[Item]:
         raise ConfigError(f"there are no clips {subset!r}: choose one of {', '.join(SUBSETS)}")
     if per_task is not None and per_task < 1:
         raise ConfigError(f"items per task must be 1 or more, not {per_task}")
-    rows = [row for row in find_audio([CLIPS / "manifest.jsonl"]) if row.extra["subset"] == subset]
     seen: Counter[str] = Counter()
     kept = []
-    for row in rows:
+    for row in clip_rows(subset):
         seen[row.extra["task"]] += 1
         if per_task is None or seen[row.extra["task"]] <= per_task:
             kept.append(row)
     return [item_of(row) for row in kept]
 
 
+def clip_rows(subset: str) -> list[AudioItem]:
+    """The rows of the package's manifest that belong to a subset, which must be a known one."""
+    return [row for row in find_audio([CLIPS / "manifest.jsonl"]) if row.extra["subset"] == subset]
+
+
 def load_manifest(inputs: str | Path | Sequence[str | Path]) -> list[Item]:
     """A user's items: anything `find_audio` takes; prompts, choices and answers come from a manifest's columns.
 
     Columns, all optional: `prompt` (as it is) or `question` (to which the choices are added), `task`, `choices` (a
-    list), `letter`, `answer` (a letter, or a choice, or a text), `text` (a transcript). Without a prompt the speech is
-    to be transcribed. Raises AudioError for files that cannot be read, and answers that are none of the choices.
+    list), `letter`, `answer` (a letter, or a choice, or a text), `text` (a transcript), `start` and `seconds` (of a
+    segment). Without a prompt the speech is to be transcribed. Raises AudioError for files that cannot be read, and
+    answers that are none of the choices.
     """
     return [item_of(row) for row in find_audio(inputs if isinstance(inputs, list | tuple) else [str(inputs)])]
 
 
 def item_of(row: AudioItem) -> Item:
     """One row of a manifest, its audio read and checked. Raises AudioError as `load_manifest`."""
-    extra = row.extra
-    choices = row.choices
-    if len(choices) > len(LETTERS):
-        raise AudioError(f"item {row.id}: {len(choices)} choices; at most {len(LETTERS)} have letters")
-    answer = extra.get("answer", row.text or "")
-    letter = extra.get("letter", "") or _letter(answer, choices, row.id)
-    prompt = extra.get("prompt") or _ask(extra.get("question", ""), choices) or DEFAULT_PROMPT
-    asked = "prompt" in extra or "question" in extra
-    kind = "choice" if choices else "question" if asked and not row.text else "transcription"
-    return Item(row.id, extra.get("task", kind), read_audio(row.path), prompt, answer, choices, letter)
+    return entry_of(row).item()
 
 
-def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:
-    if not choices or not answer:
-        return ""
-    if answer in tuple(LETTERS[: len(choices)]):
-        return answer
-    if answer in choices:
-        return LETTERS[choices.index(answer)]
-    raise AudioError(f"item {name}: the answer {answer[:80]!r} is neither a letter nor one of the choices")
-
-
-def _ask(question: str, choices: tuple[str, ...]) -> str:
-    if not question or not choices:
-        return question
-    lettered = all(re.match(rf"\(?{mark}[.):]", choice) for mark, choice in zip(LETTERS, choices, strict=False))
-    lines = choices if lettered else [f"{mark}. {choice}" for mark, choice in zip(LETTERS, choices, strict=False)]
-    return "\n".join([question, *lines])
+def entry_of(row: AudioItem, dataset: str = "", task: str | None = None, parquet_row: int | None = None) -> Entry:
+    """One row of a manifest, its audio left where it is. task: of rows that name none. AudioError names the row."""
+    extra, choices = row.extra, row.choices
+    answer, prompt, question = extra.get("answer", row.text or ""), extra.get("prompt"), extra.get("question", "")
+    try:
+        letter = right_letter(extra.get("letter") or answer, choices)
+        offered = choices if prompt else lettered(choices)
+        start, seconds = (float(extra[key]) if extra.get(key) else None for key in ("start", "seconds"))
+    except (AudioError, ValueError) as error:
+        raise AudioError(f"item {row.id}: {error}") from None
+    kind = "choice" if choices else "question" if (prompt or question) and not row.text else "transcription"
+    return Entry(
+        id=row.id,
+        task=extra.get("task") or task or kind,
+        path=row.path,
+        question=question,
+        choices=offered,
+        answer=answer,
+        letter=letter,
+        prompt=prompt,
+        dataset=dataset,
+        start=start,
+        seconds=seconds,
+        parquet_row=parquet_row,
+    )
 
 
 def voices(items: Sequence[Item]) -> list[Float[np.ndarray, " _"]]:

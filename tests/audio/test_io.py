@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from seen_jax.audio.io import check_wave, find_audio, is_silent, read_audio, write_audio
+from seen_jax.audio.io import audio_seconds, check_wave, decode_audio, find_audio, is_silent, read_audio, write_audio
 from seen_jax.errors import AudioError
 
 
@@ -233,3 +233,27 @@ def test_real_recordings(recordings):
     assert rates == {16000, 20000, 32000, 44100}
     assert {channels for channels, _ in shapes} == {1, 2}
     assert any(subtype == "FLOAT" for _, subtype in shapes)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 19980, 22050, 44100, 48000])
+@pytest.mark.parametrize(("start", "seconds"), [(0.0, 0.5), (0.3337, 1.0), (1.2, 0.8), (0.7, None)])
+def test_a_segment_is_a_cut_of_the_whole(tmp_path, rate, start, seconds):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, (2 * rate, 2)), rate, subtype="FLOAT")
+    whole, first = read_audio(path, 1), round(start * 16000)
+    last = 32000 if seconds is None else first + round(seconds * 16000)
+    for segment in (read_audio(path, 1, start, seconds), decode_audio(path.read_bytes(), "x", 1, start, seconds)):
+        assert segment.shape == (last - first,)
+        np.testing.assert_allclose(segment, whole[first:last], atol=0 if rate == 16000 else 1e-6)
+    assert audio_seconds(path) == 2.0
+
+
+def test_segments_outside_a_file(tmp_path):
+    path = write_audio(tmp_path / "x.wav", np.full(16000, 0.1, np.float32))
+    for start, seconds in ((-0.1, 0.2), (1.0, None), (0.5, 0.6), (0.5, 0.0)):
+        with pytest.raises(AudioError, match=r"x\.wav lasts 1\.000 s: there is no segment from"):
+            read_audio(path, start=start, seconds=seconds)
+    with pytest.raises(AudioError, match="Cannot decode some bytes"):
+        decode_audio(b"no audio", "some bytes")
+    with pytest.raises(AudioError, match="Cannot decode"):
+        audio_seconds(tmp_path / "gone.wav")

@@ -1,0 +1,94 @@
+"""Tables in parquet files: columns of text as rows of a manifest, and audio that is stored inside."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seen_jax.errors import AudioError, ConfigError
+
+
+def _library() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError("parquet files need pyarrow: pip install 'seen-jax[parquet]'.") from None
+    return pyarrow
+
+
+def _open(path: Path) -> Any:
+    arrow = _library()
+    try:
+        return arrow.parquet.ParquetFile(path, memory_map=True)
+    except (OSError, arrow.ArrowException) as error:
+        raise AudioError(f"Cannot read {path} as parquet: {error}.") from error
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise AudioError(f"Cannot read {path} as parquet: {error}.") from error
+
+
+def _audio_column(file: Any) -> str | None:
+    """The column of {bytes, path} structs, as `datasets` stores audio; one named "audio" first."""
+    arrow, schema = _library(), file.schema_arrow
+    structs = [field.name for field in schema if arrow.types.is_struct(field.type)]
+    found = [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
+    return next((name for name in found if name == "audio"), found[0] if found else None)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The names of a file's columns."""
+    return list(_open(path).schema_arrow.names)
+
+
+def parquet_rows(path: Path) -> tuple[bool, Iterator[dict[str, Any]]]:
+    """(whether the audio is inside, the rows without it; of an audio struct its `path` is kept as "audio")."""
+    with _open(path) as file:
+        inside = _audio_column(file)
+        names = [name for name in file.schema_arrow.names if name != inside]
+        if inside and file.schema_arrow.field(inside).type.get_field_index("path") >= 0:
+            names.append(f"{inside}.path")
+        rows = file.read(names).to_pylist()
+    if inside:
+        for row in rows:
+            row["audio"] = (row.pop(inside, None) or {}).get("path")
+    return inside is not None, iter(rows)
+
+
+def parquet_audio(path: Path, row: int) -> tuple[bytes, str]:
+    """The encoded audio in a row, and a name for messages. A struct without bytes names a file beside the table."""
+    name = f"{path} row {row}"
+    group, offset = _place(path, row)
+    struct = _group(path, _modified(path), group)[offset].as_py() or {}
+    if struct.get("bytes"):
+        return struct["bytes"], name
+    file = path.parent / (struct.get("path") or "")
+    if not struct.get("path") or not file.is_file():
+        raise AudioError(f"{name} holds neither audio bytes nor the path of a file there is ({struct.get('path')!r}).")
+    return file.read_bytes(), str(file)
+
+
+def _place(path: Path, row: int) -> tuple[int, int]:
+    ends = _group_ends(path, _modified(path))
+    group = int(np.searchsorted(ends, row, side="right"))
+    return group, row - (int(ends[group - 1]) if group else 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _group_ends(path: Path, _time: int) -> np.ndarray:
+    with _open(path) as file:
+        return np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+
+
+@functools.lru_cache(maxsize=2)  # neighbours are mostly asked for together, and a group may have 100 MB
+def _group(path: Path, _time: int, group: int) -> Any:
+    with _open(path) as file:
+        return file.read_row_group(group, columns=[_audio_column(file)]).column(0)
