@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 from pathlib import Path
 
@@ -21,6 +23,18 @@ def pytest_configure(config: pytest.Config) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def compiled_programs_are_freed(tests=itertools.count(1)):  # noqa: B008
+    """Every compiled program maps some memory, and Linux lets a process map 65,530 regions: past that it crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if next(tests) % 10 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
