@@ -179,7 +179,7 @@ def denoiser_radar(cells: Rows) -> Any:
     else:
         charts = {_place_label(p, places): [(p, noise) for noise in noises] for p in places}
     columns = min(len(charts), 2)
-    figure = _figure(7.6 * columns + 2.5, 6.6 * -(-len(charts) // columns))
+    figure = _figure((9.6 if columns == 1 else 7.6 * columns) + 2.5, 6.6 * -(-len(charts) // columns))
     figure.suptitle("mean GSR over the SNRs (%)", fontsize=16)
     highest = 0.0
     for k, (title, ends) in enumerate(charts.items()):

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Num, Shaped
 
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate.metrics import Estimate, WordErrors, correlation
-from seen_jax.evaluate.table import ALL
 
 RESAMPLES = 2000
 CHUNK = 4_000_000  # resampled values held at once
@@ -133,19 +132,24 @@ def ratio_interval(
 
 
 def correlate(
-    cells: Sequence[Mapping[str, Any]], by: Sequence[str], x: str = "see", y: str = "gsr", seed: int = 0
+    cells: Sequence[Mapping[str, Any]],
+    by: Sequence[str],
+    x: str = "see",
+    y: str = "gsr",
+    seed: int = 0,
+    pooled: str = "all",
 ) -> list[dict[str, Any]]:
     """Pearson and Spearman correlation of x and y for every combination of the keys `by`, and over all cells.
 
     Cells without x or y (None) are left out; which mitigations and SNRs belong together is up to the caller. Dicts of
-    the keys (ALL in the last one), cells, pearson and spearman, each with `_low` and `_high`; None where undefined.
+    the keys (`pooled` in the last one), cells, pearson and spearman, each with `_low` and `_high`; None if undefined.
     """
     kept = [c for c in cells if c[x] is not None and c[y] is not None]
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for cell in kept:
         groups.setdefault(tuple(cell[key] for key in by), []).append(cell)
     found = []
-    for key, own in [*groups.items(), ((ALL,) * len(by), kept)]:
+    for key, own in [*groups.items(), ((pooled,) * len(by), kept)]:
         entry: dict[str, Any] = {**dict(zip(by, key, strict=True)), "cells": len(own)}
         for kind in ("pearson", "spearman"):
             r = correlation([c[x] for c in own], [c[y] for c in own], kind, seed=seed)
