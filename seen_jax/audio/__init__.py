@@ -1,5 +1,6 @@
-"""Audio: read and check files, find them, log-mel features, mixing at an SNR, synthetic noises."""
+"""Audio: read and check files, find them, log-mel features, mixing at an SNR, synthetic noises, denoisers."""
 
+from seen_jax.audio.denoise import DENOISERS, Denoiser, denoiser
 from seen_jax.audio.features import SAMPLE_RATE, frame_count, log_mel, mel_filterbank, pad_waves
 from seen_jax.audio.io import (
     AudioItem,
@@ -16,14 +17,17 @@ from seen_jax.audio.noise import NOISES, load_noise, noise_for_clip, synthetic_n
 from seen_jax.audio.sources import NoiseSource, noise_source
 
 __all__ = [
+    "DENOISERS",
     "NOISES",
     "SAMPLE_RATE",
     "AudioItem",
+    "Denoiser",
     "Mixture",
     "NoiseSource",
     "audio_seconds",
     "check_wave",
     "decode_audio",
+    "denoiser",
     "find_audio",
     "fit_noise",
     "frame_count",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from itertools import combinations
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from seen_jax.errors import ConfigError
 
@@ -37,6 +38,11 @@ def gsr(clean_outputs: Sequence[str], outputs: Sequence[str]) -> float:
     return share(same(clean_outputs, outputs))
 
 
+def influence(clean_outputs: Sequence[str], noisy_outputs: Sequence[str]) -> float:
+    """Share of items whose output the noise changed; NaN for none."""
+    return share(~same(clean_outputs, noisy_outputs))
+
+
 def share(hits: Bool[np.ndarray, " items"]) -> float:
     """Share of True, NaN for no items."""
     return float(np.mean(hits)) if len(hits) else float("nan")
@@ -44,9 +50,14 @@ def share(hits: Bool[np.ndarray, " items"]) -> float:
 
 def accuracy(letters: Sequence[str | None], right: Sequence[str]) -> float:
     """Share of items whose letter is right; a missing letter (None) is a failed item. NaN for no items."""
+    return share(correct(letters, right))
+
+
+def correct(letters: Sequence[str | None], right: Sequence[str]) -> Bool[np.ndarray, " items"]:
+    """True where a letter is the right one, False where it is missing (None). ConfigError on different lengths."""
     if len(letters) != len(right):
         raise ConfigError(f"{len(letters)} letters cannot be compared with {len(right)} right ones")
-    return share(np.array([a is not None and a == b for a, b in zip(letters, right, strict=True)], bool))
+    return np.array([a is not None and a == b for a, b in zip(letters, right, strict=True)], bool)
 
 
 def plain_words(text: str) -> str:
@@ -54,32 +65,98 @@ def plain_words(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]|_", "", text.lower()).split())
 
 
-def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Word errors per reference word over all pairs, by jiwer, on `plain_words`; NaN for no pairs.
+class WordErrors(NamedTuple):
+    """Per item: substitutions, deletions and insertions together, and words of the reference."""
 
-    Words where the reference has none count as errors; where all references are empty, the rate is 0 if all
-    hypotheses are empty too, else 1.
+    errors: Int[np.ndarray, " items"]
+    words: Int[np.ndarray, " items"]
+
+
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
+    """Word errors of every pair, by jiwer, on `plain_words`; words where the reference has none are all errors.
+
+    ConfigError on different lengths.
     """
     import jiwer
 
     if len(references) != len(hypotheses):
         raise ConfigError(f"{len(hypotheses)} hypotheses cannot be compared with {len(references)} references")
     pairs = [(plain_words(r), plain_words(h)) for r, h in zip(references, hypotheses, strict=True)]
-    if not pairs:
+    errors = np.array([len(h.split()) for _, h in pairs], np.int64)
+    spoken = [i for i, (r, _) in enumerate(pairs) if r]
+    if spoken:
+        found = jiwer.process_words([pairs[i][0] for i in spoken], [pairs[i][1] for i in spoken])
+        errors[spoken] = [
+            sum(
+                max(part.ref_end_idx - part.ref_start_idx, part.hyp_end_idx - part.hyp_start_idx)
+                for part in parts
+                if part.type != "equal"
+            )
+            for parts in found.alignments
+        ]
+    return WordErrors(errors, np.array([len(r.split()) for r, _ in pairs], np.int64))
+
+
+def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Word errors per reference word over all pairs, as `word_errors`; NaN for no pairs.
+
+    Where all references are empty, the rate is 0 if all hypotheses are empty too, else 1.
+    """
+    errors, words = word_errors(references, hypotheses)
+    if not len(errors):
         return float("nan")
-    spoken = [(r, h) for r, h in pairs if r]
-    inserted = sum(len(h.split()) for r, h in pairs if not r)
-    if not spoken:
-        return float(inserted > 0)
-    found = jiwer.process_words([r for r, _ in spoken], [h for _, h in spoken])
-    errors = found.substitutions + found.deletions + found.insertions + inserted
-    return errors / (found.hits + found.substitutions + found.deletions)
+    return float(errors.sum() / words.sum()) if words.sum() else float(errors.sum() > 0)
 
 
 def fixed_broken(clean: Sequence[str], noisy: Sequence[str], mitigated: Sequence[str]) -> tuple[int, int]:
     """(items that differ from clean when noisy and equal it when mitigated, items the other way round)."""
-    before, after = same(clean, noisy), same(clean, mitigated)
+    return _turned(same(clean, noisy), same(clean, mitigated))
+
+
+def fixed_broken_truth(
+    right: Sequence[str], noisy: Sequence[str | None], mitigated: Sequence[str | None]
+) -> tuple[int, int]:
+    """As `fixed_broken`, for letters against the right ones: (wrong when noisy, right when mitigated; the reverse)."""
+    return _turned(correct(noisy, right), correct(mitigated, right))
+
+
+def _turned(before: Bool[np.ndarray, " items"], after: Bool[np.ndarray, " items"]) -> tuple[int, int]:
     return int((~before & after).sum()), int((before & ~after).sum())
+
+
+def cosine_similarities(
+    act: Float[Any, "layers width"],
+    deact: Float[Any, "layers width"],
+    act_noise: Float[Any, "layers width"],
+    deact_noise: Float[Any, "layers width"],
+) -> dict[str, float]:
+    """Cosines between four pooled activations of a clip, each the mean over layers, named as in the released scripts.
+
+    act, deact: clean audio without and with SEEN; act_noise, deact_noise: noisy audio. Layers in which one of the two
+    is zero are left out; NaN where all are.
+    """
+    named = {"act": act, "deact": deact, "act_noise": act_noise, "deact_noise": deact_noise}
+    arrays = {name: np.asarray(a, np.float64) for name, a in named.items()}
+    found = {f"{a}-{b}": _mean_cosine(arrays[a], arrays[b]) for a, b in combinations(named, 2)}
+    return {name: found[name] for name in COSINES}
+
+
+COSINES = (
+    "act-act_noise",
+    "act-deact_noise",
+    "deact-act_noise",
+    "act-deact",
+    "deact-deact_noise",
+    "act_noise-deact_noise",
+)
+
+
+def _mean_cosine(a: Float[np.ndarray, "layers width"], b: Float[np.ndarray, "layers width"]) -> float:
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    defined = norms > 0
+    if not defined.any():
+        return float("nan")
+    return float(np.clip((a * b).sum(-1)[defined] / norms[defined], -1, 1).mean())
 
 
 def nonsense(output: str, multiple_choice: bool = False) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from seen_jax.evaluate import metrics
 from seen_jax.evaluate.items import Item
+from seen_jax.evaluate.stats import correlate
 
 NONE, SEEN = "none", "seen"
 MITIGATIONS = (NONE, SEEN)
@@ -113,14 +114,4 @@ def correlations(table: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[st
     Dicts of noise, cells, pearson and spearman, each with `_low` and `_high`; None where undefined.
     """
     noisy = [c for c in table if c["task"] == ALL and c["mitigation"] == NONE and c["snr_db"] is not None]
-    names = list(dict.fromkeys(c["noise"] for c in noisy))
-    found = []
-    for name in [*names, ALL]:
-        own = [c for c in noisy if name in (ALL, c["noise"])]
-        entry: dict[str, Any] = {"noise": name, "cells": len(own)}
-        for kind in ("pearson", "spearman"):
-            r = metrics.correlation([c["see"] for c in own], [c["gsr"] for c in own], kind, seed=seed)
-            values = {kind: r.value, f"{kind}_low": r.low, f"{kind}_high": r.high}
-            entry |= {key: None if math.isnan(value) else value for key, value in values.items()}
-        found.append(entry)
-    return found
+    return correlate(noisy, ("noise",), seed=seed, pooled=ALL)

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import metrics
@@ -105,3 +108,44 @@ def test_correlation_is_undefined_where_nothing_varies():
         assert np.isnan(metrics.correlation(x, y)).all()
     with pytest.raises(ConfigError):
         metrics.correlation([1, 2, 3], [1, 2])
+
+
+def test_fixed_and_broken_against_the_truth():
+    right = ["A", "B", "C", "D"]
+    assert metrics.fixed_broken_truth(right, ["B", "B", None, "D"], ["A", None, "C", "A"]) == (2, 2)
+    with pytest.raises(ConfigError):
+        metrics.fixed_broken_truth(right, ["B"], ["A"])
+
+
+def test_influence_is_what_generation_success_leaves():
+    clean, noisy = ["a", "b", "c", "d"], ["a ", "x", "c", "y"]
+    assert metrics.influence(clean, noisy) == 0.5 == 1 - metrics.gsr(clean, noisy)
+    assert np.isnan(metrics.influence([], []))
+
+
+def test_cosines_by_hand():
+    act = np.array([[1.0, 0.0], [0.0, 2.0]])
+    deact = np.array([[1.0, 0.0], [0.0, 0.0]])  # its second layer is zero: left out
+    act_noise = np.array([[3.0, 4.0], [1.0, 1.0]])
+    deact_noise = -act
+    found = metrics.cosine_similarities(act, deact, act_noise, deact_noise)
+    assert tuple(found) == metrics.COSINES
+    assert found == pytest.approx(
+        {
+            "act-act_noise": (0.6 + 0.5**0.5) / 2,
+            "act-deact_noise": -1.0,
+            "deact-act_noise": 0.6,
+            "act-deact": 1.0,
+            "deact-deact_noise": -1.0,
+            "act_noise-deact_noise": -(0.6 + 0.5**0.5) / 2,
+        }
+    )
+    assert np.isnan(metrics.cosine_similarities(act, 0 * act, act, act)["act-deact"])
+
+
+@given(arrays(np.float32, (4, 3, 5), elements=st.floats(-10, 10, width=32)), st.floats(0.1, 100))
+def test_cosines_are_bounded_and_know_no_scale(stack, scale):
+    found = metrics.cosine_similarities(*stack)
+    assert all(np.isnan(v) or -1 <= v <= 1 for v in found.values())
+    scaled = metrics.cosine_similarities(*(stack.astype(np.float64) * scale))
+    np.testing.assert_allclose(list(scaled.values()), list(found.values()), atol=1e-9)
