@@ -1,0 +1,426 @@
+"""Runs an experiment: calibrates, answers every item under every condition, and keeps what it has done."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from seen_jax.api import calibrate, per_clip
+from seen_jax.audio.denoise import Denoiser, denoiser
+from seen_jax.audio.io import audio_seconds
+from seen_jax.audio.mix import mix_at_snr
+from seen_jax.audio.sources import NoiseSource, noise_source
+from seen_jax.errors import AudioError, BasisError, ConfigError
+from seen_jax.evaluate.choices import permuted_choices
+from seen_jax.evaluate.datasets import DatasetConfig, load_dataset
+from seen_jax.evaluate.experiment import NONE, ExperimentConfig, MitigationConfig, NoiseConfig
+from seen_jax.evaluate.guard import SplitGuard
+from seen_jax.evaluate.items import Entry, Item
+from seen_jax.evaluate.ledger import ANSWERS, Ledger, Row, claim
+from seen_jax.evaluate.metrics import cosine_similarities
+from seen_jax.evaluate.sweep import common_rank
+from seen_jax.models.edits import Edit
+from seen_jax.models.generate import Decoding, Generated, generate
+from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.model import Model, load
+from seen_jax.models.processor import Request
+from seen_jax.models.prompts import task_messages
+from seen_jax.models.sites import ENCODER_SITES, Taps
+from seen_jax.subspace import Calibration, NoiseBasis, union
+
+Report = Callable[[str, int, int], None]  # stage, done, in all
+Wave = Float[np.ndarray, " _"]
+SIGNIFICANT = 7  # digits of a float32 that are kept in rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One way to run the model: a basis of a site and SEEN's strength; 0 only measures."""
+
+    name: str
+    basis: NoiseBasis
+    strength: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that is made once: model, entries, noises, denoisers, calibrations and bases."""
+
+    config: ExperimentConfig
+    model: Model
+    entries: Mapping[str, Sequence[Entry]]
+    sources: Mapping[str, NoiseSource]
+    denoisers: Mapping[str, Denoiser]
+    calibrations: Mapping[tuple[str, str], Calibration]
+    bases: Mapping[tuple[str, str], NoiseBasis]  # of a noise and a mitigation
+
+    @property
+    def arms(self) -> tuple[MitigationConfig, ...]:
+        return self.config.mitigations  # type: ignore[return-value]
+
+    @property
+    def noises(self) -> tuple[str, ...]:
+        return tuple(self.sources)
+
+
+def prepare(config: ExperimentConfig, report: Report) -> Experiment:
+    """Load and check everything, claim the folder, and calibrate what is not calibrated yet."""
+    noises: Sequence[NoiseConfig] = config.noises  # type: ignore[assignment]
+    arms: Sequence[MitigationConfig] = config.mitigations  # type: ignore[assignment]
+    denoisers = {arm.name: denoiser(arm.denoiser, **arm.options) for arm in arms if arm.denoiser}
+    entries = {name_of(d): load_dataset(d)[: config.limit] for d in config.datasets}
+    clips = calibration_entries(config)
+    speech = [e.wave() for e in clips if e.task in ("transcription", "speech")]
+    sources = {n.name or noise_source(n.spec).name: noise_source(n.spec, speech) for n in noises}
+    if len(sources) < len(noises):
+        raise ConfigError("two noises have the same name: give each a `name`")
+    model = load(config.model, config.dtype, progress=lambda done, total: report("loading the model", done, total))
+    folder = config.folder()
+    claim(folder, manifest(config, model, entries, clips))
+    guard = SplitGuard()
+    waves = [entry.wave() for entry in clips]
+    for entry, wave in zip(clips, waves, strict=True):
+        guard.add(f"{name_of(config.calibration.dataset)}/{entry.id}", wave)
+    check_split(guard, entries, report)
+    sites = dict.fromkeys([config.site, *(arm.site for arm in arms if arm.site)])
+    calibrated = [name for name, noise in zip(sources, noises, strict=True) if noise.calibrated]
+    calibrations = {}
+    for name in calibrated:
+        drawn = [sources[name].clip(i, len(wave), config.seed, "calibration") for i, wave in enumerate(waves)]
+        for site in sites:
+            calibrations[name, site] = calibration_of(
+                model, config, folder / "calibration" / name / site, name, site, waves, drawn, report
+            )
+    bases = {}
+    for arm in arms:
+        site, selection = arm.site or config.site, arm.selection or config.selection
+        own = {name: calibrations[name, site].select(selection) for name in calibrated}
+        together = union(list(own.values())) if len(calibrated) < len(sources) else None
+        for name in sources:
+            basis = own.get(name, together)
+            assert basis is not None
+            bases[name, arm.name] = basis
+    return Experiment(config, model, entries, sources, denoisers, calibrations, bases)
+
+
+def name_of(dataset: DatasetConfig) -> str:
+    return dataset.name or dataset.path
+
+
+def calibration_entries(config: ExperimentConfig) -> list[Entry]:
+    """The clips of calibration, the tasks in turn. ConfigError if there are too few."""
+    found = load_dataset(config.calibration.dataset)
+    tasks: dict[str, list[Entry]] = {}
+    for entry in found:
+        tasks.setdefault(entry.task, []).append(entry)
+    turns = [own[i] for i in range(len(found)) for own in tasks.values() if i < len(own)]
+    if len(turns) < config.calibration.clips:
+        where = name_of(config.calibration.dataset)
+        raise ConfigError(f"{where} has {len(turns)} clips for calibration, not {config.calibration.clips}")
+    return turns[: config.calibration.clips]
+
+
+def manifest(
+    config: ExperimentConfig, model: Model, entries: Mapping[str, Sequence[Entry]], clips: Sequence[Entry]
+) -> dict[str, Any]:
+    """What the experiment is (its identity, which a resumed run must share), and where it was begun."""
+    fields = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    for free in ("out", "studies", "study_items"):
+        fields.pop(free)
+    sets = {name: digest([entry.id for entry in own]) for name, own in entries.items()}
+    identity = {**fields, "fingerprint": model.fingerprint, "items": sets, "clips": digest([e.id for e in clips])}
+    return {
+        "identity": identity,
+        "versions": {name: version(name) for name in ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")},
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "model": {"name": model.name, "family": model.config.family, "fingerprint": model.fingerprint},
+    }
+
+
+def digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def check_split(guard: SplitGuard, entries: Mapping[str, Sequence[Entry]], report: Report) -> None:
+    """Refuse test items that share audio with the calibration. Files that cannot be read fail later, one by one."""
+    total = sum(map(len, entries.values()))
+    done = 0
+    for name, own in entries.items():
+        for entry in own:
+            try:
+                wave = entry.wave()
+            except AudioError:
+                wave = None
+            if wave is not None:
+                guard.check(f"{name}/{entry.id}", wave)
+            done += 1
+            report("checking the split", done, total)
+
+
+def calibration_of(
+    model: Model,
+    config: ExperimentConfig,
+    folder: Path,
+    noise: str,
+    site: str,
+    waves: Sequence[Wave],
+    noises: Sequence[Wave],
+    report: Report,
+) -> Calibration:
+    """The calibration of a noise and a site, from its folder if it is there."""
+    if folder.exists():
+        try:
+            return Calibration.load(folder)
+        except BasisError as error:
+            raise ConfigError(f"{error}; or move {folder} away to make it again") from None
+    found = calibrate(
+        model,
+        waves,
+        noises,
+        site,
+        config.calibration.snr_db,
+        batch_size=config.batch_size,
+        card={"noise": noise},
+        progress=lambda done, total: report(f"calibrating {noise}", done, total),
+    )
+    found.save(folder)
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def answer_all(lalm: Lalm, variables: Any, batch: Batch, edits: Any, decoding: Decoding) -> Generated:
+    """`generate` under several edits, stacked on a leading axis, in one program."""
+    return jax.vmap(lambda own: generate(lalm, variables, batch, own, decoding))(edits)
+
+
+def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
+    """The edits of some settings with a leading axis; every site is in all of them, with strength 0 where not meant."""
+    found = {}
+    for site in dict.fromkeys(setting.basis.site for setting in settings):
+        here = common_rank({str(i): s.basis for i, s in enumerate(settings) if s.basis.site == site})
+        other = next(iter(here.values()))
+        bases = [here.get(str(i)) for i in range(len(settings))]
+        off = jnp.zeros(len(other.ranks), jnp.float32)
+        scales = [b.strengths(s.strength) if b else off for b, s in zip(bases, settings, strict=True)]
+        found[site] = Edit(u=jnp.stack([jnp.asarray((b or other).q) for b in bases]), scale=jnp.stack(scales))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What came of one clip under one setting. see, see_after: SEE per layer, before and after the edit; energy: raw
+    projected energy per layer before it; pooled: mean activations [L, D] at the experiment's site, after it."""
+
+    output: str
+    see: list[float]
+    see_after: list[float]
+    energy: list[float]
+    pooled: Float[np.ndarray, "layers width"]
+
+
+def hear(
+    experiment: Experiment, batch: Batch, rows: Sequence[Sequence[Sequence[int]]], settings: Sequence[Setting]
+) -> list[list[Heard]]:
+    """Answers of a batch of one-clip requests under each setting, in one compiled call: [setting][request]."""
+    model, config = experiment.model, experiment.config
+    lalm = model.tapped(Taps((config.site,)))
+    decoding = Decoding(config.max_new_tokens)
+    out = jax.device_get(answer_all(lalm, model.variables, batch, stacked(settings), decoding))
+    clips = [clip for own in rows for clip in own]
+
+    def of_clips(site: str, values: np.ndarray) -> np.ndarray:
+        return per_clip(model, site, values, batch.frames, clips) if site in ENCODER_SITES else values
+
+    found = []
+    for s, setting in enumerate(settings):
+        site, see = setting.basis.site, out.see[setting.basis.site]
+        texts = model.processor.decode(out.tokens[s], out.lengths[s])
+        before, after, energy = (
+            of_clips(site, np.asarray(x[s], np.float32)) for x in (see.before, see.after, see.energy)
+        )
+        pooled = of_clips(config.site, np.asarray(out.taps[config.site][s], np.float32))
+        found.append(
+            [
+                Heard(text, short(before[:, b]), short(after[:, b]), short(energy[:, b]), pooled[:, b])
+                for b, text in enumerate(texts)
+            ]
+        )
+    return found
+
+
+def short(values: Float[np.ndarray, " layers"]) -> list[float]:
+    """Numbers as they go into a row: no more digits than a float32 has."""
+    return [float(f"{float(x):.{SIGNIFICANT}g}") for x in values]
+
+
+def units(experiment: Experiment) -> Iterator[tuple[str, str, list[int], str]]:
+    """(key, data set, positions of a batch's items, noise) of all the work, items of like length together."""
+    size = experiment.config.batch_size
+    for name, entries in experiment.entries.items():
+        length = [seconds_of(entry) for entry in entries]
+        order = sorted(range(len(entries)), key=lambda i: (length[i], i))
+        for b in range(0, len(order), size):
+            for noise in experiment.noises:
+                yield f"{name}/{b // size}/{noise}", name, order[b : b + size], noise
+
+
+def seconds_of(entry: Entry) -> float:
+    """Length of an entry without reading its audio; 0 where only reading would tell."""
+    if entry.seconds is not None:
+        return entry.seconds
+    try:
+        return 0.0 if entry.parquet_row is not None else audio_seconds(entry.path)
+    except AudioError:
+        return 0.0
+
+
+def request_of(experiment: Experiment, entry: Entry, item: Item) -> Request:
+    """The question about an item: the data set's own prompt, or the task in the model's words."""
+    if not experiment.config.task_prompts or entry.prompt:
+        return Request([item.wave], item.prompt)
+    task = "multiple_choice" if item.choices else "transcription"
+    if not item.choices and item.question:
+        return Request([item.wave], item.question)
+    names = (experiment.model.name, experiment.model.config.family)
+    return Request([item.wave], messages=task_messages(names, task, item.question, item.choices))
+
+
+def run_unit(experiment: Experiment, dataset: str, positions: Sequence[int], noise: str) -> list[Row]:
+    """Rows of one batch of items under one noise: clean, and at every SNR, under every mitigation."""
+    config, entries = experiment.config, experiment.entries[dataset]
+    source, levels = experiment.sources[noise], (None, *config.snrs)
+    kept: list[tuple[int, Item, dict[float | None, Wave]]] = []
+    failed: dict[int, str] = {}
+    for i in positions:
+        try:
+            item = entries[i].item()
+            if config.permute_choices and item.choices:
+                item, _ = permuted_choices(item, config.seed)
+            drawn = source.clip(i, len(item.wave), config.seed, "test")
+            waves = {s: item.wave if s is None else mix_at_snr(item.wave, drawn, s).audio for s in levels}
+            experiment.model.processor.checked(item.wave)
+            kept.append((i, item, waves))
+        except AudioError as error:
+            failed[i] = str(error)
+    rows = [
+        blank(dataset, entries[i], noise, snr, arm.name) | {"failed": why}
+        for i, why in failed.items()
+        for snr in levels
+        for arm in experiment.arms
+    ]
+    if not kept:
+        return rows
+    size = min(config.batch_size, len(entries))
+    group = [*range(len(kept)), *[0] * (size - len(kept))]  # filled up: one compiled shape
+    requests = [request_of(experiment, entries[kept[k][0]], kept[k][1]) for k in group]
+    batch, owners = experiment.model.processor.prepared(requests)
+    quiet: dict[str, list[Heard]] = {}
+    groups = grouped(experiment.arms)
+    for snr in levels:
+        plain: list[Heard] = []
+        for arms in groups:
+            heard_waves = [kept[k][2][snr] for k in group]
+            if arms[0].denoiser:
+                heard_waves = [experiment.denoisers[arms[0].name](wave) for wave in heard_waves]
+            features = experiment.model.processor.audio(heard_waves)[0].features
+            settings = [setting_of(experiment, arm, noise) for arm in arms]
+            heard = hear(experiment, dataclasses.replace(batch, features=features), owners, settings)
+            for arm, answers in zip(arms, heard, strict=True):
+                plain = answers if arm.name == NONE else plain
+                if snr is None:
+                    quiet[arm.name] = answers
+                for k, (i, _, _) in enumerate(kept):
+                    row = row_of(experiment, dataset, entries[i], noise, snr, arm, answers[k])
+                    if arm.seen and not arm.denoiser and snr is not None and (arm.site or config.site) == config.site:
+                        four = (quiet[NONE][k], quiet[arm.name][k], plain[k], answers[k])
+                        row["cosines"] = cosines(*(x.pooled for x in four))
+                    rows.append(row)
+    return rows
+
+
+def grouped(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:
+    """Mitigations that hear the same audio: they run in one compiled call. Without a denoiser first."""
+    found: dict[str, list[MitigationConfig]] = {}
+    for arm in arms:
+        key = json.dumps([arm.denoiser, arm.options], sort_keys=True, default=str) if arm.denoiser else ""
+        found.setdefault(key, []).append(arm)
+    return [found.pop(""), *found.values()]
+
+
+def setting_of(experiment: Experiment, arm: MitigationConfig, noise: str) -> Setting:
+    strength = experiment.config.strength if arm.strength is None else arm.strength
+    return Setting(arm.name, experiment.bases[noise, arm.name], strength if arm.seen else 0.0)
+
+
+def blank(dataset: str, entry: Entry, noise: str, snr: float | None, mitigation: str) -> Row:
+    """The part of a row that says what was asked."""
+    return {
+        "dataset": dataset,
+        "task": entry.task,
+        "item": entry.id,
+        "noise": noise,
+        "snr_db": snr,
+        "mitigation": mitigation,
+    }
+
+
+def row_of(
+    experiment: Experiment,
+    dataset: str,
+    entry: Entry,
+    noise: str,
+    snr: float | None,
+    arm: MitigationConfig,
+    heard: Heard,
+) -> Row:
+    basis = experiment.bases[noise, arm.name]
+    mean = lambda per_layer: short(np.asarray(basis.mean_see(np.asarray(per_layer, np.float32)))[None])[0]  # noqa: E731
+    return blank(dataset, entry, noise, snr, arm.name) | {
+        "output": heard.output,
+        "see": mean(heard.see),
+        "see_after": mean(heard.see_after),
+        "layers": heard.see,
+        "layers_after": heard.see_after,
+        "energy": heard.energy,
+    }
+
+
+def cosines(act: np.ndarray, deact: np.ndarray, act_noise: np.ndarray, deact_noise: np.ndarray) -> dict[str, float]:
+    """The six similarities of the released scripts, None where undefined."""
+    found = cosine_similarities(act, deact, act_noise, deact_noise)
+    return {name: short(np.asarray([x]))[0] for name, x in found.items() if np.isfinite(x)}
+
+
+def run(experiment: Experiment, report: Report) -> Ledger:
+    """Do what is not done yet."""
+    ledger = Ledger(experiment.config.folder() / ANSWERS)
+    work = list(units(experiment))
+    sizes = {key: len(positions) for key, _, positions, _ in work}
+    per_item = (1 + len(experiment.config.snrs)) * len(experiment.arms)
+    total = per_item * sum(sizes.values())
+    done = per_item * sum(size for key, size in sizes.items() if key in ledger.done)
+    report("answering", done, total)
+    for key, dataset, positions, noise in work:
+        if key not in ledger.done:
+            ledger.add(key, run_unit(experiment, dataset, positions, noise))
+            done += per_item * len(positions)
+            report("answering", done, total)
+    return ledger
