@@ -100,7 +100,7 @@ class ExperimentConfig:
     Attributes:
         model: "seen-tiny", a Hugging Face folder or a hub name; dtype: of parameters and activations.
         out: folder of the results; what is done in it already is not done again.
-        datasets: what is asked. limit: at most so many items of each data set.
+        datasets: what is asked. limit: at most so many items of each task of a data set.
         calibration: clips that the bases are made of; a clip that is tested is refused.
         noises: names, paths or sections; snrs: in dB.
         mitigations: "none" first; names or sections.

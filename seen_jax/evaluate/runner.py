@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ from seen_jax.audio.io import audio_seconds
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.audio.sources import NoiseSource, noise_source
 from seen_jax.errors import AudioError, BasisError, ConfigError
+from seen_jax.evaluate.answers import answer_letter
 from seen_jax.evaluate.choices import permuted_choices
 from seen_jax.evaluate.datasets import DatasetConfig, load_dataset
 from seen_jax.evaluate.experiment import NONE, ExperimentConfig, MitigationConfig, NoiseConfig
@@ -79,7 +81,7 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
     noises: Sequence[NoiseConfig] = config.noises  # type: ignore[assignment]
     arms: Sequence[MitigationConfig] = config.mitigations  # type: ignore[assignment]
     denoisers = {arm.name: denoiser(arm.denoiser, **arm.options) for arm in arms if arm.denoiser}
-    entries = {name_of(d): load_dataset(d)[: config.limit] for d in config.datasets}
+    entries = {name_of(d): per_task(load_dataset(d), config.limit) for d in config.datasets}
     clips = calibration_entries(config)
     speech = [e.wave() for e in clips if e.task in ("transcription", "speech")]
     sources = {n.name or noise_source(n.spec).name: noise_source(n.spec, speech) for n in noises}
@@ -112,6 +114,17 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
             assert basis is not None
             bases[name, arm.name] = basis
     return Experiment(config, model, entries, sources, denoisers, calibrations, bases)
+
+
+def per_task(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
+    """The first `limit` entries of each task."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for entry in entries:
+        seen[entry.task] += 1
+        if limit is None or seen[entry.task] <= limit:
+            kept.append(entry)
+    return kept
 
 
 def name_of(dataset: DatasetConfig) -> str:
@@ -348,7 +361,7 @@ def run_unit(experiment: Experiment, dataset: str, positions: Sequence[int], noi
                 if snr is None:
                     quiet[arm.name] = answers
                 for k, (i, _, _) in enumerate(kept):
-                    row = row_of(experiment, dataset, entries[i], noise, snr, arm, answers[k])
+                    row = row_of(experiment, dataset, entries[i], kept[k][1], noise, snr, arm, answers[k])
                     if arm.seen and not arm.denoiser and snr is not None and (arm.site or config.site) == config.site:
                         four = (quiet[NONE][k], quiet[arm.name][k], plain[k], answers[k])
                         row["cosines"] = cosines(*(x.pooled for x in four))
@@ -386,6 +399,7 @@ def row_of(
     experiment: Experiment,
     dataset: str,
     entry: Entry,
+    item: Item,
     noise: str,
     snr: float | None,
     arm: MitigationConfig,
@@ -395,6 +409,9 @@ def row_of(
     mean = lambda per_layer: short(np.asarray(basis.mean_see(np.asarray(per_layer, np.float32)))[None])[0]  # noqa: E731
     return blank(dataset, entry, noise, snr, arm.name) | {
         "output": heard.output,
+        "letter": answer_letter(heard.output, item.choices) if item.letter else None,
+        "right": item.letter or None,
+        "reference": item.answer if not item.letter and item.answer else None,
         "see": mean(heard.see),
         "see_after": mean(heard.see_after),
         "layers": heard.see,
