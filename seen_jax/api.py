@@ -116,23 +116,37 @@ def pool(
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "layers clips width"]:
     """Mean activations over valid frames of each clip at `site`, float32. Padding frames never count."""
-    lalm = model.tapped(Taps((site,)))
+    return pool_sites(model, waves, (site,), prompt, batch_size, progress)[site]
+
+
+def pool_sites(
+    model: Model,
+    waves: Sequence[Wave],
+    sites: Sequence[str],
+    prompt: str = DEFAULT_PROMPT,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> dict[str, Float[np.ndarray, "layers clips width"]]:
+    """`pool` at several sites, in one pass."""
+    lalm = model.tapped(Taps(tuple(sites)))
     order = by_length(waves)
-    out: np.ndarray | None = None
+    out: dict[str, np.ndarray] = {}
     for indices, group in batches([waves[i] for i in order], batch_size):
-        if site in ENCODER_SITES:
-            rows, owners = model.processor.audio(group)
-            taps, _ = split_records(encode(lalm, model.variables, rows, {}).records)
-            values = per_clip(model, site, np.asarray(taps[site], np.float32), rows.frames, owners)
+        if lalm.taps.encoder_only:
+            audio, owners = model.processor.audio(group)
+            frames, taps = audio.frames, split_records(encode(lalm, model.variables, audio, {}).records)[0]
         else:
-            batch = model.processor.prepare([Request([w], prompt) for w in group])
-            values = np.asarray(forward(lalm, model.variables, batch, {}).taps[site], np.float32)
-        out = np.zeros((values.shape[0], len(waves), values.shape[-1]), np.float32) if out is None else out
-        for row, i in enumerate(indices):
-            out[:, order[i]] = values[:, row]
+            batch, rows = model.processor.prepared([Request([w], prompt) for w in group])
+            owners = [clip for own in rows for clip in own]
+            frames, taps = batch.frames, forward(lalm, model.variables, batch, {}).taps
+        for site in sites:
+            values = np.asarray(taps[site], np.float32)
+            values = per_clip(model, site, values, frames, owners) if site in ENCODER_SITES else values
+            here = out.setdefault(site, np.zeros((values.shape[0], len(waves), values.shape[-1]), np.float32))
+            for row, i in enumerate(indices):
+                here[:, order[i]] = values[:, row]
         if progress:
             progress(indices[-1] + 1, len(waves))
-    assert out is not None
     return out
 
 

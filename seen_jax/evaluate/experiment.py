@@ -17,7 +17,7 @@ from seen_jax.subspace import Selection
 NONE, SEEN = "none", "seen"
 SNRS = (-10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 30.0)
 STUDIES = (
-    *("localisation", "readings", "transfer", "calibration_size", "calibration_snr"),
+    *("localisation", "readings", "delta", "pareto", "transfer", "calibration_size", "calibration_snr", "pooling"),
     *("strength", "layers", "partial"),
 )
 CLIPS, ITEMS = DatasetConfig("seen-tiny/calibration"), DatasetConfig("seen-tiny/demo")

@@ -7,7 +7,7 @@ from seen_jax.subspace.formulas import low_rank_edit, masked_mean, noise_energy,
 from seen_jax.subspace.localize import Curves, Localization, layer_curves, localize
 from seen_jax.subspace.released import load_released, read_vectors, save_released
 from seen_jax.subspace.selection import Selection, columns, noise_directions, threshold_mask
-from seen_jax.subspace.svd import Directions, right_singular
+from seen_jax.subspace.svd import Directions, directions_of_moments, right_singular
 
 __all__ = [
     "Calibration",
@@ -20,6 +20,7 @@ __all__ = [
     "Statistics",
     "columns",
     "diagnose",
+    "directions_of_moments",
     "layer_curves",
     "load_released",
     "localize",

@@ -79,3 +79,19 @@ def right_singular(
     if not all(np.isfinite(x).all() for x in found):
         raise BasisError("the singular value decomposition of the pooled activations did not converge")
     return Directions(*(jnp.asarray(x) for x in found))  # through the host: not bound to the CPU device
+
+
+def directions_of_moments(moments: Float[np.ndarray, "layers width width"], n: int) -> Directions:
+    """`right_singular` of matrices m [n, D] of which only the second moments m^T m [L, D, D] (float64) are known.
+
+    Singular values below 1e-8 of the largest are lost, which is far below `floor`. Raises BasisError on NaN.
+    """
+    if not np.isfinite(moments).all():
+        raise BasisError("second moments of activations hold NaN or infinite values: calibrate again")
+    values, vectors = np.linalg.eigh(np.asarray(moments, np.float64))
+    k = min(n, moments.shape[-1])
+    s = np.sqrt(np.maximum(values[:, ::-1][:, :k], 0))
+    v = np.swapaxes(vectors, -1, -2)[:, ::-1][:, :k]
+    peak = np.take_along_axis(v, np.abs(v).argmax(-1, keepdims=True), -1)
+    floor = max(n, moments.shape[-1]) * np.finfo(np.float32).eps * s[:, 0]
+    return Directions(*(jnp.asarray(x, jnp.float32) for x in (v * np.where(peak < 0, -1, 1), s, floor)))
