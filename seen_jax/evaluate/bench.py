@@ -5,6 +5,7 @@ Axes: S levels (clean, then the SNRs), L layers, D width, C directions, N items.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -258,25 +259,19 @@ class Bench:
         return self._clips[:most]
 
     def _further(self, count: int) -> list[Wave]:
-        guard = SplitGuard()
-        for entries in self.experiment.entries.values():
-            for entry in entries:
-                try:
-                    guard.add(entry.id, entry.wave())
-                except AudioError:
-                    continue
         own = {entry.id for entry in calibration_entries(self.config)}
+        others = [entry for entry in load_dataset(self.config.calibration.dataset) if entry.id not in own]
+        guard = SplitGuard()
+        for entry in (entry for entries in self.experiment.entries.values() for entry in entries if others):
+            with contextlib.suppress(AudioError):
+                guard.add(entry.id, entry.wave())
         found: list[Wave] = []
-        for entry in load_dataset(self.config.calibration.dataset):
-            if len(found) == count:
-                break
-            if entry.id not in own:
-                try:
+        for entry in others:
+            if len(found) < count:
+                with contextlib.suppress(AudioError, ConfigError):  # broken, or tested
                     wave = entry.wave()
                     guard.check(entry.id, wave)
                     found.append(wave)
-                except (AudioError, ConfigError):  # broken, or tested
-                    continue
         return found
 
     def calibration(self, noise: str, site: str, snr: float | None = None, clips: int | None = None) -> Calibration:

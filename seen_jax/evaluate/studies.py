@@ -112,7 +112,7 @@ def reading_cases(bench: Bench) -> Iterator[Case]:
         selection = Selection(
             noise_alpha=noise_alpha,
             delta=delta or Selection.delta,
-            method=method,  # type: ignore[arg-type]
+            method=method,
             energy=energy,
             center=center,
             noise_source=source,
