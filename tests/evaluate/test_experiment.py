@@ -302,3 +302,35 @@ def test_the_command(config, world, tmp_path, capsys):
     assert "2 items" not in (out := capsys.readouterr().out) and "gain in GSR" in out
     assert main([*argv, "--seed", "3"]) == 1
     assert "holds another experiment (different: seed)" in capsys.readouterr().err
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "minicpm_o", "step_audio_2"])
+def test_the_configs_of_the_papers_models_run_on_tiny_ones(family, world, tmp_path):
+    """As they are, but for the model, the data and their size."""
+    config = load_config(ExperimentConfig, ROOT / "configs" / f"paper_{family}.yaml")
+    assert sum(noise.calibrated for noise in config.noises) == 4 and len(config.datasets) == 4
+    small = dataclasses.replace(
+        config,
+        model=str(ROOT / "tests" / "models" / "golden" / family),
+        dtype="float32",
+        out=str(tmp_path / "out"),
+        datasets=(DatasetConfig(str(world / "test" / "items.csv"), name="birds"),),
+        limit=1,
+        calibration=CalibrationConfig(DatasetConfig(str(world / "calibration" / "items.csv")), clips=4),
+        noises=("gauss", NoiseConfig("rain", calibrated=False)),
+        snrs=(0.0,),
+        mitigations=("none", "seen", "spectral_subtraction+seen"),
+        studies=(),
+        batch_size=2,
+        max_new_tokens=3,
+    )
+    summary = evaluate(small)
+    assert summary["answers"] == 2 * 2 * 2 * 3 and summary["failed"] == 0
+
+
+def test_the_shipped_config_is_whole():
+    config = load_config(ExperimentConfig, ROOT / "configs" / "paper_tiny.yaml")
+    assert config.model == "seen-tiny" and len(config.snrs) == 7 and len(config.noises) >= 3
