@@ -48,7 +48,8 @@ class DatasetConfig:
         task: only the items of this task; where the data names no task, that of all items.
         split: only this split, for instance "test-mini" or "test-clean".
         limit: at most so many items, after the choice of task and split.
-        shuffle_seed: shuffle before the limit; None keeps the order of the data.
+        shuffle_seed: shuffle before skip and limit; None keeps the order of the data.
+        skip: leave out so many items first, so that one data set can serve calibration and test.
     """
 
     path: str
@@ -58,6 +59,7 @@ class DatasetConfig:
     split: str | None = None
     limit: int | None = None
     shuffle_seed: int | None = None
+    skip: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -66,6 +68,8 @@ class DatasetConfig:
             raise ConfigError(f"the limit of a data set must be 1 or more, not {self.limit}")
         if self.shuffle_seed is not None and self.shuffle_seed < 0:
             raise ConfigError(f"the shuffle seed of a data set must not be negative, not {self.shuffle_seed}")
+        if self.skip < 0:
+            raise ConfigError(f"a data set cannot skip {self.skip} items")
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ def load_dataset(config: DatasetConfig) -> list[Entry]:
     if config.shuffle_seed is not None:
         order = np.random.default_rng(config.shuffle_seed).permutation(len(entries))
         entries = [entries[i] for i in order]
-    return entries[: config.limit]
+    if config.skip >= len(entries):
+        raise ConfigError(f"{config.path} has {len(entries)} items: skipping {config.skip} leaves none.")
+    return entries[config.skip :][: config.limit]
 
 
 def _same(wanted: str, split: str) -> bool:

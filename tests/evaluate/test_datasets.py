@@ -323,3 +323,14 @@ def test_new_clips_of_the_recipe_are_synthesised_once(tmp_path, monkeypatch, cap
     assert not {(e.answer, e.task) for e in first if e.task == "transcription"} & shipped
     with pytest.raises(ConfigError, match="one clip of each task or more"):
         load_dataset(DatasetConfig("seen-tiny/test-0"))
+
+
+def test_one_data_set_can_serve_calibration_and_test():
+    whole = [entry.id for entry in load_dataset(DatasetConfig("seen-tiny/demo", shuffle_seed=3))]
+    first = [entry.id for entry in load_dataset(DatasetConfig("seen-tiny/demo", shuffle_seed=3, limit=10))]
+    rest = [entry.id for entry in load_dataset(DatasetConfig("seen-tiny/demo", shuffle_seed=3, skip=10))]
+    assert first + rest == whole
+    with pytest.raises(ConfigError, match="skipping 48 leaves none"):
+        load_dataset(DatasetConfig("seen-tiny/demo", skip=48))
+    with pytest.raises(ConfigError, match="cannot skip -1"):
+        DatasetConfig("seen-tiny/demo", skip=-1)
