@@ -1,4 +1,4 @@
-"""Kills an experiment ten times at random moments (SIGKILL), lets it end, and compares its tables with an undisturbed run.
+"""Kills an experiment ten times at random moments (SIGKILL), lets it end, and compares its tables with a quiet run.
 
     python tests/evaluate/kill_experiment.py [--config configs/paper_tiny.yaml] [options of `seen-jax evaluate`]
 
