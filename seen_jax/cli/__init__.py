@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "show a calibration or noise basis: layers, ranks, curves, findings",
     "score": "measure SEE, the share of noise energy inside the model, of every clip",
     "generate": "answer a prompt about every clip, with and without SEEN",
+    "evaluate": "run a whole experiment over noises, SNRs and mitigations; resumable",
     "train": "train a small audio language model from scratch",
     "models": "list the supported model families, or the sites of one model",
 }

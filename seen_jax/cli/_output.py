@@ -101,6 +101,39 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
         bar.stop()
 
 
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr, one per stage of a long work, with speed and time left; yields f(stage, done, total). Without a
+    person watching, a stage says once that it has begun."""
+    started: dict[str, Any] = {}
+    if not sys.stderr.isatty():
+
+        def say(stage: str, done: int, total: int) -> None:
+            if stage not in started:
+                started[stage] = True
+                note(f"{stage} ({total})")
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def tick(stage: str, done: int, total: int) -> None:
+            if stage not in started:
+                started[stage] = bar.add_task(stage, total=total)
+            bar.update(started[stage], completed=done, total=total)
+
+        yield tick
+
+
 def check_writable(path: Path) -> None:
     """ConfigError unless `path` could be created: its nearest existing ancestor is a folder that can be written."""
     ancestor = path.absolute()

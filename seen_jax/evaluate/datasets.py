@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +18,17 @@ from seen_jax.audio._find import AUDIO_COLUMNS, MANIFEST_SUFFIXES, AudioItem, as
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.evaluate._parquet import parquet_columns, parquet_rows
 from seen_jax.evaluate.items import SUBSETS, Entry, clip_rows, entry_of
+from seen_jax.models.folders import cache_folder
 
 __all__ = ["KINDS", "DatasetConfig", "Entry", "load_dataset"]
 
 KINDS = ("auto", "mmau", "librispeech", "manifest", "embedded")
 EMBEDDED = "seen-tiny/"
+FRESH = re.compile(r"seen-tiny/(test|validation)-(\d+)")  # so many new clips of each task, of a split of the recipe
+FRESH_SEED = 1  # the shipped clips have 0
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as `datasets` names the parquet files of a split
 LOOKED_FOR = (
-    "seen-tiny/demo, seen-tiny/validation or seen-tiny/calibration; "
+    "seen-tiny/demo, seen-tiny/validation or seen-tiny/calibration, or new ones as seen-tiny/test-50; "
     "MMAU: a .json list or .parquet with question and choices, or a folder that holds one; "
     "LibriSpeech: a folder with *.trans.txt below it; "
     "a manifest (.csv, .tsv, .jsonl) or a folder that holds one or audio"
@@ -34,14 +40,16 @@ class DatasetConfig:
     """Which items to evaluate on.
 
     Args:
-        path: a file or folder of the kind, or "seen-tiny/demo" (validation, calibration) for the clips that ship.
+        path: a file or folder of the kind, or "seen-tiny/demo" (validation, calibration) for the clips that ship, or
+            "seen-tiny/test-50" (validation-50) for 50 new ones of each task, synthesised once (extra `train`).
         kind: "auto" recognises it. mmau: multiple choice, as JSON list, parquet or CSV. librispeech: the official tree
             or a CSV with `text`. manifest: anything `find_audio` takes.
         name: what tables call it; the name of the file or folder by default.
         task: only the items of this task; where the data names no task, that of all items.
         split: only this split, for instance "test-mini" or "test-clean".
         limit: at most so many items, after the choice of task and split.
-        shuffle_seed: shuffle before the limit; None keeps the order of the data.
+        shuffle_seed: shuffle before skip and limit; None keeps the order of the data.
+        skip: leave out so many items first, so that one data set can serve calibration and test.
     """
 
     path: str
@@ -51,6 +59,7 @@ class DatasetConfig:
     split: str | None = None
     limit: int | None = None
     shuffle_seed: int | None = None
+    skip: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -59,6 +68,8 @@ class DatasetConfig:
             raise ConfigError(f"the limit of a data set must be 1 or more, not {self.limit}")
         if self.shuffle_seed is not None and self.shuffle_seed < 0:
             raise ConfigError(f"the shuffle seed of a data set must not be negative, not {self.shuffle_seed}")
+        if self.skip < 0:
+            raise ConfigError(f"a data set cannot skip {self.skip} items")
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,9 @@ def load_dataset(config: DatasetConfig) -> list[Entry]:
     if config.shuffle_seed is not None:
         order = np.random.default_rng(config.shuffle_seed).permutation(len(entries))
         entries = [entries[i] for i in order]
-    return entries[: config.limit]
+    if config.skip >= len(entries):
+        raise ConfigError(f"{config.path} has {len(entries)} items: skipping {config.skip} leaves none.")
+    return entries[config.skip :][: config.limit]
 
 
 def _same(wanted: str, split: str) -> bool:
@@ -126,6 +139,9 @@ def _check(entries: Sequence[Entry], kind: str, path: str) -> None:
 
 def _rows(config: DatasetConfig) -> tuple[str, list[_Row]]:
     """The kind and all rows of a path."""
+    if config.kind in ("auto", "embedded") and (match := FRESH.fullmatch(config.path)):
+        items = find_audio([fresh_clips(match[1], int(match[2])) / "manifest.jsonl"])
+        return "embedded", [_Row(item, item.extra["split"]) for item in items]
     if config.kind == "embedded" or (config.kind == "auto" and config.path.startswith(EMBEDDED)):
         subset = config.path.removeprefix(EMBEDDED)
         if subset not in SUBSETS or subset == config.path:
@@ -145,6 +161,31 @@ def _rows(config: DatasetConfig) -> tuple[str, list[_Row]]:
             return kind, rows
     as_kind = "" if config.kind == "auto" else f" of kind {config.kind}"
     raise AudioError(f"{path} is no data set{as_kind} that can be recognised. Looked for {LOOKED_FOR}.")
+
+
+def fresh_clips(split: str, per_task: int) -> Path:
+    """The folder of new clips of seen-tiny's recipe, synthesised on first use: the same ones everywhere.
+
+    Raises ConfigError where espeak-ng is missing, and where the cache cannot be written.
+    """
+    from seen_jax.train.clips import Subset, make_clips
+
+    if per_task < 1:
+        raise ConfigError(f"seen-tiny/{split}-{per_task}: ask for one clip of each task or more")
+    folder = cache_folder() / "clips" / f"{split}-{per_task}"
+    if folder.is_dir():
+        return folder
+    fresh = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    print(f"synthesising {per_task} clips of each task of seen-tiny's {split} split, once", file=sys.stderr)
+    try:
+        make_clips(fresh, FRESH_SEED, {split: Subset(split, per_task)}, most_bytes=None)
+        fresh.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # another process may have been faster
+            raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
 
 
 def _mmau(path: Path) -> list[_Row] | None:

@@ -84,7 +84,10 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
     entries = {name_of(d): per_task(load_dataset(d), config.limit) for d in config.datasets}
     clips = calibration_entries(config)
     speech = [e.wave() for e in clips if e.task in ("transcription", "speech")]
-    sources = {n.name or noise_source(n.spec).name: noise_source(n.spec, speech) for n in noises}
+    found = [
+        noise_source(n.spec, speech if len(speech) > 1 else ()) for n in noises
+    ]  # half of the voices for each part
+    sources = {n.name or source.name: source for n, source in zip(noises, found, strict=True)}
     if len(sources) < len(noises):
         raise ConfigError("two noises have the same name: give each a `name`")
     model = load(config.model, config.dtype, progress=lambda done, total: report("loading the model", done, total))
@@ -256,7 +259,8 @@ def hear(
     model, config = experiment.model, experiment.config
     lalm = model.tapped(Taps((config.site,)))
     decoding = Decoding(config.max_new_tokens)
-    out = jax.device_get(answer_all(lalm, model.variables, batch, stacked(settings), decoding))
+    out = answer_all(lalm, model.variables, batch, stacked(settings), decoding)
+    tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
     clips = [clip for own in rows for clip in own]
 
     def of_clips(site: str, values: np.ndarray) -> np.ndarray:
@@ -265,7 +269,7 @@ def hear(
     found = []
     for s, setting in enumerate(settings):
         site, see = setting.basis.site, out.see[setting.basis.site]
-        texts = model.processor.decode(out.tokens[s], out.lengths[s])
+        texts = model.processor.decode(tokens[s], lengths[s])
         before, after, energy = (
             of_clips(site, np.asarray(x[s], np.float32)) for x in (see.before, see.after, see.energy)
         )

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -313,23 +314,39 @@ def _blocks(
 def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | None) -> None:
     """Read the rows from `start` on into `place`, converted and, tile by tile, transposed."""
     row = place.size // len(place)
-    offset = tensor.offset + start * row * tensor.numpy_dtype.itemsize
+    whole = place.flags.c_contiguous
+    straight = whole and place.dtype == tensor.numpy_dtype and lora is None
+    raw = place.reshape(-1).view(np.uint8) if straight else _scratch(place.size * tensor.numpy_dtype.itemsize)
     try:
-        block = np.fromfile(tensor.file, tensor.numpy_dtype, place.size, offset=offset)
+        with tensor.file.open("rb", buffering=0) as f:
+            f.seek(tensor.offset + start * row * tensor.numpy_dtype.itemsize)
+            read = f.readinto(raw.data)
     except OSError as e:
         raise CheckpointError(f"{tensor.file} cannot be read ({e}).") from None
-    if block.size != place.size:
+    if read != len(raw):
         raise CheckpointError(f"{tensor.file} is damaged: it ends inside {tensor.key}; download or copy it again.")
-    block = block.reshape(place.shape)
+    if straight:
+        return
+    block = raw.view(tensor.numpy_dtype).reshape(place.shape)
     if lora is not None:
         block = block.astype(np.float32) + lora[0] @ lora[1]
     if place.dtype == block.dtype and place.itemsize == 2:
         place, block = place.view(np.uint16), block.view(np.uint16)  # bfloat16 as NumPy's own kind: it copies faster
-    if place.ndim == 1 or place.flags.c_contiguous:
+    if whole or place.ndim == 1:
         place[:] = block
         return
     for column in range(0, place.shape[1], TILE):
         place[:, column : column + TILE] = block[:, column : column + TILE]
+
+
+def _scratch(size: int) -> np.ndarray:
+    """So many bytes of this thread's own, which are used again: fresh memory costs more than reading does."""
+    if len(getattr(_own, "buffer", ())) < size:
+        _own.buffer = np.empty(size, np.uint8)
+    return _own.buffer[:size]
+
+
+_own = threading.local()
 
 
 def read_lora(folder: Path, table: Mapping[str, Slot], family: ModuleType) -> dict[str, LowRank]:

@@ -26,9 +26,9 @@ class Edit:
     so that transformations may put anything in their place).
 
     u: [L, D, R] directions that are read. v: [L, D, R] directions that are written; None means v = u, a projection,
-    for which SEE is reported (columns of u orthonormal or zero). scale: [L] strength. bias: [L, D] added, or None (a
-    steering vector is scale 0 and a bias). text: [L] share of the edit at decoder positions that hold no audio token;
-    None for 0, 1 edits every position alike.
+    for which SEE is reported (columns of u orthonormal or zero). With v, u may be [L, N, D, R] and bias [L, N, 1, D]:
+    each item its own map. scale: [L] strength. bias: [L, D] added, or None (a steering vector is scale 0 and a bias).
+    text: [L] share of the edit at decoder positions that hold no audio token; None for 0, 1 edits every position alike.
     """
 
     u: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,12 @@ from seen_jax.errors import CheckpointError
 
 EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+
+def cache_folder() -> Path:
+    """Where compiled programs and synthesised clips are kept: SEEN_JAX_CACHE, or a folder in the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "seen_jax"
+    return Path(os.environ.get("SEEN_JAX_CACHE") or default).expanduser()
 
 
 class Part(NamedTuple):

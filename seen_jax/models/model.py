@@ -20,7 +20,7 @@ from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.models.checkpoint import LORA, LORA_CONFIG, Sharding, Tensor, gather, load_params, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
-from seen_jax.models.folders import find_folder
+from seen_jax.models.folders import cache_folder, find_folder
 from seen_jax.models.lalm import Lalm, Output
 from seen_jax.models.processor import Processor
 from seen_jax.models.sites import Taps
@@ -123,12 +123,10 @@ def use_compilation_cache() -> None:
     """
     if jax.config.values.get("jax_compilation_cache_dir"):
         return
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "seen_jax"
-    folder = os.environ.get("SEEN_JAX_CACHE", str(default))
-    if folder:
+    if os.environ.get("SEEN_JAX_CACHE") != "":
         with contextlib.suppress(OSError):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            jax.config.update("jax_compilation_cache_dir", folder)
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -76,15 +76,15 @@ def _add_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tup
 
 def low_rank_edit(
     a: Float[Array, "*batch width"],
-    u: Float[Array, "width rank"],
+    u: Float[Array, "... width rank"],
     v: Float[Array, "width rank"],
     scale: ScalarLike | Float[Array, "*batch 1"],
     bias: Float[Array, " width"] | Float[Array, "*batch width"],
 ) -> Float[Array, "*batch width"]:
     """The general affine edit a - scale (a U) V^T + bias, in float32, cast back to the dtype of a.
 
-    SEEN is U = V = Q, bias = 0; a steering vector is scale = 0; a restoration map is U != V. Where the change
-    is 0, the activations come back bit for bit.
+    SEEN is U = V = Q, bias = 0; a steering vector is scale = 0; a restoration map is U != V, and with leading axes
+    U differs from item to item. Where the change is 0, the activations come back bit for bit.
     """
     return _add(a, bias.astype(jnp.float32) - scale * _matmul(_matmul(a, u), v.T))
 

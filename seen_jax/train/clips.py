@@ -42,15 +42,20 @@ def content_hash(wave: Float[np.ndarray, " samples"]) -> str:
     return hashlib.sha256(np.rint(wave * 32768).astype("<i2").tobytes()).hexdigest()[:16]
 
 
-def make_clips(folder: str | Path, seed: int = 0, subsets: dict[str, Subset] | None = None) -> Path:
+def make_clips(
+    folder: str | Path,
+    seed: int = 0,
+    subsets: dict[str, Subset] | None = None,
+    most_bytes: int | None = MAX_BYTES,
+) -> Path:
     """Write FLAC clips (16 kHz mono) and manifest.jsonl into a new or empty folder; returns it.
 
-    The same seed gives the same clips. A manifest row holds id, path, subset, split, task, prompt, answer, choices,
-    letter, words, voice, seed and hash.
+    most_bytes: that the clips may take in all; None for no limit. The same seed gives the same clips. A manifest row
+    holds id, path, subset, split, task, prompt, answer, choices, letter, words, voice, seed and hash.
 
     Raises:
         ConfigError: the folder is in use, a negative seed, or espeak-ng is missing.
-        AudioError: the clips take more than 5 MB, or a file cannot be written.
+        AudioError: the clips take more than `most_bytes`, or a file cannot be written.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -69,8 +74,8 @@ def make_clips(folder: str | Path, seed: int = 0, subsets: dict[str, Subset] | N
                 rows.append(row)
     check_disjoint(rows)
     size = sum(path.stat().st_size for path in folder.rglob("*.flac"))
-    if size > MAX_BYTES:
-        raise AudioError(f"the clips in {folder} take {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}: make fewer")
+    if most_bytes is not None and size > most_bytes:
+        raise AudioError(f"the clips in {folder} take {size / 1e6:.1f} MB, more than {most_bytes / 1e6:g}: make fewer")
     (folder / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return folder
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.train import clips
 from seen_jax.train.clips import SUBSETS, Subset, check_disjoint, content_hash, make_clips
 
 FEW = {"calibration": Subset("test", 2), "demo": Subset("test", 2), "validation": Subset("validation", 1)}
@@ -52,15 +51,14 @@ def test_a_clip_in_two_subsets_is_refused():
     check_disjoint([{**row, **music}, {**other, **music, "hash": "2"}])
 
 
-def test_folders_in_use_and_too_many_bytes(tmp_path, monkeypatch):
+def test_folders_in_use_and_too_many_bytes(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="not empty"):
         make_clips(tmp_path)
     with pytest.raises(ConfigError, match="negative"):
         make_clips(tmp_path / "new", -1)
-    monkeypatch.setattr(clips, "MAX_BYTES", 10)
     with pytest.raises(AudioError, match="more than"):
-        make_clips(tmp_path / "new", 0, {"demo": Subset("test", 1)})
+        make_clips(tmp_path / "new", 0, {"demo": Subset("test", 1)}, most_bytes=10)
 
 
 def test_the_hash_is_of_16_bit_samples():

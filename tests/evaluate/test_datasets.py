@@ -308,3 +308,29 @@ def test_real_recordings(recordings, name, count, tasks):
         np.testing.assert_array_equal(entry.wave(), read_audio(entry.path))
     if name == "music":
         assert all(e.letter and e.choices["ABCD".index(e.letter)].startswith(f"{e.letter}. ") for e in entries)
+
+
+def test_new_clips_of_the_recipe_are_synthesised_once(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("espeakng_loader", reason="speech needs the `train` extra")
+    monkeypatch.setenv("SEEN_JAX_CACHE", str(tmp_path))
+    first = load_dataset(DatasetConfig("seen-tiny/test-1"))
+    assert [entry.task for entry in first] == ["transcription", "speech", "sound", "music"]
+    assert "synthesising" in capsys.readouterr().err
+    again = load_dataset(DatasetConfig("seen-tiny/test-1"))
+    assert again == first and capsys.readouterr().err == ""
+    shipped = {(e.answer, e.task) for e in load_dataset(DatasetConfig("seen-tiny/demo"))}
+    assert all(e.path.is_relative_to(tmp_path) for e in first)
+    assert not {(e.answer, e.task) for e in first if e.task == "transcription"} & shipped
+    with pytest.raises(ConfigError, match="one clip of each task or more"):
+        load_dataset(DatasetConfig("seen-tiny/test-0"))
+
+
+def test_one_data_set_can_serve_calibration_and_test():
+    whole = [entry.id for entry in load_dataset(DatasetConfig("seen-tiny/demo", shuffle_seed=3))]
+    first = [entry.id for entry in load_dataset(DatasetConfig("seen-tiny/demo", shuffle_seed=3, limit=10))]
+    rest = [entry.id for entry in load_dataset(DatasetConfig("seen-tiny/demo", shuffle_seed=3, skip=10))]
+    assert first + rest == whole
+    with pytest.raises(ConfigError, match="skipping 48 leaves none"):
+        load_dataset(DatasetConfig("seen-tiny/demo", skip=48))
+    with pytest.raises(ConfigError, match="cannot skip -1"):
+        DatasetConfig("seen-tiny/demo", skip=-1)
