@@ -33,7 +33,6 @@ from seen_jax.evaluate.bench import (
 from seen_jax.evaluate.datasets import DatasetConfig
 from seen_jax.evaluate.experiment import STUDIES, CalibrationConfig, ExperimentConfig, NoiseConfig
 from seen_jax.evaluate.items import Entry, load_clips
-from seen_jax.evaluate.ledger import Ledger
 from seen_jax.evaluate.runner import prepare, run
 from seen_jax.evaluate.studies import front, run_studies, span
 from seen_jax.evaluate.tables import conditions
@@ -142,7 +141,7 @@ def test_see_of_directions_adds_up():
 
 def test_frame_moments_are_of_the_real_frames():
     model = random_model()
-    waves = [clip.wave[: 12_000 + 3000 * i] for i, clip in enumerate(load_clips("calibration", 1)[:3])]
+    waves = [clip.wave[: 12_000 + 3000 * i] for i, clip in enumerate(load_clips("calibration", 1)[:2])]
     for site in (SITE, "decoder.resid"):
         whole = frame_moments(model, {"clean": waves, "noisy": waves}, site, 2)
         single = [frame_moments(model, {"clean": [wave]}, site, 1)["clean"] for wave in waves]
@@ -222,7 +221,9 @@ def test_all_studies_have_their_rows(done, config):
 
 
 def test_see_of_every_kind_of_basis_is_that_of_score(experiment):
-    bench = Bench(experiment, QUIET)
+    # the data's own prompts follow the audio, so they have no influence at the audio's positions
+    plain = dataclasses.replace(experiment.config, task_prompts=False)
+    bench = Bench(dataclasses.replace(experiment, config=plain), QUIET)
     cases = []
     for make in studies.CASES.values():
         own = [case for case in make(bench) if any(case.basis.ranks)]
@@ -359,7 +360,7 @@ def test_gsr_of_strength_one_is_that_of_the_runner(tmp_path):
     ledger = run(experiment, QUIET)
     cells = conditions(list(ledger.rows()))
     rows = run_studies(experiment, QUIET)["strength"]
-    assert isinstance(ledger, Ledger) and len({row["gsr"] for row in rows}) > 2
+    assert len({row["gsr"] for row in rows}) > 2
     for strength, arm in ((0.0, "none"), (1.0, "seen")):
         for snr in (None, -5.0, 10.0):
             own = [c for c in cells if (c["snr_db"], c["mitigation"]) == (snr, arm)]
