@@ -14,6 +14,7 @@ from seen_jax.evaluate import tables
 from seen_jax.evaluate.experiment import NONE, ExperimentConfig
 from seen_jax.evaluate.ledger import MANIFEST, Ledger
 from seen_jax.evaluate.runner import Experiment, Report, prepare, run
+from seen_jax.evaluate.studies import run_studies
 from seen_jax.evaluate.tables import Table
 
 SUMMARY = "summary.json"
@@ -29,7 +30,8 @@ def evaluate(config: ExperimentConfig, report: Report = lambda stage, done, tota
     ledger = run(experiment, report)
     found = tables_of(experiment, ledger)
     folder = config.folder()
-    for name, table in found.items():
+    studies = run_studies(experiment, report) if config.studies else {}
+    for name, table in [*found.items(), *((f"study_{name}", table) for name, table in studies.items())]:
         write_table(folder / "tables" / f"{name}.csv", table)
     summary = summarise(experiment, found)
     write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
