@@ -49,6 +49,11 @@ LABELS = {
     "semantic_alpha": "energy share \N{GREEK SMALL LETTER ALPHA}",
     "layer": "layer",
     "rank": "rank",
+    "clips": "clips of the calibration",
+    "calibration_snr_db": "SNR of the calibration (dB)",
+    "overlap": "overlap of the bases (0 to 1)",
+    "share": "noisy share of the clip (0 to 1)",
+    "cosine": "cosine similarity",
 }
 
 
@@ -131,8 +136,8 @@ def see_vs_snr(cells: Rows) -> Any:
                 if c["snr_db"] is None and c["noise"] == noise and _place(c) == place:
                     axes.axhline(100 * c["see"], color=look(i)["color"], **CLEAN)
         axes.set(xlabel=SNR_LABEL, title=_place_label(place, panels))
-        axes.set_ylim(bottom=0)
         axes.plot([], [], color="#444444", label="clean", **CLEAN)
+    axes.set_ylim(bottom=0)  # of all panels, once all are drawn
     _left(panels.values(), SEE_LABEL)
     _legend(figure, panels.values())
     return figure
@@ -278,6 +283,27 @@ def layer_probe(rows: Rows) -> Any:
     panels[0].set(ylabel="Pearson r", ylim=(-1.05, max(0.1, panels[0].get_ylim()[1])))
     panels[1].set(xlabel="layer", ylabel=LABELS["gain"])
     panels[1].xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure, panels)
+    return figure
+
+
+@_styled
+def see_by_layer(rows: Rows) -> Any:
+    """SEE of every layer, one line per noise, beside each other for clean audio and for noisy audio at one SNR.
+
+    rows: dicts of noise, snr_db (None and one other value), layer and see.
+    """
+    own = _kept(rows, "see")
+    levels = sorted(_values(own, "snr_db"), key=lambda snr: -math.inf if snr is None else snr)
+    figure = _figure(6 * len(levels) + 2, 4.8)
+    panels = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
+    noises = _values(own, "noise")
+    for snr, axes in zip(levels, panels, strict=True):
+        _lines(axes, [r for r in own if r["snr_db"] == snr], "layer", "see", "noise", noises)
+        axes.set(xlabel="layer", title="clean" if snr is None else _minus(f"{snr:g} dB"))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel(SEE_LABEL)
+    panels[0].set_ylim(bottom=0)
     _legend(figure, panels)
     return figure
 
@@ -518,4 +544,4 @@ def _minus(text: str) -> str:
 def _say(name: Any) -> str:
     """A name as a figure shows it; a dollar sign is no formula."""
     words = {NONE: "nothing", SEEN: "SEEN"}.get(name, str(name))
-    return words.replace("_", " ").replace("$", r"\$")
+    return words.replace("+seen", " + SEEN").replace("_", " ").replace("$", r"\$")

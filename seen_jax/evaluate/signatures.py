@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from seen_jax.evaluate.table import ALL, NONE, SEEN, Row, cells
 from seen_jax.subspace import Finding
 
 WEAK = -0.8  # a Pearson correlation of SEE with GSR above this is low; the paper reports -0.96 to -1.00
+FEW = 6  # names in a message
+UP_TO = "noisy <= 10 dB"  # where the paper's score curves bend
 MORE_NONSENSE = 0.05  # a rise of the share of nonsense outputs that counts
 
 Table = Sequence[Mapping[str, Any]]
@@ -53,11 +56,74 @@ def signatures(table: Table, correlations: Sequence[Mapping[str, Any]], change: 
     return sorted(found, key=lambda finding: ("error", "warning", "info").index(finding.severity))
 
 
+def experiment_signatures(
+    conditions: Table, correlations: Table, comparisons: Table, bases: Table, arms: Sequence[str]
+) -> list[Finding]:
+    """As `signatures`, in the tables of an experiment (`seen_jax.evaluate.tables`), and the codes empty-basis and
+    no-layer-found. arms: the mitigations that are SEEN alone, each judged by itself."""
+    found = _bases(bases)
+    named = [{**c, "noise": f"{c['task']} in {c['noise']}"} for c in correlations if c["noise"] != ALL]
+    found += _correlation(named)
+    for arm in arms:
+        table = [row for m in (NONE, arm) for row in _pooled(conditions, m)]
+        own = [c for c in comparisons if (c["mitigation"], c["against"], c["group"]) == (arm, NONE, UP_TO)]
+        own += [_turned(c) for c in comparisons if (c["mitigation"], c["against"], c["group"]) == (NONE, arm, UP_TO)]
+        change = [Estimate(*(c[key] for key in ("difference", "low", "high"))) for c in own]
+        judged = [*_clean(table), *_nonsense(table), *(f for c in change for f in _change(c))]
+        prefix = f"{arm}: " if len(arms) > 1 else ""
+        found += [dataclasses.replace(f, message=prefix + f.message) for f in judged]
+    return sorted(found, key=lambda finding: ("error", "warning", "info").index(finding.severity))
+
+
+def _turned(c: Mapping[str, Any]) -> dict[str, Any]:
+    return {"difference": -c["difference"], "low": -c["high"], "high": -c["low"]}
+
+
+def _pooled(conditions: Table, mitigation: str) -> list[dict[str, Any]]:
+    """The cells of a mitigation over all tasks, as `signatures` takes them. An empty choice is both nonsense and
+    unparseable: the larger of the two counts is what is surely wrong."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for c in conditions:
+        if c["mitigation"] == mitigation and c["items"] and c["gsr"] is not None:
+            groups.setdefault((c["noise"], c["snr_db"]), []).append(c)
+    return [
+        {
+            "noise": noise,
+            "snr_db": snr,
+            "mitigation": NONE if mitigation == NONE else SEEN,
+            "items": sum(c["items"] for c in own),
+            "gsr": sum(c["items"] * c["gsr"] for c in own) / sum(c["items"] for c in own),
+            "nonsense": sum(max(c["nonsense"], c["unparseable"] or 0) for c in own),
+        }
+        for (noise, snr), own in groups.items()
+    ]
+
+
+def _bases(bases: Table) -> list[Finding]:
+    found = []
+    empty = [b for b in bases if not any(b["ranks"][layer] for layer in b["layers"])]
+    if empty:
+        names = _some([f"{b['noise']} at {b['site']}" for b in empty])
+        message = f"no noise direction passes the selection for {names}: SEE is 0 and SEEN does nothing there"
+        found.append(Finding("empty-basis", "error", message))
+    if lost := [b for b in bases if b["localised"] is False]:
+        names = _some([f"{b['noise']} at {b['site']}" for b in lost])
+        message = f"no layer is above the mean distance and below the mean direction for {names}: there is no l*"
+        found.append(Finding("no-layer-found", "info", message))
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of some names, each once."""
+    own = list(dict.fromkeys(names))
+    return ", ".join(own[:FEW]) + (f" and {len(own) - FEW} more" if len(own) > FEW else "")
+
+
 def _clean(table: Table) -> list[Finding]:
     low = [c for c in table if c["snr_db"] is None and c["mitigation"] == SEEN and c["gsr"] < CLEAN_FLOOR]
     if not low:
         return []
-    names = ", ".join(f"{c['noise']} {c['gsr']:.1%}" for c in low)
+    names = _some([f"{c['noise']} {c['gsr']:.1%}" for c in sorted(low, key=lambda c: c["gsr"])])
     message = (
         f"SEEN changes the answers about clean audio: GSR {names}, below {CLEAN_FLOOR:.0%}. The basis holds semantics: "
         "lower delta, keep fewer layers, or use a smaller strength"
@@ -70,12 +136,13 @@ def _correlation(correlations: Sequence[Mapping[str, Any]]) -> list[Finding]:
     found = []
     if absent := [c["noise"] for c in per_noise if c["pearson"] is None]:
         message = (
-            f"SEE or GSR does not vary over the SNRs for {', '.join(absent)}, so they cannot be correlated: the basis "
+            f"SEE or GSR does not vary over the SNRs for {_some(absent)}, so they cannot be correlated: the basis "
             "is empty, the SNRs are too few, or the model answers all noisy audio alike"
         )
         found.append(Finding("low-correlation", "warning", message))
     if weak := [c for c in per_noise if c["pearson"] is not None and c["pearson"] > WEAK]:
-        names = ", ".join(f"{c['noise']} {c['pearson']:+.2f}" for c in weak)
+        worst = sorted(weak, key=lambda c: -c["pearson"])
+        names = _some([f"{c['noise']} {c['pearson']:+.2f}" for c in worst])
         message = (
             f"SEE follows GSR badly: Pearson r {names} (the paper: -0.96 to -1.00). The layers, the site or the "
             "reading of the basis do not fit this model and noise"

@@ -64,6 +64,15 @@ def make_points(groups):
     ]
 
 
+def make_layers(noises):
+    return [
+        {"noise": n, "snr_db": snr, "layer": k, "see": 0.01 * (k + i)}
+        for i, n in enumerate(NOISES[:noises])
+        for snr in (-10.0, None)
+        for k in range(24)
+    ]
+
+
 FIGURES = {
     "see_gsr_grid": lambda n: plots.see_gsr_grid(make_cells(n)),
     "see_vs_snr": lambda n: plots.see_vs_snr(make_cells(n)),
@@ -71,6 +80,7 @@ FIGURES = {
     "denoiser_radar": lambda n: plots.denoiser_radar(make_cells(n, 8)),
     "mitigation_bars": lambda n: plots.mitigation_bars(make_cells(n, 8)),
     "line_sweep": lambda n: plots.line_sweep(make_sweep(n), "strength", "gsr", "noise"),
+    "see_by_layer": lambda n: plots.see_by_layer(make_layers(n)),
     "layer_probe": lambda n: plots.layer_probe(make_probe(n)),
     "transfer_heatmap": lambda n: plots.transfer_heatmap(make_transfer(n), "gain"),
     "pareto": lambda n: plots.pareto(make_points(n)),
@@ -147,6 +157,24 @@ def test_see_lines_by_rising_snr_and_the_clean_level():
     wanted = ("music", "gauss", "none", None)
     clean = next(c["see"] for c in cells if (c["task"], c["noise"], c["mitigation"], c["snr_db"]) == wanted)
     assert any(line.get_ydata()[0] == pytest.approx(100 * clean) for line in axes.lines if line not in solid)
+
+
+def test_no_panel_of_see_cuts_off_its_lines():
+    for cells in (make_cells(2), make_cells(2)[::-1]):
+        for c in cells:
+            c["see"] *= 1 if c["task"] == "music" else 5
+        figure = plots.see_vs_snr(cells)
+        for axes in figure.axes:
+            highest = max(y for line in axes.lines for y in line.get_ydata())
+            assert 0 == axes.get_ylim()[0] < highest <= axes.get_ylim()[1]
+
+
+def test_see_of_layers_has_a_panel_for_clean_and_one_for_noisy_audio():
+    clean, noisy = plots.see_by_layer(make_layers(2)).axes
+    assert (clean.get_title(), noisy.get_title()) == ("clean", "\N{MINUS SIGN}10 dB")
+    assert [line.get_label() for line in clean.lines] == list(NOISES[:2])
+    assert clean.lines[1].get_xdata().tolist() == list(range(24))
+    assert clean.lines[1].get_ydata()[:2] == pytest.approx([1, 2])
 
 
 def test_the_same_task_of_two_datasets_is_two_panels():
