@@ -13,6 +13,7 @@ from seen_jax.errors import ConfigError
 from seen_jax.evaluate import tables
 from seen_jax.evaluate.experiment import NONE, ExperimentConfig
 from seen_jax.evaluate.ledger import MANIFEST, Ledger
+from seen_jax.evaluate.paper import write_report
 from seen_jax.evaluate.runner import Experiment, Report, prepare, run
 from seen_jax.evaluate.studies import run_studies
 from seen_jax.evaluate.tables import Table
@@ -35,7 +36,10 @@ def evaluate(config: ExperimentConfig, report: Report = lambda stage, done, tota
         write_table(folder / "tables" / f"{name}.csv", table)
     summary = summarise(experiment, found)
     write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return summary
+    report("writing the report", 0, 1)
+    page = write_report(folder, read_manifest(folder), found, studies)
+    report("writing the report", 1, 1)
+    return {**summary, "page": str(page.resolve())}
 
 
 def tables_of(experiment: Experiment, ledger: Ledger) -> dict[str, Table]:

@@ -299,7 +299,10 @@ def test_the_command(config, world, tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     assert data["answers"] == 2 * 2 * 2 and [m["name"] for m in data["mitigations"]] == ["none", "seen"]
     assert main(argv) == 0
-    assert "2 items" not in (out := capsys.readouterr().out) and "gain in GSR" in out
+    out = capsys.readouterr().out
+    assert "gain in GSR" in out and f"open {tmp_path / 'run' / 'index.html'}" in out
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert "SEE against GSR" in page and (tmp_path / "run" / "report.md").stat().st_size > 1000
     assert main([*argv, "--seed", "3"]) == 1
     assert "holds another experiment (different: seed)" in capsys.readouterr().err
 
