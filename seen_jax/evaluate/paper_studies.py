@@ -29,19 +29,21 @@ from seen_jax.evaluate.tables import Table
 
 CSV = "study_{}"  # the name of a study's table among the CSV files
 BEST = 15  # readings that are shown
+READING = ("site", "method", "delta", "energy", "noise_source", "center", "noise_alpha", "layers")
 Drawing = tuple[str, str, Callable[[Table], Any]]  # name, caption, figure
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
     """title, lead: of the section. names, values: columns of its table; the last names are given up where it is long.
-    drawings: its figures."""
+    drawings: its figures. chosen: the rows of the table; the figures have all."""
 
     title: str
     lead: str
     names: Mapping[str, tuple[str, Format]]
     values: Mapping[str, tuple[str, Format]]
     drawings: Sequence[Drawing] = ()
+    chosen: Callable[[Table], Table] = lambda rows: rows
 
 
 def lines(x: str, y: str, group: str = "noise") -> Callable[[Table], Any]:
@@ -54,12 +56,30 @@ def noisy(rows: Table) -> Table:
     return [row for row in rows if row["snr_db"] is not None] or rows
 
 
+def threshold(delta: float | None) -> str:
+    """δ in a table; the complement has none."""
+    return "complement" if delta is None else plain(delta)
+
+
 def front(rows: Table) -> Any:
+    way = lambda delta: threshold(delta) if delta is None else f"δ {delta:g}"  # noqa: E731
     named = [
-        {**r, "label": f"δ {r['delta']:g}, {ALPHA} {r['semantic_alpha']:g}, λ {r['strength']:g}", "group": r["noise"]}
+        {**r, "label": f"{way(r['delta'])}, {ALPHA} {r['semantic_alpha']:g}, λ {r['strength']:g}", "group": r["noise"]}
         for r in rows
     ]
-    return plots.pareto(named)
+    return plots.pareto(
+        named, "damage: energy taken out of clean audio (%)", "suppression: energy taken out of noise (%)"
+    )
+
+
+def unbeaten(rows: Table) -> Table:
+    """Rows that the study found on the front of their noise."""
+    return [row for row in rows if row.get("front", True)]
+
+
+def single(rows: Table) -> Table:
+    """Rows of one layer, without those of named groups of layers."""
+    return [row for row in rows if isinstance(row["layer"], int)]
 
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -90,11 +110,11 @@ STUDIES = {
     "calibration_snr": Study(
         "Study: SNR of the calibration",
         "The same reading with noise at other levels in the calibration.",
-        {"calibration_snr_db": ("SNR", level), "noise": NOISE},
+        {"calibration_snr_db": ("SNR", level), "noise_source": ("noise source", plain), "noise": NOISE},
         {"rank": ("rank", plain), "pearson": PEARSON, "overlap": OVERLAP},
         [
-            ("calibration_snr_pearson", "Pearson r against the SNR.", lines("calibration_snr_db", "pearson")),
-            ("calibration_snr_overlap", "Overlap of the bases.", lines("calibration_snr_db", "overlap")),
+            ("calibration_snr_pearson", "Pearson r, mean over noise sources.", lines("calibration_snr_db", "pearson")),
+            ("calibration_snr_overlap", "Overlap, mean over noise sources.", lines("calibration_snr_db", "overlap")),
         ],
     ),
     "strength": Study(
@@ -107,11 +127,12 @@ STUDIES = {
              lambda rows: lines("strength", "gain")(noisy(rows))),
             ("strength_clean", "GSR of clean audio against λ.", lines("strength", "clean_gsr")),
         ],
+        noisy,
     ),
     "delta": Study(
         f"Study: threshold δ and energy share {ALPHA}",
         "How far a noise direction may lie along the semantic ones, and how many of these there are.",
-        {"delta": ("δ", plain), "semantic_alpha": (ALPHA, plain), "noise": NOISE},
+        {"delta": ("δ", threshold), "semantic_alpha": (ALPHA, plain), "noise": NOISE},
         {"rank": ("rank", plain), "pearson": PEARSON, **SEES},
         [
             ("delta_pearson", f"Pearson r against δ, mean over {ALPHA}.", lines("delta", "pearson")),
@@ -121,23 +142,25 @@ STUDIES = {
     ),
     "pareto": Study(
         "Study: suppression against damage",
-        "SEE that SEEN takes out of noisy audio against the clean answers that it changes.",
-        {"delta": ("δ", plain), "semantic_alpha": (ALPHA, plain), "strength": ("λ", plain), "noise": NOISE},
-        {"suppression": ("SEE taken out (%)", share), "damage": ("clean damage (points)", share), "gain": GAIN},
-        [("pareto", "The points that no other one beats are joined.", front)],
+        "Energy that SEEN takes out of the calibration's noise against what it takes out of clean test audio.",
+        {"delta": ("δ", threshold), "semantic_alpha": (ALPHA, plain), "strength": ("λ", plain), "noise": NOISE},
+        {"suppression": ("of noise (%)", share), "damage": ("of clean (%)", share), "gain": GAIN, "clean_gsr": CLEAN},
+        [("pareto", "The points that no other one beats, of all noises together, are joined.", front)],
+        unbeaten,
     ),
     "layers": Study(
         "Study: one layer at a time",
-        "SEE and SEEN at a single layer.",
+        "SEE and SEEN at a single layer, and at named groups of layers.",
         {"layer": ("layer", plain), "noise": NOISE},
         {"pearson": PEARSON, "gain": GAIN, "clean_gsr": CLEAN},
-        [("layer_probe", "Pearson r and GSR gain of every layer.", plots.layer_probe)],
+        [("layer_probe", "Pearson r and GSR gain of every layer.", lambda rows: plots.layer_probe(single(rows)))],
     ),
     "partial": Study(
         "Study: noise over part of the clip",
         "Only a share of the clip is noisy.",
         {"share": ("noisy share", plain), "noise": NOISE},
-        {"see": ("SEE (%)", see), "gsr": ("GSR (%)", share)},
+        {"see": ("SEE (%)", see), "see_inside": ("in noise (%)", see), "see_outside": ("outside (%)", see),
+         "gsr": ("GSR (%)", share)},
         [
             ("partial_see", "SEE against the noisy share.", lines("share", "see")),
             ("partial_gsr", "GSR against the noisy share.", lines("share", "gsr")),
@@ -145,8 +168,8 @@ STUDIES = {
     ),
     "pooling": Study(
         "Study: pooling",
-        "SEE as the mean over frames, and SEE of the mean activation.",
-        {"noise": NOISE, "pooled": ("of the mean activation", plain)},
+        "Bases made of the mean activation of every clip, as the paper's are, and of all frames.",
+        {"noise": NOISE, "pooled": ("of clip means", plain)},
         {"pearson": PEARSON},
     ),
 }  # fmt: skip
@@ -164,14 +187,15 @@ def sections(target: Target, studies: Mapping[str, Table]) -> list[Section]:
 
 
 def section(target: Target, name: str, study: Study, rows: Table) -> list[Block]:
-    short, kept = folded(rows, list(study.names), list(study.values))
+    names = [key for key in study.names if key in rows[0]]
+    short, kept = folded(study.chosen(rows), names, list(study.values))
     blocks: list[Block] = [Text(study.lead)]
     for title, caption, draw in study.drawings:
         blocks += target.picture(title, caption, lambda draw=draw: draw(rows))  # type: ignore[misc]
     values = {key: v for key, v in study.values.items() if any(row[key] is not None for row in short)}
     blocks.append(grid(short[:MOST_ROWS], {key: study.names[key] for key in kept}, values))
-    if len(kept) < len(study.names):
-        gone = ", ".join(study.names[key][0] for key in study.names if key not in kept)
+    if len(kept) < len(names):
+        gone = ", ".join(study.names[key][0] for key in names if key not in kept)
         blocks.append(Text(f"Means over: {gone}.", note=True))
     if len(short) > MOST_ROWS:
         blocks.append(Text(f"The first {MOST_ROWS} of {len(short)} rows.", note=True))
@@ -180,7 +204,7 @@ def section(target: Target, name: str, study: Study, rows: Table) -> list[Block]
 
 def readings(target: Target, rows: Table) -> list[Block]:
     """The readings whose SEE falls most clearly with GSR, on the mean over the noises."""
-    names = ("site", "method", "delta", "energy", "noise_source", "center", "layers")
+    names = [name for name in READING if name in rows[0]]
     found = []
     for key in dict.fromkeys(tuple(plain(row[name]) for name in names) for row in rows):
         own = [row for row in rows if tuple(plain(row[name]) for name in names) == key]
@@ -211,7 +235,7 @@ def readings(target: Target, rows: Table) -> list[Block]:
 def by_way(rows: Table) -> Grid:
     """What each choice is worth: the mean correlation over all readings that make it."""
     lines_: list[list[str]] = []
-    for name in ("site", "method", "energy", "noise_source", "center", "layers"):
+    for name in (name for name in READING if name in rows[0]):
         for value in distinct([{name: plain(row[name])} for row in rows], name):
             own = where([{**row, name: plain(row[name])} for row in rows], **{name: value})
             defined = [row["pearson"] for row in own if row["pearson"] is not None]

@@ -75,8 +75,9 @@ def make_studies():
     rng = np.random.default_rng(0)
     values = {
         "calibration": NOISES, "noise": NOISES, "clips": (6, 48), "calibration_snr_db": (-10.0, 0.0),
-        "strength": (0.0, 1.0, 1.2), "snr_db": (None, -10.0, 0.0), "delta": (0.05, 0.1), "semantic_alpha": (0.9, 0.95),
-        "layer": (0, 1), "share": (0.0, 0.5, 1.0), "pooled": (False, True),
+        "strength": (0.0, 1.0, 1.2), "snr_db": (None, -10.0, 0.0), "delta": (0.05, None), "semantic_alpha": (0.9, 0.95),
+        "layer": (0, 1, "all"),
+        "noise_source": ("pure", "difference"), "share": (0.0, 0.5, 1.0), "pooled": (False, True),
     }  # fmt: skip
     found = {}
     for name, study in STUDIES.items():
@@ -90,7 +91,14 @@ def make_studies():
         {"noise": n, "site": "encoder.mlp_act", "magnitude": [1.0, 2.0], "direction": [0.5, 0.1], "l_star": 1}
         for n in NOISES
     ]
-    fixed = {"energy": "sigma", "noise_source": "pure", "center": False, "layers": "auto", "ranks": [0, 7]}
+    fixed = {
+        "energy": "sigma",
+        "noise_source": "pure",
+        "center": False,
+        "noise_alpha": None,
+        "layers": "auto",
+        "ranks": [0, 7],
+    }
     found["readings"] = [
         {"site": "encoder.resid", "method": "threshold", "delta": 0.01 * i, **fixed, "noise": n,
          "pearson": None if i == 0 else -i / 25, "see_clean": 0.01, "see_noisy": None}
@@ -282,7 +290,7 @@ def test_numbers_by_hand(made):
     assert ["nothing", "100.0", "9.1", "45.5", "81.8"] in rows
     assert ["SEEN", "100.0", "27.3", "63.6", "100.0"] in rows
     assert ["SEEN", "≤ 10 dB", "27.3", "45.5", "+18.2"] in [row[:5] for row in rows]
-    assert ["SEEN", "wiener", "≤ 10 dB"] in [row[:3] for row in rows]
+    assert ["SEEN", "wiener", "13.6", "45.5"] in [row[:4] for row in rows]
     assert ["music", "gauss", "3"] in [row[:3] for row in rows]
     failed = ["music", f"damaged {HOSTILE}", "1"]
     assert failed in rows and "1 items could not be asked" in page.text
@@ -314,6 +322,11 @@ def test_the_paper_has_a_column_of_its_own(fast, monkeypatch):
     assert rows["GSR of clean audio with SEEN", "transcription"][1] == NOTHING
     assert rows["ranks of the kept layers", "crowd"][:2] == ["3", "5 7 6 3 4 13 15 11 6 (layers 23 to 31)"]
     assert rows["ranks of the kept layers", "wind"][:2] == ["3", NOTHING]
+    elsewhere = make_manifest("Qwen/Qwen2.5-Omni-7B")
+    elsewhere["identity"]["site"] = "encoder.resid"
+    rows = {(row[0], row[1]): row[2:] for row in fast(found, {}, elsewhere).rows if len(row) == 5}
+    for what in ("SEE, clean → noisiest (%)", "ranks of the kept layers"):
+        assert rows[what, "gauss"][1:] == [NOTHING, NOTHING]
     other = fast(found, {}, make_manifest("seen-tiny"))
     theirs = [row[3] for row in other.rows if len(row) == 5 and row[0].startswith(("GSR of clean", "ranks"))]
     assert theirs and set(theirs) == {NOTHING}
@@ -373,7 +386,7 @@ def test_a_pair_of_mitigations_is_found_either_way(made):
 def test_readings_are_ranked_and_undefined_ones_last(made):
     _, text, _ = made
     rows = [row for row in Page(text).rows if row[:2] == ["encoder.resid", "threshold"]]
-    assert len(rows) == 15 and rows[0][2] == "0.2" and rows[0][7:9] == [f"{MINUS}0.80", f"{MINUS}0.80"]
+    assert len(rows) == 15 and rows[0][2] == "0.2" and rows[0][8:10] == [f"{MINUS}0.80", f"{MINUS}0.80"]
     assert [row[2] for row in rows] == [f"{0.01 * i:.4g}" for i in range(20, 5, -1)]
 
 
