@@ -52,7 +52,7 @@ def beside(
     known = {noise: paper["noises"].get(noise, noise) for noise in distinct(cells, "noise")}
     for noise, name_ in known.items():
         pair = [pooled(where(plain_cells, noise=noise, snr_db=snr), "see") for snr in (None, lowest)]
-        theirs = " → ".join(map(see, paper["see"][name_])) if name_ in paper["see"] else NOTHING
+        theirs = " → ".join(map(see, paper["see"][name_])) if at_site and name_ in paper["see"] else NOTHING
         add("SEE, clean → noisiest (%)", noise, " → ".join(map(see, pair)), theirs)
     for arm in arms:
         quiet = where(cells, mitigation=arm, snr_db=None)
@@ -70,7 +70,8 @@ def beside(
             add("ranks of the kept layers", basis["noise"], ranks(basis), theirs, paper["released"])
     text = (
         "The paper's models, data, recordings and number of items are not ours: its figures are here for "
-        "orientation and enter nothing else on this page. A dash: it reports nothing for this model, task or noise. "
+        "orientation and enter nothing else on this page. A dash: it reports nothing for this model, site, "
+        "task or noise. "
         "Its SEE is noisy at \N{MINUS SIGN}10 dB, where it says nothing else; ours is at the lowest SNR that was run."
     )
     return [Text(text), Grid(["what", "where", "ours", "the paper", "source"], rows, 2)]

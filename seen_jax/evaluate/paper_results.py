@@ -46,9 +46,9 @@ TESTS = (
 def overview(target: Target, tables: Mapping[str, Table]) -> list[Block]:
     """GSR against SNR over all data."""
     rows = [r for r in tables["overall"] if r["snr_db"] is not None]
-    caption = (
-        "GSR against SNR over all tasks and noises, per mitigation; bands: 95 % bootstrap intervals over the items."
-    )
+    caption = "GSR against SNR over all tasks and noises."
+    if len(distinct(rows, "mitigation")) <= plots.MOST_BANDS:
+        caption = f"{caption[:-1]}; bands: 95 % bootstrap intervals over the items."
     named = [{**r, "mitigation": label(r["mitigation"])} for r in rows]
     draw = lambda: plots.line_sweep(named, "snr_db", "gsr", "mitigation")  # noqa: E731
     return target.picture("overall", caption, draw) if rows else []
@@ -203,16 +203,15 @@ def tested(comparisons: Table, pairs: Sequence[tuple[str, str, str]], title: str
     for mitigation, against, group in pairs:
         c = compared(comparisons, mitigation, against, group)
         if c is not None:
-            names = [label(mitigation)] + [label(against)] * (against != NONE) + [GROUPS[group]]
+            names = [label(mitigation), GROUPS[group] if against == NONE else label(against)]
             shares = [share(c["gsr_against"]), share(c["gsr"]), points(c["difference"])]
             counts = [plain(c["only_mitigation"]), plain(c["only_against"]), p_value(c["p"])]
             rows.append([*names, *shares, interval(c["low"], c["high"], points), *counts])
     if not rows:
         return []
-    named = ["mitigation", "audio"] if pairs[0][1] == NONE else ["mitigation", "against", "audio"]
-    shares = ["nothing (%)", "mitigation (%)"] if pairs[0][1] == NONE else ["the other (%)", "SEEN (%)"]
-    header = [*named, *shares, "difference", "95 % interval", "fixed", "broken", "p"]
-    return [Grid(header, rows[:MOST_ROWS], len(named), title)]
+    named = ["audio", "nothing (%)", "mitigation (%)"] if pairs[0][1] == NONE else ["against", "other (%)", "SEEN (%)"]
+    header = ["mitigation", *named, "difference", "95 % interval", "fixed", "broken", "p"]
+    return [Grid(header, rows[:MOST_ROWS], 2, title)]
 
 
 def clean_damage(cells: Table) -> list[Block]:

@@ -26,6 +26,7 @@ Rows = Sequence[Row]
 Arguments = ParamSpec("Arguments")
 
 PALETTE = (*COLOURS[:7], "#8a8a8a")  # yellow lines would not be seen on white
+HATCHES = ("", "//", "", "..", "", "\\\\", "", "xx")
 DASHES: Any = ("-", (0, (5, 1, 1, 1)), (0, (1, 1)))
 CLEAN: Any = {"linestyle": (0, (6, 5)), "linewidth": 1.3, "zorder": 1}
 MOST_BANDS = 4  # more of them hide each other
@@ -243,7 +244,7 @@ def mitigation_bars(cells: Rows, groups: Mapping[str, Sequence[float | None]] | 
             x = np.arange(len(groups)) + (i - (len(mitigations) - 1) / 2) * width
             axes.bar(
                 x, value, width, yerr=error, label=_say(mitigation), color=look(i)["color"],
-                edgecolor="white", linewidth=0.8, hatch=("", "//", "", "..", "", "\\\\", "", "xx")[i % 8],
+                edgecolor="white", linewidth=0.8, hatch=HATCHES[(i + i // len(PALETTE)) % len(HATCHES)],
                 error_kw={"ecolor": "#222222", "elinewidth": 1.3},
             )  # fmt: skip
         axes.set(ylim=(0, 104), ylabel=GSR_LABEL, title=_place_label(place, places))

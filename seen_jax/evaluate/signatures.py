@@ -103,14 +103,17 @@ def _bases(bases: Table) -> list[Finding]:
     found = []
     empty = [b for b in bases if not any(b["ranks"][layer] for layer in b["layers"])]
     if empty:
-        names = _some([f"{b['noise']} at {b['site']}" for b in empty])
-        message = f"no noise direction passes the selection for {names}: SEE is 0 and SEEN does nothing there"
+        message = f"no noise direction passes the selection for {_where(empty)}: SEE is 0 and SEEN does nothing there"
         found.append(Finding("empty-basis", "error", message))
     if lost := [b for b in bases if b["localised"] is False]:
-        names = _some([f"{b['noise']} at {b['site']}" for b in lost])
-        message = f"no layer is above the mean distance and below the mean direction for {names}: there is no l*"
+        message = f"no layer is above the mean distance and below the mean direction for {_where(lost)}: there is no l*"
         found.append(Finding("no-layer-found", "info", message))
     return found
+
+
+def _where(bases: Table) -> str:
+    sites = dict.fromkeys(b["site"] for b in bases)
+    return "; ".join(f"{_some([b['noise'] for b in bases if b['site'] == site])} at {site}" for site in sites)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -214,6 +214,9 @@ def test_bars_with_intervals_per_group():
     (low, high) = bars.errorbar.lines[2][0].get_segments()[0][:, 1]
     assert low == pytest.approx(100 * np.mean([c["gsr_low"] for c in own]))
     assert high == pytest.approx(100 * np.mean([c["gsr_high"] for c in own]))
+    many = plots.mitigation_bars([{**c, "mitigation": f"m{i}"} for i in range(16) for c in make_cells(1, 1, 1)])
+    bars = [b.patches[0] for b in many.axes[0].containers if hasattr(b, "patches")]
+    assert len({(b.get_facecolor(), b.get_hatch()) for b in bars}) == len(bars) == 16
     every = plots.mitigation_bars(cells)
     ticks = [t.get_text().replace("\N{MINUS SIGN}", "-") for t in every.axes[-1].get_xticklabels()]
     assert ticks == ["-10 dB", "0 dB", "10 dB", "30 dB", "clean"]
