@@ -334,10 +334,12 @@ def pareto(bench: Bench, cases: Sequence[Case]) -> Table:
         own = [case for case in cases if case.noise == noise]
         share = {id(case): energy_share(energy, case.basis) for case in own}
         different = {identity(case.basis): case for case in own if not idle(case.basis, 1.0)}
-        order = sorted(different.values(), key=lambda case: share[id(case)])
-        places = sorted({round(x) for x in np.linspace(0, len(order) - 1, ANSWERED_BASES)}) if order else []
-        answered = {identity(order[i].basis) for i in places}
-        settings = [(order[i].basis, strength) for i in places for strength in ANSWERED_STRENGTHS]
+        shares = np.array([share[id(case)] for case in different.values()])
+        wanted: Any = np.linspace(shares.min(), shares.max(), ANSWERED_BASES) if different else []
+        places = sorted({int(np.abs(shares - value).argmin()) for value in wanted})
+        chosen = [list(different.values())[i].basis for i in places]
+        answered = {identity(basis) for basis in chosen}
+        settings = [(basis, strength) for basis in chosen for strength in ANSWERED_STRENGTHS]
         bench.answer(noise, settings, [None, *bench.low], f"pareto of {noise}")
         rows: Table = []
         for case, strength in itertools.product(own, FRONT_STRENGTHS):
