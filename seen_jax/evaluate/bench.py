@@ -253,13 +253,16 @@ class Bench:
         """At most so many clips of calibration: the experiment's own, then others of its data set that can be read and
         are not tested."""
         if not hasattr(self, "_clips"):
-            self._clips = [entry.wave() for entry in calibration_entries(self.config)]
+            self._clips = [entry.wave() for entry in self._own_clips()]
             if self._most_clips > len(self._clips):
                 self._clips += self._further(self._most_clips - len(self._clips))
         return self._clips[:most]
 
+    def _own_clips(self) -> list[Entry]:
+        return calibration_entries(self.config.calibration.dataset, self.config.calibration.clips)
+
     def _further(self, count: int) -> list[Wave]:
-        own = {entry.id for entry in calibration_entries(self.config)}
+        own = {entry.id for entry in self._own_clips()}
         others = [entry for entry in load_dataset(self.config.calibration.dataset) if entry.id not in own]
         guard = SplitGuard()
         for entry in (entry for entries in self.experiment.entries.values() for entry in entries if others):

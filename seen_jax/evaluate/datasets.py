@@ -24,7 +24,7 @@ __all__ = ["KINDS", "DatasetConfig", "Entry", "load_dataset"]
 
 KINDS = ("auto", "mmau", "librispeech", "manifest", "embedded")
 EMBEDDED = "seen-tiny/"
-FRESH = re.compile(r"seen-tiny/(test|validation)-(\d+)")  # so many new clips of each task, of a split of the recipe
+FRESH = re.compile(r"seen-tiny/(train|test|validation)-(\d+)")  # so many new clips of each task of a split
 FRESH_SEED = 1  # the shipped clips have 0
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as `datasets` names the parquet files of a split
 LOOKED_FOR = (
@@ -41,7 +41,7 @@ class DatasetConfig:
 
     Args:
         path: a file or folder of the kind, or "seen-tiny/demo" (validation, calibration) for the clips that ship, or
-            "seen-tiny/test-50" (validation-50) for 50 new ones of each task, synthesised once (extra `train`).
+            "seen-tiny/test-50" (validation-50, train-50) for 50 new ones of each task, made once (extra `train`).
         kind: "auto" recognises it. mmau: multiple choice, as JSON list, parquet or CSV. librispeech: the official tree
             or a CSV with `text`. manifest: anything `find_audio` takes.
         name: what tables call it; the name of the file or folder by default.

@@ -11,10 +11,10 @@ from typing import Any
 from seen_jax.audio.mix import MAX_SNR_DB
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate.datasets import DatasetConfig
-from seen_jax.models.sites import ENCODER_MLP_ACT, check_site
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, check_site
 from seen_jax.subspace import Selection
 
-NONE, SEEN = "none", "seen"
+NONE, SEEN, RESTORATION = "none", "seen", "restoration"
 SNRS = (-10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 30.0)
 STUDIES = (
     *("localisation", "readings", "delta", "pareto", "transfer", "calibration_size", "calibration_snr", "pooling"),
@@ -39,11 +39,45 @@ class NoiseConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RestorationConfig:
+    """What a restoration (`seen_jax.evaluate.restoration`) is fitted to, and how.
+
+    clips of `dataset`, the tasks in turn, clean and with every calibrated noise at each of `snrs`, all after the
+    mitigation's denoiser. layer: of the encoder's residual stream, which is edited; negative ones count from the last.
+    gate_layers: those that tell the noise of a clip. strength: share of the change that is made. penalty: of the
+    ridge. rank: of the maps, None for full; a batch holds layers x clips x width x rank numbers for it. temperature:
+    above 1 for softer mixtures of maps.
+    """
+
+    dataset: DatasetConfig = CLIPS
+    clips: int = 48
+    snrs: tuple[float, ...] = (-10.0, -5.0, 0.0, 5.0, 10.0)
+    layer: int = 0
+    gate_layers: tuple[int, ...] = (0,)
+    strength: float = 0.5
+    penalty: float = 0.01
+    rank: int | None = None
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
+        object.__setattr__(self, "gate_layers", tuple(self.gate_layers))
+        if self.clips < 2:
+            raise ConfigError(f"a restoration needs 2 clips or more, not {self.clips}")
+        if not self.snrs or len(set(self.snrs)) < len(self.snrs) or not all(abs(s) <= MAX_SNR_DB for s in self.snrs):
+            raise ConfigError(f"a restoration needs different SNRs of at most {MAX_SNR_DB:g} dB, not {list(self.snrs)}")
+        if not self.gate_layers:
+            raise ConfigError("a restoration needs a gate layer or more: [0] is a start")
+        if not math.isfinite(self.strength):
+            raise ConfigError(f"the strength of a restoration must be a finite number, not {self.strength}")
+
+
+@dataclasses.dataclass(frozen=True)
 class MitigationConfig:
-    """What is done about noise: a waveform denoiser, SEEN, or the one and then the other.
+    """What is done about noise: a waveform denoiser, an edit of the model (SEEN or a restoration), or both in turn.
 
     denoiser: one of `seen_jax.audio.denoise`, with its options. seen: whether SEEN edits the model. site, selection,
-    strength: of SEEN; the experiment's own by default.
+    strength: of SEEN; the experiment's own by default. restoration: its settings, None for none.
     """
 
     name: str
@@ -53,28 +87,36 @@ class MitigationConfig:
     site: str | None = None
     selection: Selection | None = None
     strength: float | None = None
+    restoration: RestorationConfig | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.+-]+", self.name):
             raise ConfigError(f"a mitigation's name has letters, digits and + - . _ only, not {self.name!r}")
         if not self.seen and (self.site, self.selection, self.strength) != (None, None, None):
             raise ConfigError(f"mitigation {self.name}: site, selection and strength belong to SEEN: add `seen: true`")
+        if self.seen and self.restoration is not None:
+            raise ConfigError(f"mitigation {self.name}: choose SEEN or a restoration, they are not combined")
         if self.site is not None:
             check_site(self.site)
 
 
 def mitigation(short: str) -> MitigationConfig:
-    """ "none", "seen", the name of a denoiser, or "DENOISER+seen"."""
-    first, plus, second = short.partition("+")
+    """ "none", "seen", "restoration", the name of a denoiser, or that and "+seen" or "+restoration"."""
     if short == NONE:
         return MitigationConfig(NONE)
-    if short == SEEN:
-        return MitigationConfig(SEEN, seen=True)
-    if plus and second != SEEN:
+    first, plus, second = short.partition("+")
+    edit = second if plus else first if first in (SEEN, RESTORATION) else ""
+    if edit not in ("", SEEN, RESTORATION) or (plus and not edit):
         raise ConfigError(
-            f"the mitigation {short!r} should be a denoiser and '+seen', or be written out with its fields"
+            f"the mitigation {short!r} should be a denoiser and '+seen' or '+restoration', or be written out with its "
+            "fields"
         )
-    return MitigationConfig(short, denoiser=first, seen=bool(plus))
+    return MitigationConfig(
+        short,
+        denoiser=first if plus or not edit else None,
+        seen=edit == SEEN,
+        restoration=RestorationConfig() if edit == RESTORATION else None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +192,8 @@ class ExperimentConfig:
                 raise ConfigError(f"{name} must be at least one, each only once, not {list(values)}")
         if arms[0] != MitigationConfig(NONE):
             raise ConfigError(f"the first mitigation must be {NONE!r}: everything is compared with it")
+        if self.site == ENCODER_RESID and any(arm.restoration for arm in arms):
+            raise ConfigError(f"a restoration edits {ENCODER_RESID}: SEE must be measured at another `site`")
         if not any(noise.calibrated for noise in noises):
             raise ConfigError("at least one noise must be calibrated: bases are made of those")
         if unknown := [study for study in self.studies if study not in STUDIES]:

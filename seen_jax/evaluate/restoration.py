@@ -11,14 +11,24 @@ Axes: N clips, T frames, D width, K conditions, R rank, P descriptors, L layers 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from seen_jax.api import Progress
 from seen_jax.errors import ConfigError
 from seen_jax.models.edits import Edit
+from seen_jax.models.encoder import Audio, within
+from seen_jax.models.lalm import Lalm
+from seen_jax.models.model import Model, batches
+from seen_jax.models.sites import ENCODER_RESID, Taps
 
 _STILL = 1e-3  # below it a channel's spread over the frames counts as none
 
@@ -171,15 +181,15 @@ def fit_gate(
 
 
 def describe(
-    a: Float[np.ndarray, "layers clips frames width"], mask: Bool[np.ndarray, "clips frames"]
-) -> Float[np.ndarray, "clips descriptors"]:
+    a: Float[Array, "layers clips frames width"], mask: Bool[Array, "clips frames"]
+) -> Float[Array, "clips descriptors"]:
     """Mean and log standard deviation over a clip's real frames of every channel of the given layers, float32."""
     valid = mask[None, ..., None]
-    n = np.maximum(mask.sum(axis=1), 1)[None, :, None]
-    mean = np.where(valid, a, 0).sum(axis=2) / n
-    variance = np.where(valid, np.square(a - mean[:, :, None]), 0).sum(axis=2) / n
-    parts = np.concatenate([mean, np.log(np.sqrt(variance) + _STILL)], axis=-1)
-    return np.moveaxis(parts, 0, 1).reshape(len(mask), -1).astype(np.float32)
+    n = jnp.maximum(mask.sum(axis=1), 1)[None, :, None]
+    mean = jnp.where(valid, a, 0).sum(axis=2) / n
+    variance = jnp.where(valid, jnp.square(a - mean[:, :, None]), 0).sum(axis=2) / n
+    parts = jnp.concatenate([mean, jnp.log(jnp.sqrt(variance) + _STILL)], axis=-1)
+    return jnp.moveaxis(parts, 0, 1).reshape(len(mask), -1).astype(jnp.float32)
 
 
 def restoration_edit(maps: Maps, weights: Float[np.ndarray, "clips conditions"], layer: int, layers: int) -> Edit:
@@ -199,3 +209,113 @@ def restoration_edit(maps: Maps, weights: Float[np.ndarray, "clips conditions"],
     read = -np.einsum("nk,kdr->ndr", w, maps.u)  # an edit subtracts
     bias = np.einsum("nk,kd->nd", w, maps.bias)[:, None]
     return Edit(u=stack(read), scale=jnp.asarray(only), v=stack(maps.v), bias=stack(bias))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Paired:
+    """What one condition leaves of its clips: the sums of `moments`, None for clean audio, and the descriptors [N, P]
+    of the encoder's rows."""
+
+    sums: Moments | None
+    described: Float[np.ndarray, "rows descriptors"]
+
+    def save(self, path: Path) -> None:
+        """All or nothing. Raises ConfigError where the disk refuses."""
+        sums: dict[str, Any] = {} if self.sums is None else {"gram": self.sums.gram, "cross": self.sums.cross}
+        partial = path.with_name(path.name + ".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.savez(file, described=self.described, **sums)
+            partial.replace(path)
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror or error}; what was done is kept") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Paired:
+        """Raises ConfigError for a damaged file."""
+        try:
+            with np.load(path) as found:
+                sums = Moments(found["gram"], found["cross"]) if "gram" in found else None
+                return cls(sums, found["described"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{path} is damaged ({error}): move it away to make it again") from None
+
+
+def pair(
+    model: Model,
+    heard: Sequence[np.ndarray],
+    clean: Sequence[np.ndarray] | None,
+    layer: int,
+    gate_layers: Sequence[int],
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Paired:
+    """Pass the clips of a condition as they are heard, and the same clips as they should be, through the encoder.
+
+    heard, clean: 16 kHz waves of the same lengths; clean None: this condition needs no map.
+    """
+    found: list[Paired] = []
+    for own, rows in batches(list(range(len(heard))), batch_size):
+        audio, owners = model.processor.audio([heard[i] for i in rows])
+        kept = [row for i in range(len(own)) for row in owners[i]]
+        noisy, described, mask = (
+            np.asarray(x) for x in _listened(_tapped(model), model.variables, audio, layer, tuple(gate_layers))
+        )
+        sums = None
+        if clean is not None:
+            target, _ = model.processor.audio([clean[i] for i in rows])
+            wanted = np.asarray(_listened(_tapped(model), model.variables, target, layer, tuple(gate_layers))[0])
+            sums = moments(noisy[kept], wanted[kept], mask[kept])
+        found.append(Paired(sums, described[kept]))
+        if progress:
+            progress(own[-1] + 1, len(heard))
+    total = [part.sums for part in found if part.sums is not None]
+    described = np.concatenate([part.described for part in found])
+    return Paired(functools.reduce(Moments.__add__, total) if total else None, described)
+
+
+def _tapped(model: Model) -> Lalm:
+    return model.tapped(Taps((ENCODER_RESID,), "full"))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _listened(
+    lalm: Lalm, variables: Any, audio: Audio, layer: int, gate_layers: tuple[int, ...]
+) -> tuple[Array, Array, Array]:
+    """(activations [A, T, D] of a layer, descriptors [A, P] of the gate's layers, real positions [A, T])."""
+    a = lalm.apply(variables, audio, {}, method="encode").records[ENCODER_RESID]["tap"].astype(jnp.float32)
+    mask = within(lalm.config.encoder, audio.frames, audio.features.shape[1])
+    return a[layer], describe(a[jnp.asarray(gate_layers)], mask), mask
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restoration:
+    """Maps of one layer of the encoder's residual stream, and the gate that mixes them for every clip."""
+
+    maps: Maps
+    gate: Gate
+    layer: int
+    gate_layers: tuple[int, ...]
+
+    def edit(self, model: Model, audio: Audio) -> dict[str, Edit]:
+        """The edit for the rows of `audio`. A first pass through the encoder tells the gate what they are."""
+        described = _listened(_tapped(model), model.variables, audio, self.layer, self.gate_layers)[1]
+        depth = model.config.site_shape(ENCODER_RESID)[0]
+        return {ENCODER_RESID: restoration_edit(self.maps, self.gate(np.asarray(described)), self.layer, depth)}
+
+
+def fit_restoration(
+    pairs: Sequence[Paired],
+    layer: int,
+    gate_layers: Sequence[int],
+    strength: float = 0.5,
+    penalty: float = 1e-2,
+    rank: int | None = None,
+    temperature: float = 1.0,
+) -> Restoration:
+    """Fit maps and gate to the conditions. Raises ConfigError as `fit_maps` and `fit_gate`."""
+    maps = fit_maps([part.sums for part in pairs], penalty, [strength] * len(pairs), rank)
+    labels = np.repeat(np.arange(len(pairs)), [len(part.described) for part in pairs])
+    gate = fit_gate(np.concatenate([part.described for part in pairs]), labels, temperature=temperature)
+    return Restoration(maps, gate, layer, tuple(gate_layers))

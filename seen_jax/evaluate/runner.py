@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +27,17 @@ from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.evaluate.answers import answer_letter
 from seen_jax.evaluate.choices import permuted_choices
 from seen_jax.evaluate.datasets import DatasetConfig, load_dataset
-from seen_jax.evaluate.experiment import NONE, ExperimentConfig, MitigationConfig, NoiseConfig
+from seen_jax.evaluate.experiment import (
+    NONE,
+    ExperimentConfig,
+    MitigationConfig,
+    NoiseConfig,
+)
 from seen_jax.evaluate.guard import SplitGuard
 from seen_jax.evaluate.items import Entry, Item
 from seen_jax.evaluate.ledger import ANSWERS, Ledger, Row, claim
 from seen_jax.evaluate.metrics import cosine_similarities
+from seen_jax.evaluate.restoration import Paired, Restoration, fit_restoration, pair
 from seen_jax.evaluate.sweep import common_rank
 from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding, Generated, generate
@@ -38,7 +45,7 @@ from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model, load
 from seen_jax.models.processor import Request
 from seen_jax.models.prompts import task_messages
-from seen_jax.models.sites import ENCODER_SITES, Taps
+from seen_jax.models.sites import ENCODER_RESID, ENCODER_SITES, Taps
 from seen_jax.subspace import Calibration, NoiseBasis, union
 
 Report = Callable[[str, int, int], None]  # stage, done, in all
@@ -66,6 +73,7 @@ class Experiment:
     denoisers: Mapping[str, Denoiser]
     calibrations: Mapping[tuple[str, str], Calibration]
     bases: Mapping[tuple[str, str], NoiseBasis]  # of a noise and a mitigation
+    restorations: Mapping[str, Restoration] = dataclasses.field(default_factory=dict)  # of a mitigation
 
     @property
     def arms(self) -> tuple[MitigationConfig, ...]:
@@ -82,7 +90,8 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
     arms: Sequence[MitigationConfig] = config.mitigations  # type: ignore[assignment]
     denoisers = {arm.name: denoiser(arm.denoiser, **arm.options) for arm in arms if arm.denoiser}
     entries = {name_of(d): per_task(load_dataset(d), config.limit) for d in config.datasets}
-    clips = calibration_entries(config)
+    clips = calibration_entries(config.calibration.dataset, config.calibration.clips)
+    further = {a.name: calibration_entries(a.restoration.dataset, a.restoration.clips) for a in arms if a.restoration}
     speech = [e.wave() for e in clips if e.task in ("transcription", "speech")]
     found = [
         noise_source(n.spec, speech if len(speech) > 1 else ()) for n in noises
@@ -92,11 +101,13 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
         raise ConfigError("two noises have the same name: give each a `name`")
     model = load(config.model, config.dtype, progress=lambda done, total: report("loading the model", done, total))
     folder = config.folder()
-    claim(folder, manifest(config, model, entries, clips))
-    guard = SplitGuard()
+    claim(folder, manifest(config, model, entries, clips, further))
     waves = [entry.wave() for entry in clips]
-    for entry, wave in zip(clips, waves, strict=True):
-        guard.add(f"{name_of(config.calibration.dataset)}/{entry.id}", wave)
+    own_waves = {name: [entry.wave() for entry in own] for name, own in further.items()}
+    guard = SplitGuard()
+    for part, heard in ((clips, waves), *((further[name], own_waves[name]) for name in further)):
+        for entry, wave in zip(part, heard, strict=True):
+            guard.add(f"{entry.dataset}/{entry.id}", wave)
     check_split(guard, entries, report)
     sites = dict.fromkeys([config.site, *(arm.site for arm in arms if arm.site)])
     calibrated = [name for name, noise in zip(sources, noises, strict=True) if noise.calibrated]
@@ -116,7 +127,54 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
             basis = own.get(name, together)
             assert basis is not None
             bases[name, arm.name] = basis
-    return Experiment(config, model, entries, sources, denoisers, calibrations, bases)
+    known = {name: sources[name] for name in calibrated}
+    restorations = {
+        arm.name: restoration_of(model, config, arm, denoisers.get(arm.name), own_waves[arm.name], known, report)
+        for arm in arms
+        if arm.restoration
+    }
+    return Experiment(config, model, entries, sources, denoisers, calibrations, bases, restorations)
+
+
+def restoration_of(
+    model: Model,
+    config: ExperimentConfig,
+    arm: MitigationConfig,
+    denoise: Denoiser | None,
+    waves: Sequence[Wave],
+    noises: Mapping[str, NoiseSource],
+    report: Report,
+) -> Restoration:
+    """The restoration of a mitigation; what a condition leaves of the clips comes from its file if that is there."""
+    settings = arm.restoration
+    assert settings is not None
+    depth = model.config.site_shape(ENCODER_RESID)[0]
+    places = (settings.layer, *settings.gate_layers)
+    if bad := [layer for layer in places if not -depth <= layer < depth]:
+        raise ConfigError(f"mitigation {arm.name}: there are no layers {bad} among the encoder's {depth}")
+    layer, *gate_layers = (place % depth for place in places)
+    folder = config.folder() / "restoration" / arm.name
+    conditions = [("", 0.0), *itertools.product(noises, settings.snrs)]  # clean audio first
+    found = []
+    for noise, snr in conditions:
+        stage = f"fitting {arm.name}" + (f" to {noise} at {snr:g} dB" if noise else "")
+        path = folder / (f"{noise}_{snr:g}.npz" if noise else "clean.npz")
+        if path.exists():
+            found.append(Paired.load(path))
+            continue
+        heard = waves
+        if noise:
+            drawn = [noises[noise].clip(i, len(wave), config.seed, "calibration") for i, wave in enumerate(waves)]
+            heard = [mix_at_snr(wave, own, snr).audio for wave, own in zip(waves, drawn, strict=True)]
+        if denoise:
+            heard = [denoise(wave) for wave in heard]
+        tick = lambda done, total, stage=stage: report(stage, done, total)  # noqa: E731
+        clean = waves if noise else None
+        found.append(pair(model, heard, clean, layer, gate_layers, config.batch_size, tick))
+        found[-1].save(path)
+    return fit_restoration(
+        found, layer, gate_layers, settings.strength, settings.penalty, settings.rank, settings.temperature
+    )
 
 
 def per_task(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
@@ -134,21 +192,24 @@ def name_of(dataset: DatasetConfig) -> str:
     return dataset.name or dataset.path
 
 
-def calibration_entries(config: ExperimentConfig) -> list[Entry]:
-    """The clips of calibration, the tasks in turn. ConfigError if there are too few."""
-    found = load_dataset(config.calibration.dataset)
+def calibration_entries(dataset: DatasetConfig, clips: int) -> list[Entry]:
+    """So many clips of a data set, the tasks in turn. ConfigError if there are too few."""
+    found = load_dataset(dataset)
     tasks: dict[str, list[Entry]] = {}
     for entry in found:
         tasks.setdefault(entry.task, []).append(entry)
     turns = [own[i] for i in range(len(found)) for own in tasks.values() if i < len(own)]
-    if len(turns) < config.calibration.clips:
-        where = name_of(config.calibration.dataset)
-        raise ConfigError(f"{where} has {len(turns)} clips for calibration, not {config.calibration.clips}")
-    return turns[: config.calibration.clips]
+    if len(turns) < clips:
+        raise ConfigError(f"{name_of(dataset)} has {len(turns)} clips for calibration, not {clips}")
+    return turns[:clips]
 
 
 def manifest(
-    config: ExperimentConfig, model: Model, entries: Mapping[str, Sequence[Entry]], clips: Sequence[Entry]
+    config: ExperimentConfig,
+    model: Model,
+    entries: Mapping[str, Sequence[Entry]],
+    clips: Sequence[Entry],
+    further: Mapping[str, Sequence[Entry]],
 ) -> dict[str, Any]:
     """What the experiment is (its identity, which a resumed run must share), and where it was begun."""
     fields = json.loads(json.dumps(dataclasses.asdict(config), default=str))
@@ -156,6 +217,7 @@ def manifest(
         fields.pop(free)
     sets = {name: digest([entry.id for entry in own]) for name, own in entries.items()}
     identity = {**fields, "fingerprint": model.fingerprint, "items": sets, "clips": digest([e.id for e in clips])}
+    identity["restoration_clips"] = {name: digest([e.id for e in own]) for name, own in further.items()}
     return {
         "identity": identity,
         "versions": {name: version(name) for name in ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")},
@@ -222,9 +284,11 @@ def calibration_of(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def answer_all(lalm: Lalm, variables: Any, batch: Batch, edits: Any, decoding: Decoding) -> Generated:
-    """`generate` under several edits, stacked on a leading axis, in one program."""
-    return jax.vmap(lambda own: generate(lalm, variables, batch, own, decoding))(edits)
+def answer_all(
+    lalm: Lalm, variables: Any, batch: Batch, edits: Any, decoding: Decoding, shared: Any = None
+) -> Generated:
+    """`generate` under several edits, stacked on a leading axis, in one program. shared: edits that all have."""
+    return jax.vmap(lambda own: generate(lalm, variables, batch, own | (shared or {}), decoding))(edits)
 
 
 def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
@@ -253,13 +317,18 @@ class Heard:
 
 
 def hear(
-    experiment: Experiment, batch: Batch, rows: Sequence[Sequence[Sequence[int]]], settings: Sequence[Setting]
+    experiment: Experiment,
+    batch: Batch,
+    rows: Sequence[Sequence[Sequence[int]]],
+    settings: Sequence[Setting],
+    restoration: Restoration | None = None,
 ) -> list[list[Heard]]:
     """Answers of a batch of one-clip requests under each setting, in one compiled call: [setting][request]."""
     model, config = experiment.model, experiment.config
     lalm = model.tapped(Taps((config.site,)))
     decoding = Decoding(config.max_new_tokens)
-    out = answer_all(lalm, model.variables, batch, stacked(settings), decoding)
+    shared = restoration.edit(model, batch.audio) if restoration else None
+    out = answer_all(lalm, model.variables, batch, stacked(settings), decoding, shared)
     tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
     clips = [clip for own in rows for clip in own]
 
@@ -359,7 +428,8 @@ def run_unit(experiment: Experiment, dataset: str, positions: Sequence[int], noi
                 heard_waves = [experiment.denoisers[arms[0].name](wave) for wave in heard_waves]
             features = experiment.model.processor.audio(heard_waves)[0].features
             settings = [setting_of(experiment, arm, noise) for arm in arms]
-            heard = hear(experiment, dataclasses.replace(batch, features=features), owners, settings)
+            own = dataclasses.replace(batch, features=features)
+            heard = hear(experiment, own, owners, settings, experiment.restorations.get(arms[0].name))
             for arm, answers in zip(arms, heard, strict=True):
                 plain = answers if arm.name == NONE else plain
                 if snr is None:
@@ -374,10 +444,13 @@ def run_unit(experiment: Experiment, dataset: str, positions: Sequence[int], noi
 
 
 def grouped(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:
-    """Mitigations that hear the same audio: they run in one compiled call. Without a denoiser first."""
+    """Mitigations that hear the same audio and differ in SEEN alone: they run in one compiled call. The group of
+    "none" comes first."""
     found: dict[str, list[MitigationConfig]] = {}
     for arm in arms:
-        key = json.dumps([arm.denoiser, arm.options], sort_keys=True, default=str) if arm.denoiser else ""
+        heard = [arm.denoiser, arm.options, arm.name if arm.restoration else None]
+        plain = arm.denoiser is None and arm.restoration is None
+        key = "" if plain else json.dumps(heard, sort_keys=True, default=str)
         found.setdefault(key, []).append(arm)
     return [found.pop(""), *found.values()]
 
