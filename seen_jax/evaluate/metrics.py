@@ -159,13 +159,11 @@ def _mean_cosine(a: Float[np.ndarray, "layers width"], b: Float[np.ndarray, "lay
     return float(np.clip((a * b).sum(-1)[defined] / norms[defined], -1, 1).mean())
 
 
-def nonsense(output: str, multiple_choice: bool = False) -> bool:
-    """Whether an output is empty, says one word four times in a row, or, as a choice, names no letter."""
-    from seen_jax.train.tasks import answer_letter
-
+def nonsense(output: str) -> bool:
+    """Whether an output is empty or says one word four times in a row."""
     words = output.split()
     runs = (len(set(words[i : i + LONG_RUN])) == 1 for i in range(len(words) - LONG_RUN + 1))
-    return not words or any(runs) or (multiple_choice and answer_letter(output) is None)
+    return not words or any(runs)
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> Estimate:

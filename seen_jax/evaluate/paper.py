@@ -209,6 +209,8 @@ def settings(manifest: Mapping[str, Any], tables: Mapping[str, Table]) -> dict[s
 def mitigation(arm: Mapping[str, Any]) -> str:
     """A mitigation with what it sets itself."""
     own = {**arm["options"], "site": arm["site"], "strength": arm["strength"], **(arm["selection"] or {})}
+    if restoration := arm.get("restoration"):
+        own |= {**restoration, "dataset": restoration["dataset"]["path"]}
     text = ", ".join(f"{k.replace('_', ' ')} {plain(v)}" for k, v in own.items() if v is not None)
     return label(arm["name"]) + (f" ({text})" if text else "")
 

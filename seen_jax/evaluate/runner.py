@@ -7,8 +7,11 @@ import functools
 import hashlib
 import itertools
 import json
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,7 @@ from seen_jax.subspace import Calibration, NoiseBasis, union
 
 Report = Callable[[str, int, int], None]  # stage, done, in all
 Wave = Float[np.ndarray, " _"]
+COMMANDS = ("seen-jax", "cli")  # as the program may have been started: its own name, or python -m seen_jax.cli
 SIGNIFICANT = 7  # digits of a float32 that are kept in rows
 
 
@@ -220,6 +224,8 @@ def manifest(
     identity["restoration_clips"] = {name: digest([e.id for e in own]) for name, own in further.items()}
     return {
         "identity": identity,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["seen-jax", *sys.argv[1:]]) if Path(sys.argv[0]).stem in COMMANDS else None,
         "versions": {name: version(name) for name in ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")},
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "model": {"name": model.name, "family": model.config.family, "fingerprint": model.fingerprint},

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from seen_jax.evaluate import metrics
+from seen_jax.evaluate.answers import answer_letter
 from seen_jax.evaluate.items import Item
 from seen_jax.evaluate.stats import correlate
 
@@ -70,8 +71,6 @@ def conditions(rows: Sequence[Row], items: Sequence[Item]) -> list[dict[str, Any
 def _scores(
     items: Sequence[Item], rows: Sequence[Row], clean: Sequence[str], before: Sequence[str] | None
 ) -> dict[str, Any]:
-    from seen_jax.train.tasks import answer_letter
-
     outputs = [row.output for row in rows]
     hits = metrics.same(clean, outputs)
     gsr = metrics.wilson(int(hits.sum()), len(hits))
@@ -79,15 +78,14 @@ def _scores(
     spoken = [i for i, item in enumerate(items) if item.task == "transcription"]
     spoken_outputs = [outputs[i] for i in spoken]
     fixed, broken = (None, None) if before is None else metrics.fixed_broken(clean, before, outputs)
-    odd = [metrics.nonsense(output, bool(item.letter)) for output, item in zip(outputs, items, strict=True)]
+    letters = {i: answer_letter(outputs[i], items[i].choices) for i in lettered}
+    odd = [letters.get(i, "") is None or metrics.nonsense(output) for i, output in enumerate(outputs)]
     values = {
         "items": len(items),
         "gsr": gsr.value,
         "gsr_low": gsr.low,
         "gsr_high": gsr.high,
-        "accuracy": metrics.accuracy(
-            [answer_letter(outputs[i]) for i in lettered], [items[i].letter for i in lettered]
-        ),
+        "accuracy": metrics.accuracy([letters[i] for i in lettered], [items[i].letter for i in lettered]),
         "wer": metrics.wer([items[i].answer for i in spoken], spoken_outputs),
         "wer_clean": metrics.wer([clean[i] for i in spoken], spoken_outputs),
         "see": float(np.mean([row.see for row in rows])),

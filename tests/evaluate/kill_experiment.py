@@ -1,13 +1,16 @@
-"""Kills an experiment ten times at random moments (SIGKILL), lets it end, and compares its tables with a quiet run.
+"""Kills an experiment ten times at random moments (SIGKILL), lets it end, and compares what it left with a quiet run.
 
     python tests/evaluate/kill_experiment.py [--config configs/paper_tiny.yaml] [options of `seen-jax evaluate`]
 
-Prints JSON: the moments in seconds, how many units were done after each kill, and whether all tables are the same.
+The moments are spread over the work itself: each is drawn from its own tenth of the files and lines that the quiet run
+wrote, and falls at a random instant before the next one is written. Prints JSON: what was there at each kill, and
+whether all tables and studies are the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import signal
@@ -24,9 +27,29 @@ def command(config: str, out: Path, rest: list[str]) -> list[str]:
     return [sys.executable, "-m", "seen_jax.cli", "evaluate", config, "--out", str(out), *rest]
 
 
-def units(out: Path) -> int:
-    path = out / "answers.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def written(out: Path) -> int:
+    """Files in the folder and lines of answers: grows with every piece of work that is kept."""
+    answers = out / "answers.jsonl"
+    lines = answers.read_bytes().count(b"\n") if answers.exists() else 0
+    return lines + sum(path.is_file() for path in out.rglob("*"))
+
+
+def left(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for part in ("tables", "studies") for p in (out / part).iterdir()}
+
+
+def kill_at(process: subprocess.Popen, out: Path, goal: int, delay: float) -> bool:
+    """SIGKILL once so much is written and a moment has passed. False if the process ended before."""
+    while written(out) < goal:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(delay)
+        return False
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return True
 
 
 def main() -> None:
@@ -40,33 +63,19 @@ def main() -> None:
         start = time.monotonic()
         subprocess.run(command(args.config, whole, rest), check=True, capture_output=True)
         seconds = time.monotonic() - start
-        moments = []
-        while len(moments) < KILLS:
-            wait = rng.uniform(0.2, 0.8) * seconds
+        most, kills = written(whole), []
+        for i in range(KILLS):
             process = subprocess.Popen(
                 command(args.config, killed, rest), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            try:
-                process.wait(wait)
-                break  # it was done before the moment came
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                moments.append((round(wait, 1), units(killed)))
+            goal = round((i + rng.random()) / KILLS * most)
+            if not kill_at(process, killed, goal, rng.random() * seconds / most):
+                raise SystemExit(f"the run ended before kill {i + 1} (at {goal} of {most})")
+            kills.append(written(killed))
         subprocess.run(command(args.config, killed, rest), check=True, capture_output=True)
-        ours = {path.name: path.read_bytes() for path in sorted((killed / "tables").iterdir())}
-        theirs = {path.name: path.read_bytes() for path in sorted((whole / "tables").iterdir())}
-        print(
-            json.dumps(
-                {
-                    "seconds": round(seconds, 1),
-                    "kills": moments,
-                    "units": units(whole),
-                    "tables": sorted(theirs),
-                    "identical": ours == theirs,
-                }
-            )
-        )
+        found, wanted = left(killed), left(whole)
+        summary = {"seconds": round(seconds, 1), "written": most, "kills": kills, "compared": sorted(wanted)}
+        print(json.dumps(summary | {"identical": found == wanted}))
 
 
 if __name__ == "__main__":

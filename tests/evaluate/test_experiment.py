@@ -17,8 +17,16 @@ from seen_jax.config import load_config
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import runner
 from seen_jax.evaluate.datasets import DatasetConfig
-from seen_jax.evaluate.experiment import CalibrationConfig, ExperimentConfig, MitigationConfig, NoiseConfig
+from seen_jax.evaluate.experiment import (
+    CalibrationConfig,
+    ExperimentConfig,
+    MitigationConfig,
+    NoiseConfig,
+    RestorationConfig,
+    mitigation,
+)
 from seen_jax.evaluate.ledger import ANSWERS, Ledger
+from seen_jax.evaluate.restoration import pair
 from seen_jax.evaluate.whole import evaluate, tables_of
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.sites import ENCODER_RESID
@@ -46,6 +54,12 @@ def write_clips(folder: Path, count: int, seed: int) -> None:
         writer.writerows(rows)
 
 
+def restoration(world: Path) -> MitigationConfig:
+    clips = DatasetConfig(str(world / "calibration" / "items.csv"))
+    settings = RestorationConfig(clips, clips=4, snrs=(-5.0, 5.0), layer=-2, gate_layers=(0, -1))
+    return MitigationConfig("spectral_subtraction+restoration", denoiser="spectral_subtraction", restoration=settings)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("experiment")
@@ -63,7 +77,7 @@ def config(world, tmp_path) -> ExperimentConfig:
         calibration=CalibrationConfig(DatasetConfig(str(world / "calibration" / "items.csv")), clips=4),
         noises=("white", NoiseConfig("babble", calibrated=False)),
         snrs=(-5.0, 20.0),
-        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen"),
+        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen", restoration(world)),
         selection=COMPLEMENT,
         batch_size=2,
         max_new_tokens=4,
@@ -84,7 +98,7 @@ def reference(world, tmp_path_factory):
         calibration=CalibrationConfig(DatasetConfig(str(world / "calibration" / "items.csv")), clips=4),
         noises=("white", NoiseConfig("babble", calibrated=False)),
         snrs=(-5.0, 20.0),
-        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen"),
+        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen", restoration(world)),
         selection=COMPLEMENT,
         batch_size=2,
         max_new_tokens=4,
@@ -99,7 +113,7 @@ def table(tables: dict[str, bytes], name: str) -> list[dict[str, str]]:
 def test_every_item_is_asked_under_every_condition(reference):
     summary, tables = reference
     answers = table(tables, "answers")
-    assert summary["answers"] == len(answers) == 5 * 2 * 3 * 4 and summary["failed"] == 0
+    assert summary["answers"] == len(answers) == 5 * 2 * 3 * 5 and summary["failed"] == 0
     keys = [tuple(r[k] for k in ("item", "noise", "snr_db", "mitigation")) for r in answers]
     assert len(set(keys)) == len(keys)
     assert {r["noise"] for r in answers} == {"white", "babble"} and {r["snr_db"] for r in answers} == {
@@ -188,7 +202,7 @@ def test_a_broken_item_is_a_recorded_failure(config, world, tmp_path):
     summary = evaluate(config)
     tables = contents(config)
     why = {(r["item"], r["noise"]): r["why"] for r in table(tables, "failures")}
-    assert {item for item, _ in why} == {"1", "3"} and summary["answers"] == 3 * 2 * 3 * 4
+    assert {item for item, _ in why} == {"1", "3"} and summary["answers"] == 3 * 2 * 3 * 5
     assert "1.wav" in why["1", "white"] and "silence" in why["3", "white"]
     cells = [c for c in table(tables, "conditions") if c["task"] == "sound"]
     assert {(c["items"], c["failed"]) for c in cells} == {("2", "2")}
@@ -337,3 +351,60 @@ def test_the_configs_of_the_papers_models_run_on_tiny_ones(family, world, tmp_pa
 def test_the_shipped_config_is_whole():
     config = load_config(ExperimentConfig, ROOT / "configs" / "paper_tiny.yaml")
     assert config.model == "seen-tiny" and len(config.snrs) == 7 and len(config.noises) >= 3
+
+
+def test_short_names_of_mitigations():
+    assert mitigation("restoration") == MitigationConfig("restoration", restoration=RestorationConfig())
+    both = mitigation("wiener+restoration")
+    assert (both.denoiser, both.seen, both.restoration) == ("wiener", False, RestorationConfig())
+    assert mitigation("wiener+seen") == MitigationConfig("wiener+seen", denoiser="wiener", seen=True)
+    for wrong in ("wiener+", "wiener+rest", "+seen+seen"):
+        with pytest.raises(ConfigError, match="should be a denoiser and"):
+            mitigation(wrong)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: RestorationConfig(clips=1), "2 clips or more"),
+        (lambda: RestorationConfig(snrs=(5, 5)), "different SNRs"),
+        (lambda: RestorationConfig(gate_layers=()), "gate layer or more"),
+        (lambda: RestorationConfig(strength=float("nan")), "finite number"),
+        (lambda: MitigationConfig("x", seen=True, restoration=RestorationConfig()), "not combined"),
+        (lambda: ExperimentConfig(site=ENCODER_RESID, mitigations=("none", "restoration")), "another `site`"),
+    ],
+)
+def test_wrong_restorations_are_refused(build, message):
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_a_restoration_is_fitted_once_and_goes_on_where_it_was_cut(config, monkeypatch):
+    experiment = runner.prepare(config, QUIET)
+    name = config.mitigations[-1].name
+    folder = config.folder() / "restoration" / name
+    assert sorted(path.name for path in folder.iterdir()) == ["clean.npz", "white_-5.npz", "white_5.npz"]
+    before = experiment.restorations[name]
+    assert (before.layer, before.gate_layers, len(before.maps.u)) == (1, (0, 2), 3)
+    assert not before.maps.u[0].any() and before.maps.u[1].any()  # clean audio has no map
+    (folder / "white_5.npz").unlink()
+    paired = []
+    monkeypatch.setattr(runner, "pair", lambda *args: paired.append(args) or pair(*args))
+    after = runner.prepare(config, QUIET).restorations[name]
+    assert len(paired) == 1
+    np.testing.assert_array_equal(after.maps.u, before.maps.u)
+    np.testing.assert_array_equal(after.gate.weight, before.gate.weight)
+    (folder / "white_5.npz").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match=r"white_5\.npz is damaged"):
+        runner.prepare(config, QUIET)
+
+
+def test_a_restoration_of_a_layer_that_is_not_there_or_of_tested_clips(config, world):
+    clips = DatasetConfig(str(world / "calibration" / "items.csv"))
+    arm = MitigationConfig("restored", restoration=RestorationConfig(clips, clips=4, gate_layers=(0, 3)))
+    with pytest.raises(ConfigError, match=r"there are no layers \[3\] among the encoder's 3"):
+        runner.prepare(dataclasses.replace(config, mitigations=("none", arm)), QUIET)
+    tested = MitigationConfig("restored", restoration=RestorationConfig(config.datasets[0], clips=4))
+    config = dataclasses.replace(config, mitigations=("none", tested), out=config.out + "2")
+    with pytest.raises(ConfigError, match="birds"):
+        runner.prepare(config, QUIET)

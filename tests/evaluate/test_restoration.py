@@ -134,7 +134,7 @@ def test_a_channel_that_never_varies_and_a_high_temperature():
 
 def test_descriptors_are_means_and_spreads_of_real_frames():
     noisy, _, mask = pairs(3)
-    found = describe(np.stack([noisy, 2 * noisy]), mask)
+    found = describe(jnp.stack([noisy, 2 * noisy]), jnp.asarray(mask))
     own = noisy[1][mask[1]]
     expected = [own.mean(0), np.log(own.std(0) + 1e-3), 2 * own.mean(0), np.log(2 * own.std(0) + 1e-3)]
     np.testing.assert_allclose(found[1], np.concatenate(expected), rtol=1e-4, atol=1e-5)
