@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from seen_jax.ahead import ahead
 from seen_jax.api import calibrate, per_clip
 from seen_jax.audio.denoise import Denoiser, denoiser
 from seen_jax.audio.io import audio_seconds
@@ -32,6 +33,7 @@ from seen_jax.evaluate.choices import permuted_choices
 from seen_jax.evaluate.datasets import DatasetConfig, load_dataset
 from seen_jax.evaluate.experiment import (
     NONE,
+    SEEN,
     ExperimentConfig,
     MitigationConfig,
     NoiseConfig,
@@ -310,6 +312,11 @@ def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
     return found
 
 
+def measured(settings: Sequence[Setting]) -> dict[str, Edit]:
+    """The same where no setting edits: SEE of every basis from one pass that all of them share."""
+    return {site: dataclasses.replace(edit, scale=None) for site, edit in stacked(settings).items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Heard:
     """What came of one clip under one setting. see, see_after: SEE per layer, before and after the edit; energy: raw
@@ -329,12 +336,16 @@ def hear(
     settings: Sequence[Setting],
     restoration: Restoration | None = None,
 ) -> list[list[Heard]]:
-    """Answers of a batch of one-clip requests under each setting, in one compiled call: [setting][request]."""
+    """Answers of a batch of one-clip requests under each setting, in one compiled call: [setting][request].
+
+    Settings of strength 0 share one pass through the model, if all are.
+    """
     model, config = experiment.model, experiment.config
     lalm = model.tapped(Taps((config.site,)))
     decoding = Decoding(config.max_new_tokens)
     shared = restoration.edit(model, batch.audio) if restoration else None
-    out = answer_all(lalm, model.variables, batch, stacked(settings), decoding, shared)
+    edits = stacked(settings) if any(setting.strength for setting in settings) else measured(settings)
+    out = answer_all(lalm, model.variables, batch, edits, decoding, shared)
     tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
     clips = [clip for own in rows for clip in own]
 
@@ -395,70 +406,148 @@ def request_of(experiment: Experiment, entry: Entry, item: Item) -> Request:
     return Request([item.wave], messages=task_messages(names, task, item.question, item.choices))
 
 
-def run_unit(experiment: Experiment, dataset: str, positions: Sequence[int], noise: str) -> list[Row]:
-    """Rows of one batch of items under one noise: clean, and at every SNR, under every mitigation."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """The items of a batch that can be read, with the prompts of all of them; filled up with the first to one shape.
+
+    places: of the items in their data set. rows: which item each of the batch's rows asks about; owners: the encoder
+    rows of each. failed: why the others cannot be read.
+    """
+
+    places: list[int]
+    items: list[Item]
+    rows: list[int]
+    batch: Batch
+    owners: list[list[list[int]]]
+    failed: dict[int, str]
+
+
+def asked(experiment: Experiment, dataset: str, positions: Sequence[int]) -> Asked | dict[int, str]:
+    """What there is to ask about some items of a data set; why not, if none of them can be read."""
     config, entries = experiment.config, experiment.entries[dataset]
-    source, levels = experiment.sources[noise], (None, *config.snrs)
-    kept: list[tuple[int, Item, dict[float | None, Wave]]] = []
+    items: dict[int, Item] = {}
     failed: dict[int, str] = {}
     for i in positions:
         try:
             item = entries[i].item()
-            if config.permute_choices and item.choices:
-                item, _ = permuted_choices(item, config.seed)
-            drawn = source.clip(i, len(item.wave), config.seed, "test")
-            waves = {s: item.wave if s is None else mix_at_snr(item.wave, drawn, s).audio for s in levels}
             experiment.model.processor.checked(item.wave)
-            kept.append((i, item, waves))
         except AudioError as error:
             failed[i] = str(error)
+            continue
+        items[i] = permuted_choices(item, config.seed)[0] if config.permute_choices and item.choices else item
+    if not items:
+        return failed
+    places = list(items)
+    rows = [*range(len(places)), *[0] * (min(config.batch_size, len(entries)) - len(places))]
+    requests = [request_of(experiment, entries[places[k]], items[places[k]]) for k in rows]
+    batch, owners = experiment.model.processor.prepared(requests)
+    return Asked(places, list(items.values()), rows, batch, owners, failed)
+
+
+Answers = dict[tuple[str, str], list[Heard]]  # of a noise and a mitigation
+
+
+def answers(
+    experiment: Experiment, ask: Asked, heard: Sequence[Sequence[Wave]], noises: Sequence[str]
+) -> Iterator[Answers]:
+    """Answers under every mitigation to each of some versions of the audio of all items.
+
+    noises: whose bases SEE is measured along and SEEN takes away. Denoisers run ahead of the model, each once.
+    """
+    kinds = alike(experiment.arms)
+    work = itertools.product(heard, kinds)
+    features = ahead(functools.partial(features_of, experiment, ask, waves, arms[0]) for waves, arms in work)
+    for _ in heard:
+        found: Answers = {}
+        for arms in kinds:
+            batch = dataclasses.replace(ask.batch, features=next(features))
+            for own in calls(arms):
+                # Without SEEN the bases of all noises share one pass; that one program then serves every noise.
+                for together in [[noise] for noise in noises] if own[0].seen else [experiment.noises]:
+                    pairs = list(itertools.product(together, own))
+                    settings = [setting_of(experiment, arm, noise) for noise, arm in pairs]
+                    told = hear(experiment, batch, ask.owners, settings, experiment.restorations.get(own[0].name))
+                    found |= {(noise, arm.name): each for (noise, arm), each in zip(pairs, told, strict=True)}
+        yield found
+
+
+def calls(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:
+    """Mitigations that hear the same audio, by what edits the model: nothing, SEEN, or a restoration each."""
+    found: dict[str, list[MitigationConfig]] = {}
+    for arm in arms:
+        found.setdefault(arm.name if arm.restoration else SEEN if arm.seen else NONE, []).append(arm)
+    return list(found.values())
+
+
+def features_of(experiment: Experiment, ask: Asked, waves: Sequence[Wave], arm: MitigationConfig) -> Any:
+    """Features of all rows, after the denoiser of a mitigation if it has one."""
+    if arm.denoiser:
+        waves = [experiment.denoisers[arm.name](wave) for wave in waves]
+    return experiment.model.processor.audio([waves[k] for k in ask.rows])[0].features
+
+
+def alike(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:
+    """Mitigations that hear the same audio, those without a denoiser first."""
+    found: dict[str, list[MitigationConfig]] = {"": []}
+    for arm in arms:
+        key = json.dumps([arm.denoiser, arm.options], sort_keys=True, default=str) if arm.denoiser else ""
+        found.setdefault(key, []).append(arm)
+    return list(found.values())
+
+
+class Clean:
+    """What clean audio gave for the last batch: it is the same under every noise, so it is answered once."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self._of: tuple[str, tuple[int, ...]] | None = None
+        self._ask: Asked | dict[int, str] = {}
+        self._answers: Answers = {}
+
+    def __call__(self, dataset: str, positions: Sequence[int]) -> tuple[Asked | dict[int, str], Answers]:
+        if self._of != (dataset, tuple(positions)):
+            self._ask, self._answers = asked(self.experiment, dataset, positions), {}
+            if isinstance(self._ask, Asked):
+                waves = [item.wave for item in self._ask.items]
+                [self._answers] = answers(self.experiment, self._ask, [waves], self.experiment.noises)
+            self._of = dataset, tuple(positions)
+        return self._ask, self._answers
+
+
+def run_unit(experiment: Experiment, clean: Clean, dataset: str, positions: Sequence[int], noise: str) -> list[Row]:
+    """Rows of one batch of items under one noise: clean, and at every SNR, under every mitigation."""
+    config, entries = experiment.config, experiment.entries[dataset]
+    ask, quiet = clean(dataset, positions)
+    failed = dict(ask if isinstance(ask, dict) else ask.failed)
+    noisy: dict[int, list[Wave]] = {}
+    for i, item in [] if isinstance(ask, dict) else zip(ask.places, ask.items, strict=True):
+        try:
+            drawn = experiment.sources[noise].clip(i, len(item.wave), config.seed, "test")
+            noisy[i] = [mix_at_snr(item.wave, drawn, snr).audio for snr in config.snrs]
+        except AudioError as error:
+            failed[i] = str(error)
+    levels = (None, *config.snrs)
     rows = [
         blank(dataset, entries[i], noise, snr, arm.name) | {"failed": why}
         for i, why in failed.items()
         for snr in levels
         for arm in experiment.arms
     ]
-    if not kept:
+    if isinstance(ask, dict) or not noisy:
         return rows
-    size = min(config.batch_size, len(entries))
-    group = [*range(len(kept)), *[0] * (size - len(kept))]  # filled up: one compiled shape
-    requests = [request_of(experiment, entries[kept[k][0]], kept[k][1]) for k in group]
-    batch, owners = experiment.model.processor.prepared(requests)
-    quiet: dict[str, list[Heard]] = {}
-    groups = grouped(experiment.arms)
-    for snr in levels:
-        plain: list[Heard] = []
-        for arms in groups:
-            heard_waves = [kept[k][2][snr] for k in group]
-            if arms[0].denoiser:
-                heard_waves = [experiment.denoisers[arms[0].name](wave) for wave in heard_waves]
-            features = experiment.model.processor.audio(heard_waves)[0].features
-            settings = [setting_of(experiment, arm, noise) for arm in arms]
-            own = dataclasses.replace(batch, features=features)
-            heard = hear(experiment, own, owners, settings, experiment.restorations.get(arms[0].name))
-            for arm, answers in zip(arms, heard, strict=True):
-                plain = answers if arm.name == NONE else plain
-                if snr is None:
-                    quiet[arm.name] = answers
-                for k, (i, _, _) in enumerate(kept):
-                    row = row_of(experiment, dataset, entries[i], kept[k][1], noise, snr, arm, answers[k])
-                    if arm.seen and not arm.denoiser and snr is not None and (arm.site or config.site) == config.site:
-                        four = (quiet[NONE][k], quiet[arm.name][k], plain[k], answers[k])
-                        row["cosines"] = cosines(*(x.pooled for x in four))
-                    rows.append(row)
+    of_items = [noisy.get(i, [item.wave] * len(config.snrs)) for i, item in zip(ask.places, ask.items, strict=True)]
+    heard = [list(waves) for waves in zip(*of_items, strict=True)]
+    for snr, found in zip(levels, itertools.chain([quiet], answers(experiment, ask, heard, [noise])), strict=True):
+        for arm, (k, i) in itertools.product(experiment.arms, enumerate(ask.places)):
+            if i not in noisy:
+                continue
+            row = row_of(experiment, dataset, entries[i], ask.items[k], noise, snr, arm, found[noise, arm.name][k])
+            if arm.seen and not arm.denoiser and snr is not None and (arm.site or config.site) == config.site:
+                four = (of[noise, name][k].pooled for name in (NONE, arm.name) for of in (quiet, found))
+                act, act_noise, deact, deact_noise = four
+                row["cosines"] = cosines(act, deact, act_noise, deact_noise)
+            rows.append(row)
     return rows
-
-
-def grouped(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:
-    """Mitigations that hear the same audio and differ in SEEN alone: they run in one compiled call. The group of
-    "none" comes first."""
-    found: dict[str, list[MitigationConfig]] = {}
-    for arm in arms:
-        heard = [arm.denoiser, arm.options, arm.name if arm.restoration else None]
-        plain = arm.denoiser is None and arm.restoration is None
-        key = "" if plain else json.dumps(heard, sort_keys=True, default=str)
-        found.setdefault(key, []).append(arm)
-    return [found.pop(""), *found.values()]
 
 
 def setting_of(experiment: Experiment, arm: MitigationConfig, noise: str) -> Setting:
@@ -518,9 +607,10 @@ def run(experiment: Experiment, report: Report) -> Ledger:
     total = per_item * sum(sizes.values())
     done = per_item * sum(size for key, size in sizes.items() if key in ledger.done)
     report("answering", done, total)
+    clean = Clean(experiment)
     for key, dataset, positions, noise in work:
         if key not in ledger.done:
-            ledger.add(key, run_unit(experiment, dataset, positions, noise))
+            ledger.add(key, run_unit(experiment, clean, dataset, positions, noise))
             done += per_item * len(positions)
             report("answering", done, total)
     return ledger

@@ -27,8 +27,9 @@ class Edit:
 
     u: [L, D, R] directions that are read. v: [L, D, R] directions that are written; None means v = u, a projection,
     for which SEE is reported (columns of u orthonormal or zero). With v, u may be [L, N, D, R] and bias [L, N, 1, D]:
-    each item its own map. scale: [L] strength. bias: [L, D] added, or None (a steering vector is scale 0 and a bias).
-    text: [L] share of the edit at decoder positions that hold no audio token; None for 0, 1 edits every position alike.
+    each item its own map. scale: [L] strength; None: only SEE is measured, the activations stay as they are. bias:
+    [L, D] added, or None (a steering vector is scale 0 and a bias). text: [L] share of the edit at decoder positions
+    that hold no audio token; None for 0, 1 edits every position alike.
     """
 
     u: Any
@@ -57,7 +58,7 @@ Edits = Mapping[str, Edit]
 Records = dict[str, dict[str, Any]]
 
 
-def _see(a: Array, edited: Array, edit: Any, strength: Array, mask: Array, frames: bool) -> See:
+def _see(a: Array, edited: Array, edit: Any, strength: Array | float, mask: Array, frames: bool) -> See:
     def share(part, total):
         return part / (jnp.maximum(total, part) + EPS)  # rounding may put part above total
 
@@ -70,6 +71,16 @@ def _see(a: Array, edited: Array, edit: Any, strength: Array, mask: Array, frame
         after = share(*noise_energy(edited, edit.u))
     mean = lambda x: masked_mean(x[..., None], mask)[..., 0]  # noqa: E731
     return See(mean(before), mean(after), mean(part), before if frames else None)
+
+
+def _edited(a: Array, edit: Any, valid: Array, audio: Array | None) -> tuple[Array, Array]:
+    """(edited activations, strength of every position)."""
+    share = jnp.ones(valid.shape, jnp.float32)
+    if audio is not None:
+        share = jnp.where(audio, share, 0.0 if edit.text is None else edit.text)
+    strength = share * edit.scale
+    bias = jnp.zeros(a.shape[-1]) if edit.bias is None else share[..., None] * edit.bias
+    return low_rank_edit(a, edit.u, edit.u if edit.v is None else edit.v, strength[..., None], bias), strength
 
 
 def visit(
@@ -89,12 +100,7 @@ def visit(
     counted = valid if audio is None or taps.positions == "all" else audio
     edit = edits.get(site)
     if edit is not None:
-        share = jnp.ones(valid.shape, jnp.float32)
-        if audio is not None:
-            share = jnp.where(audio, share, 0.0 if edit.text is None else edit.text)
-        strength = share * edit.scale
-        bias = jnp.zeros(a.shape[-1]) if edit.bias is None else share[..., None] * edit.bias
-        edited = low_rank_edit(a, edit.u, edit.u if edit.v is None else edit.v, strength[..., None], bias)
+        edited, strength = (a, 0.0) if edit.scale is None else _edited(a, edit, valid, audio)
         if edit.v is None:
             record["see"] = _see(a, edited, edit, strength, counted, taps.see_frames)
         a = edited

@@ -156,12 +156,12 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(config, reference, monkeyp
     whole = runner.run_unit
     computed: list[tuple] = []
 
-    def one_more(experiment, dataset, positions, noise):
+    def one_more(experiment, clean, dataset, positions, noise):
         if computed and computed[-1] == "stop":
             computed.pop()
             raise KeyboardInterrupt
         computed.append((dataset, *positions, noise))
-        rows = whole(experiment, dataset, positions, noise)
+        rows = whole(experiment, clean, dataset, positions, noise)
         computed.append("stop")
         return rows
 
