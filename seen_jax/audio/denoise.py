@@ -200,25 +200,25 @@ def noise_power(spectrum: Complex[np.ndarray, "bins frames"], quiet: float) -> F
     Frames that reach beyond the clip are left out where there are others.
     """
     power = np.abs(spectrum) ** 2
-    edge = WINDOW // HOP
+    edge = WINDOW // HOP // 2
     inner = power[:, edge:-edge] if power.shape[1] > 2 * edge else power
     order = np.argsort(inner.sum(0), kind="stable")
     count = max(1, round(quiet * inner.shape[1]))
     return inner[:, order[:count]].mean(1, keepdims=True)
 
 
-def _transform() -> Any:
-    from scipy.signal import ShortTimeFFT, get_window
-
-    return ShortTimeFFT(get_window("hann", WINDOW), HOP, SAMPLE_RATE)
-
-
 def _spectrum(wave: Wave) -> Complex[np.ndarray, "bins frames"]:
-    return _transform().stft(np.pad(wave.astype(np.float64), (0, max(0, WINDOW - len(wave)))))
+    """Frames around every HOP samples, with zeros beyond the clip."""
+    from scipy.signal import stft  # of one call for all frames; ShortTimeFFT makes several for each
+
+    padded = np.pad(wave.astype(np.float64), (0, max(0, WINDOW - len(wave))))
+    return stft(padded, SAMPLE_RATE, "hann", WINDOW, WINDOW - HOP)[2]
 
 
 def _resynthesised(spectrum: Complex[np.ndarray, "bins frames"], n: int) -> Wave:
-    return _transform().istft(spectrum, k1=max(n, WINDOW))[:n]
+    from scipy.signal import istft
+
+    return istft(spectrum, SAMPLE_RATE, "hann", WINDOW, WINDOW - HOP)[1][:n]
 
 
 def _ratio(a: np.ndarray, b: Any) -> np.ndarray:

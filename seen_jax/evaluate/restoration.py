@@ -11,9 +11,9 @@ Axes: N clips, T frames, D width, K conditions, R rank, P descriptors, L layers 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from seen_jax.ahead import ahead
 from seen_jax.api import Progress
 from seen_jax.errors import ConfigError
 from seen_jax.models.edits import Edit
@@ -244,7 +245,7 @@ class Paired:
 
 def pair(
     model: Model,
-    heard: Sequence[np.ndarray],
+    heard: Sequence[Callable[[], np.ndarray]],
     clean: Sequence[np.ndarray] | None,
     layer: int,
     gate_layers: Sequence[int],
@@ -253,11 +254,12 @@ def pair(
 ) -> Paired:
     """Pass the clips of a condition as they are heard, and the same clips as they should be, through the encoder.
 
-    heard, clean: 16 kHz waves of the same lengths; clean None: this condition needs no map.
+    heard: make 16 kHz waves, called ahead of the model. clean: of the same lengths; None: this condition needs no map.
     """
     found: list[Paired] = []
-    for own, rows in batches(list(range(len(heard))), batch_size):
-        audio, owners = model.processor.audio([heard[i] for i in rows])
+    work = list(batches(list(range(len(heard))), batch_size))
+    made = ahead(partial(_audio_of, model, heard, own, rows) for own, rows in work)
+    for (own, rows), (audio, owners) in zip(work, made, strict=True):
         kept = [row for i in range(len(own)) for row in owners[i]]
         noisy, described, mask = (
             np.asarray(x) for x in _listened(_tapped(model), model.variables, audio, layer, tuple(gate_layers))
@@ -272,14 +274,21 @@ def pair(
             progress(own[-1] + 1, len(heard))
     total = [part.sums for part in found if part.sums is not None]
     described = np.concatenate([part.described for part in found])
-    return Paired(functools.reduce(Moments.__add__, total) if total else None, described)
+    return Paired(reduce(Moments.__add__, total) if total else None, described)
+
+
+def _audio_of(
+    model: Model, heard: Sequence[Callable[[], np.ndarray]], own: Sequence[int], rows: Sequence[int]
+) -> tuple[Audio, list[list[int]]]:
+    waves = {i: heard[i]() for i in own}  # the others fill the batch up with one of these
+    return model.processor.audio([waves[i] for i in rows])
 
 
 def _tapped(model: Model) -> Lalm:
     return model.tapped(Taps((ENCODER_RESID,), "full"))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+@partial(jax.jit, static_argnums=(0, 3, 4))
 def _listened(
     lalm: Lalm, variables: Any, audio: Audio, layer: int, gate_layers: tuple[int, ...]
 ) -> tuple[Array, Array, Array]:

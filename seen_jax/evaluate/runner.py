@@ -168,12 +168,10 @@ def restoration_of(
         if path.exists():
             found.append(Paired.load(path))
             continue
-        heard = waves
-        if noise:
-            drawn = [noises[noise].clip(i, len(wave), config.seed, "calibration") for i, wave in enumerate(waves)]
-            heard = [mix_at_snr(wave, own, snr).audio for wave, own in zip(waves, drawn, strict=True)]
-        if denoise:
-            heard = [denoise(wave) for wave in heard]
+        source = noises.get(noise)
+        heard = [
+            functools.partial(heard_clip, wave, i, source, snr, config.seed, denoise) for i, wave in enumerate(waves)
+        ]
         tick = lambda done, total, stage=stage: report(stage, done, total)  # noqa: E731
         clean = waves if noise else None
         found.append(pair(model, heard, clean, layer, gate_layers, config.batch_size, tick))
@@ -181,6 +179,15 @@ def restoration_of(
     return fit_restoration(
         found, layer, gate_layers, settings.strength, settings.penalty, settings.rank, settings.temperature
     )
+
+
+def heard_clip(
+    wave: Wave, index: int, noise: NoiseSource | None, snr: float, seed: int, denoise: Denoiser | None
+) -> Wave:
+    """A clip of calibration under a noise, after a denoiser."""
+    if noise is not None:
+        wave = mix_at_snr(wave, noise.clip(index, len(wave), seed, "calibration"), snr).audio
+    return denoise(wave) if denoise else wave
 
 
 def per_task(entries: Sequence[Entry], limit: int | None) -> list[Entry]:

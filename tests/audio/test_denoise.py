@@ -150,7 +150,7 @@ def test_noise_power_of_the_quietest_frames_by_hand():
     spectrum = np.full((3, 20), 10.0 + 0j)
     spectrum[:, 6:8] = np.array([[1], [2], [3j]])
     spectrum[:, 0] = 0  # beyond the clip: left out
-    np.testing.assert_allclose(noise_power(spectrum, 2 / 12), [[1], [4], [9]])
+    np.testing.assert_allclose(noise_power(spectrum, 2 / 16), [[1], [4], [9]])
     np.testing.assert_allclose(noise_power(spectrum, 0.0), [[1], [4], [9]])  # one frame at least
     np.testing.assert_allclose(noise_power(spectrum[:, :4], 0.25), np.zeros((3, 1)))
 
