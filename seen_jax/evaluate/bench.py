@@ -48,8 +48,7 @@ from seen_jax.subspace.formulas import EPSILON
 
 AT_ONCE = 13  # settings of one compiled call
 IN_FLIGHT = 4  # batches of answers held at once: with more settings, a batch has fewer items
-RANKS = 16  # ranks are filled up to a multiple of this, so that bases share compiled programs
-DIRECTIONS = 64  # the same for the directions of the measuring pass
+DIRECTIONS = 64  # of the measuring pass: their number is filled up to a multiple of this
 
 Wave = Float[np.ndarray, " _"]
 Level = float | None  # an SNR in dB, None: clean
@@ -415,9 +414,6 @@ class Bench:
             edits = jax.tree.map(
                 jnp.asarray, stacked([Setting(str(i), b, strength) for i, ((_, strength), b) in enumerate(part)])
             )
-            for site, edit in edits.items():
-                more = -edit.u.shape[-1] % RANKS
-                edits[site] = edit.replace(u=jnp.pad(edit.u, ((0, 0), (0, 0), (0, 0), (0, more))))
             size = max(1, IN_FLIGHT * self.config.batch_size // len(part))
             for level in levels:
                 texts = [[""] * count for _ in part]

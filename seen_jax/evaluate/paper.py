@@ -18,7 +18,6 @@ from seen_jax.evaluate.paper_parts import (
     distinct,
     finite,
     interval,
-    label,
     level,
     mean,
     place,
@@ -41,6 +40,7 @@ from seen_jax.evaluate.paper_results import (
     see_and_gsr,
     see_and_snr,
 )
+from seen_jax.evaluate.plots import in_words
 from seen_jax.evaluate.report import number, percent
 from seen_jax.evaluate.signatures import UP_TO, experiment_signatures
 from seen_jax.evaluate.tables import Table
@@ -153,10 +153,10 @@ def headline(tables: Mapping[str, Table], arms: list[str]) -> list[Block]:
             change = f"{points(c['difference'])} points ({interval(c['low'], c['high'], points)})"
             found.append(
                 (f"{percent(c['gsr_against'])} → {percent(c['gsr'])}",
-                 f"GSR up to 10 dB, without → with {label(arm)}: {change}")
+                 f"GSR up to 10 dB, without → with {in_words(arm)}: {change}")
             )  # fmt: skip
         damage = pooled(where(cells, mitigation=arm, snr_db=None), "gsr")
-        found.append((percent(damage), f"GSR of clean audio with {label(arm)}: 100 % would be untouched"))
+        found.append((percent(damage), f"GSR of clean audio with {in_words(arm)}: 100 % would be untouched"))
     if gains:
         best = max(gains, key=lambda m: gains[m]["difference"])
         c = gains[best]
@@ -164,7 +164,7 @@ def headline(tables: Mapping[str, Table], arms: list[str]) -> list[Block]:
             f"{points(c['difference'])} points of GSR up to 10 dB ({interval(c['low'], c['high'], points)}), clean GSR "
         )
         text += percent(pooled(where(cells, mitigation=best, snr_db=None), "gsr"))
-        found.append((label(best), f"gains most of {len(gains)} mitigations: {text}"))
+        found.append((in_words(best), f"gains most of {len(gains)} mitigations: {text}"))
     return [Numbers(found)]
 
 
@@ -212,7 +212,7 @@ def mitigation(arm: Mapping[str, Any]) -> str:
     if restoration := arm.get("restoration"):
         own |= {**restoration, "dataset": restoration["dataset"]["path"]}
     text = ", ".join(f"{k.replace('_', ' ')} {plain(v)}" for k, v in own.items() if v is not None)
-    return label(arm["name"]) + (f" ({text})" if text else "")
+    return in_words(arm["name"]) + (f" ({text})" if text else "")
 
 
 def failures(target: Target, cells: Table, failed: Table) -> list[Block]:
@@ -222,7 +222,7 @@ def failures(target: Target, cells: Table, failed: Table) -> list[Block]:
         for band, own in bands(where(cells, mitigation=name)).items():
             choices = total(c["items"] for c in own if c["unparseable"] is not None)
             counts = [sum(c["items"] for c in own), choices, total(c["unparseable"] for c in own)]
-            rows.append([label(name), band, *map(plain, counts), plain(sum(c["nonsense"] for c in own))])
+            rows.append([in_words(name), band, *map(plain, counts), plain(sum(c["nonsense"] for c in own))])
     header = ["mitigation", "audio", "answers", "choices", "no letter found", "empty or looping"]
     blocks: list[Block] = [Grid(header, rows, 2)]
     if not failed:

@@ -11,7 +11,6 @@ from typing import Any
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import plots
 from seen_jax.evaluate.document import Block, Grid, Link, Picture, Text
-from seen_jax.evaluate.experiment import NONE, SEEN
 from seen_jax.evaluate.report import MINUS, NOTHING, number
 from seen_jax.evaluate.tables import BENDS, Table
 
@@ -83,11 +82,6 @@ def p_value(x: float) -> str:
 
 def interval(low: float | None, high: float | None, form: Format) -> str:
     return NOTHING if low is None or high is None else f"{form(low)} to {form(high)}"
-
-
-def label(name: str) -> str:
-    """A mitigation in words."""
-    return {NONE: "nothing", SEEN: "SEEN"}.get(name, name.replace("_", " ").replace("+seen", " + SEEN"))
 
 
 def place(cell: Mapping[str, Any], cells: Table) -> str:

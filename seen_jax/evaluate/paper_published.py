@@ -9,8 +9,9 @@ from typing import Any
 
 from seen_jax.evaluate.document import Block, Grid, Text
 from seen_jax.evaluate.experiment import NONE
-from seen_jax.evaluate.paper_parts import distinct, interval, label, mean, place, plain, points, pooled, see, where
+from seen_jax.evaluate.paper_parts import distinct, interval, mean, place, plain, points, pooled, see, where
 from seen_jax.evaluate.paper_results import compared, ranks
+from seen_jax.evaluate.plots import in_words
 from seen_jax.evaluate.report import NOTHING, number, percent
 from seen_jax.evaluate.signatures import UP_TO
 from seen_jax.evaluate.tables import Table
@@ -58,11 +59,11 @@ def beside(
         quiet = where(cells, mitigation=arm, snr_db=None)
         for task, part in {place(c, quiet): where(quiet, dataset=c["dataset"], task=c["task"]) for c in quiet}.items():
             value = paper["clean_gsr"].get(model, {}).get(part[0]["task"])
-            add(f"GSR of clean audio with {label(arm)}", task, percent(pooled(part, "gsr")), percent(value))
+            add(f"GSR of clean audio with {in_words(arm)}", task, percent(pooled(part, "gsr")), percent(value))
         pairs = [compared(tables["comparisons"], arm, d, UP_TO) for d in denoisers]
         if gains := [c["difference"] for c in pairs if c is not None]:
             theirs = f"{percent(paper['gain_over_denoisers'])}"
-            add(f"gain of {label(arm)} over the denoisers, mean", "all", f"{points(mean(gains))} points", theirs)
+            add(f"gain of {in_words(arm)} over the denoisers, mean", "all", f"{points(mean(gains))} points", theirs)
     for basis in tables["bases"]:
         if basis["mitigation"] == NONE:
             found = paper["ranks"].get(model, {}).get(known.get(basis["noise"], basis["noise"])) if at_site else None

@@ -17,7 +17,6 @@ from seen_jax.evaluate.paper_parts import (
     distinct,
     folded,
     interval,
-    label,
     level,
     mean,
     p_value,
@@ -30,6 +29,7 @@ from seen_jax.evaluate.paper_parts import (
     total,
     where,
 )
+from seen_jax.evaluate.plots import in_words
 from seen_jax.evaluate.report import NOTHING, number
 from seen_jax.evaluate.signatures import UP_TO
 from seen_jax.evaluate.tables import Table
@@ -49,7 +49,7 @@ def overview(target: Target, tables: Mapping[str, Table]) -> list[Block]:
     caption = "GSR against SNR over all tasks and noises."
     if len(distinct(rows, "mitigation")) <= plots.MOST_BANDS:
         caption = f"{caption[:-1]}; bands: 95 % bootstrap intervals over the items."
-    named = [{**r, "mitigation": label(r["mitigation"])} for r in rows]
+    named = [{**r, "mitigation": in_words(r["mitigation"])} for r in rows]
     draw = lambda: plots.line_sweep(named, "snr_db", "gsr", "mitigation")  # noqa: E731
     return target.picture("overall", caption, draw) if rows else []
 
@@ -125,7 +125,7 @@ def localisation(target: Target, bases: Table, curves: Table) -> list[Block]:
         star = str(b["first_layer"]) if b["localised"] else "not found" if b["calibrated"] else "unseen noise"
         kept = b["layers"]
         run = f"{kept[0]} to {kept[-1]}" if len(kept) > 2 and kept == [*range(kept[0], kept[-1] + 1)] else plain(kept)
-        groups.setdefault((b["noise"], b["site"], star, run, ranks(b)), []).append(label(b["mitigation"]))
+        groups.setdefault((b["noise"], b["site"], star, run, ranks(b)), []).append(in_words(b["mitigation"]))
     rows = [[noise, site, ", ".join(names), *rest] for (noise, site, *rest), names in groups.items()]
     if rows:
         header = ["noise", "site", "used by", "l*", "kept layers", "their ranks"]
@@ -167,24 +167,29 @@ def mitigations(target: Target, tables: Mapping[str, Table], arms: Sequence[str]
     index = {(r["mitigation"], r["snr_db"]): r["gsr"] for r in tables["overall"]}
     levels = by_level(cells)
     if index:
-        rows = [[label(n), *(share(index.get((n, snr))) for snr in levels)] for n in names]
+        rows = [[in_words(n), *(share(index.get((n, snr))) for snr in levels)] for n in names]
         blocks.append(Grid(["mitigation", *map(level, levels)], rows, title="GSR (%) over all tasks and noises"))
     against_none = [(n, NONE, g) for n in names[1:] for g in GROUPS]
     blocks += tested(comparisons, against_none, "Each mitigation against nothing")
     seen = [(arm, n, UP_TO) for arm in arms for n in names if n not in (NONE, arm)]
     blocks += tested(comparisons, seen, "SEEN against each other mitigation, up to 10 dB")
+    gains = {n: c["difference"] for n in names[1:] if (c := compared(comparisons, n, NONE, UP_TO))}
+    best = max(gains, key=lambda n: gains[n], default=NONE)
+    if best not in (NONE, *arms):
+        others = [(best, n, UP_TO) for n in names[1:] if n != best]
+        blocks += tested(comparisons, others, "The mitigation that gains most against each other one, up to 10 dB")
     if comparisons:
         blocks.append(Text(TESTS, note=True))
         noises = distinct(cells, "noise")
         rows = []
         for n in names[1:]:
             own = [compared(comparisons, n, NONE, f"{noise} <= 10 dB") for noise in noises]
-            rows.append([label(n), *(points(c["difference"]) if c else NOTHING for c in own)])
+            rows.append([in_words(n), *(points(c["difference"]) if c else NOTHING for c in own)])
         blocks.append(Grid(["mitigation", *noises], rows, title="GSR gain up to 10 dB (points), per noise"))
     header = ["mitigation", *(f"{what}{band}" for what in ("", "after the edit, ") for band in bands(cells))]
     rows = [
         [
-            label(n),
+            in_words(n),
             *(
                 see(pooled(own, key))
                 for key in ("see", "see_after")
@@ -203,14 +208,14 @@ def tested(comparisons: Table, pairs: Sequence[tuple[str, str, str]], title: str
     for mitigation, against, group in pairs:
         c = compared(comparisons, mitigation, against, group)
         if c is not None:
-            names = [label(mitigation), GROUPS[group] if against == NONE else label(against)]
+            names = [in_words(mitigation), GROUPS[group] if against == NONE else in_words(against)]
             shares = [share(c["gsr_against"]), share(c["gsr"]), points(c["difference"])]
             counts = [plain(c["only_mitigation"]), plain(c["only_against"]), p_value(c["p"])]
             rows.append([*names, *shares, interval(c["low"], c["high"], points), *counts])
     if not rows:
         return []
-    named = ["audio", "nothing (%)", "mitigation (%)"] if pairs[0][1] == NONE else ["against", "other (%)", "SEEN (%)"]
-    header = ["mitigation", *named, "difference", "95 % interval", "fixed", "broken", "p"]
+    named = ["audio", "nothing (%)"] if pairs[0][1] == NONE else ["against", "other (%)"]
+    header = ["mitigation", *named, "mitigation (%)", "difference", "95 % interval", "fixed", "broken", "p"]
     return [Grid(header, rows[:MOST_ROWS], 2, title)]
 
 
@@ -225,7 +230,9 @@ def clean_damage(cells: Table) -> list[Block]:
         worst = min((c for c in own if c["gsr"] is not None), key=lambda c: c["gsr"], default=None)
         cell = f"{share(worst['gsr'])} ({place(worst, quiet)}, {worst['noise']})" if worst else NOTHING
         if name != NONE:
-            rows.append([label(name), *map(share, [pooled(own, "gsr"), *parts]), cell, plain(total_of(own, "broken"))])
+            rows.append(
+                [in_words(name), *map(share, [pooled(own, "gsr"), *parts]), cell, plain(total_of(own, "broken"))]
+            )
     text = "Clean audio under a mitigation: the share of answers that stay as they were. Bases differ per noise."
     header = ["mitigation", "GSR (%)", *places, "lowest cell", "answers changed"]
     return [Text(text), Grid(header, rows)]
@@ -250,7 +257,7 @@ def accuracy(target: Target, cells: Table) -> list[Block]:
     ):
         if noisy(part):
             means, _ = folded(noisy(part), ("mitigation", "snr_db"), (key,), len(part))
-            named = [{**r, "mitigation": label(r["mitigation"])} for r in means]
+            named = [{**r, "mitigation": in_words(r["mitigation"])} for r in means]
             draw = lambda named=named, key=key: plots.line_sweep(named, "snr_db", key, "mitigation")  # noqa: E731
             blocks += target.picture(key, what, draw)
     if chosen:
@@ -260,13 +267,13 @@ def accuracy(target: Target, cells: Table) -> list[Block]:
             own = where(chosen, mitigation=name)
             turned = [total_of([c for c in own if c["snr_db"] is not None], k) for k in ("fixed_truth", "broken_truth")]
             shares = [share(pooled(part, "accuracy")) for part in bands(own).values()]
-            rows.append([label(name), *shares, *map(plain, turned)])
+            rows.append([in_words(name), *shares, *map(plain, turned)])
         header = ["mitigation", *(f"right, {n} (%)" for n in names), "noisy: made right", "made wrong"]
         blocks.append(Grid(header, rows, title="Multiple choice"))
     if spoken:
         names = list(bands(spoken))
         rows = [
-            [label(name), *(share(pooled(part, k)) for k in ("wer", "wer_clean")
+            [in_words(name), *(share(pooled(part, k)) for k in ("wer", "wer_clean")
                             for part in bands(where(spoken, mitigation=name)).values())]
             for name in distinct(spoken, "mitigation")
         ]  # fmt: skip
@@ -292,12 +299,12 @@ def cosines(target: Target, similarities: Table) -> list[Block]:
             for pair, r in itertools.product(COSINES, rows)
         ]
         name = "cosines" if arm == SEEN else f"cosines_{arm}"
-        caption = f"Cosine similarities against SNR, {label(arm)}."
+        caption = f"Cosine similarities against SNR, {in_words(arm)}."
         blocks += target.picture(
             name, caption, lambda drawn=drawn: plots.line_sweep(drawn, "snr_db", "cosine", "pair")  # type: ignore[misc]
         )  # fmt: skip
         table = [[level(r["snr_db"]), *(number(r[pair], 3).removeprefix("+") for pair in COSINES)] for r in rows]
-        blocks.append(Grid(["SNR", *(p.replace("-", " · ") for p in COSINES)], table, title=label(arm)))
+        blocks.append(Grid(["SNR", *(p.replace("-", " · ") for p in COSINES)], table, title=in_words(arm)))
     return blocks + target.link("similarities")
 
 
@@ -307,8 +314,9 @@ def layers(target: Target, table: Table) -> list[Block]:
     lowest = min((r["snr_db"] for r in own if r["snr_db"] is not None), default=None)
     kept = [r for r in own if r["snr_db"] in (None, lowest)]
     rows, _ = folded(kept, ("noise", "snr_db", "layer"), ("see", "energy"), len(kept))
-    caption = "SEE of every layer without mitigation, kept or not, mean over the tasks."
-    blocks = target.picture("see_by_layer", caption, lambda: plots.see_by_layer(rows))
+    caption = "SEE without mitigation of every layer with noise directions, kept or not, mean over the tasks."
+    drawn = [r for r in rows if r["energy"] > 0]  # a layer without directions has no SEE to speak of
+    blocks = target.picture("see_by_layer", caption, lambda: plots.see_by_layer(drawn)) if drawn else []
     header = ["noise", "audio", "projected energy, first to last layer"]
     texts = [
         [noise, level(snr), " ".join(f"{r['energy']:.3g}" for r in where(rows, noise=noise, snr_db=snr))]

@@ -30,6 +30,7 @@ HATCHES = ("", "//", "", "..", "", "\\\\", "", "xx")
 DASHES: Any = ("-", (0, (5, 1, 1, 1)), (0, (1, 1)))
 CLEAN: Any = {"linestyle": (0, (6, 5)), "linewidth": 1.3, "zorder": 1}
 MOST_BANDS = 4  # more of them hide each other
+MOST_NUMBERS = 8  # of points that are named beside a panel
 WIDE = {"loc": "outside right upper"}  # a legend beside the panels
 SHARES = ("gsr", "accuracy", "wer", "wer_clean", "see", "see_after", "clean_gsr")
 GAINS = ("gain",)
@@ -166,6 +167,8 @@ def layer_curves(curves: Rows) -> Any:
                     markeredgecolor="black", linestyle="none", zorder=4,
                 )  # fmt: skip
         axes.set(xlabel="layer", ylabel=label)
+        if max(len(row[key]) for row in curves) == 1:
+            axes.set_xlim(-0.5, 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, panels)
     return figure
@@ -333,7 +336,8 @@ def transfer_heatmap(rows: Rows, value: str = "gsr") -> Any:
         missing = bool(np.isnan(number))
         red, green, blue, _ = image.cmap(image.norm(number)) if not missing else (1.0, 1.0, 1.0, 1.0)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        text = "-" if missing else _minus(f"{number:{'+' if signed else ''}.{digits}f}")
+        # + 0.0: no negative zero
+        text = "-" if missing else _minus(f"{round(number, digits) + 0.0:{'+' if signed else ''}.{digits}f}")
         axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=13)
     axes.set_xticks(range(len(across)), [_say(n) for n in across], rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(down)), [_say(n) for n in down])
@@ -350,7 +354,7 @@ def pareto(
     y_label: str = "noise suppression: SEE taken out (%)",
 ) -> Any:
     """Noise suppression against clean damage, one point per row; the points that no other one beats are joined and
-    numbered, and named beside the panel.
+    numbered, at most eight of them, and named beside the panel.
 
     rows: dicts of damage and suppression (shares), label, and group (what the colours stand for; optional).
     """
@@ -367,7 +371,7 @@ def pareto(
     order = [int(k) for k in np.argsort(points[:, 0]) if best[k]]
     axes.step(*points[order].T, where="post", color="#222222", linewidth=2, zorder=1)
     axes.scatter(*points[order].T, s=190, facecolors="none", edgecolors="#222222", linewidths=1.8, zorder=4)
-    shown = list(dict.fromkeys(tuple(points[k]) for k in order))
+    shown = spaced(list(dict.fromkeys(tuple(points[k]) for k in order)), MOST_NUMBERS)
     for number, spot in enumerate(shown, 1):
         names = [_say(own[k]["label"]) for k in order if tuple(points[k]) == spot]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -378,6 +382,15 @@ def pareto(
     axes.margins(0.06, 0.1)
     _legend(figure, [axes], "numbered: the front")
     return figure
+
+
+def spaced(spots: Sequence[tuple[float, ...]], most: int) -> list[tuple[float, ...]]:
+    """At most so many points of a line in their order: its ends, and others about evenly along it."""
+    if len(spots) <= most:
+        return list(spots)
+    at = np.array(spots) / (np.ptp(spots, axis=0) + np.finfo(float).tiny)
+    way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(at, axis=0), axis=1))])
+    return [spots[k] for k in sorted({int(np.abs(way - goal).argmin()) for goal in np.linspace(0, way[-1], most)})]
 
 
 def front(
@@ -542,7 +555,13 @@ def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def in_words(name: Any) -> str:
+    """A mitigation, or another name, as it is shown."""
+    words = {NONE: "nothing", SEEN: "SEEN"}
+    parts = (part.strip().replace("_", " ") for part in str(name).split("+"))
+    return " + ".join(words.get(part, part) for part in parts)
+
+
 def _say(name: Any) -> str:
     """A name as a figure shows it; a dollar sign is no formula."""
-    words = {NONE: "nothing", SEEN: "SEEN"}.get(name, str(name))
-    return words.replace("+seen", " + SEEN").replace("_", " ").replace("$", r"\$")
+    return in_words(name).replace("$", r"\$")

@@ -56,6 +56,7 @@ from seen_jax.subspace import Calibration, NoiseBasis, union
 Report = Callable[[str, int, int], None]  # stage, done, in all
 Wave = Float[np.ndarray, " _"]
 COMMANDS = ("seen-jax", "cli")  # as the program may have been started: its own name, or python -m seen_jax.cli
+RANKS = 16
 SIGNIFICANT = 7  # digits of a float32 that are kept in rows
 
 
@@ -307,10 +308,13 @@ def answer_all(
 
 
 def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
-    """The edits of some settings with a leading axis; every site is in all of them, with strength 0 where not meant."""
+    """The edits of some settings with a leading axis; every site is in all of them, with strength 0 where not meant.
+
+    Ranks are filled up to a multiple of RANKS, so that noises share compiled programs.
+    """
     found = {}
     for site in dict.fromkeys(setting.basis.site for setting in settings):
-        here = common_rank({str(i): s.basis for i, s in enumerate(settings) if s.basis.site == site})
+        here = common_rank({str(i): s.basis for i, s in enumerate(settings) if s.basis.site == site}, RANKS)
         other = next(iter(here.values()))
         bases = [here.get(str(i)) for i in range(len(settings))]
         off = jnp.zeros(len(other.ranks), jnp.float32)
@@ -459,7 +463,8 @@ def answers(
 ) -> Iterator[Answers]:
     """Answers under every mitigation to each of some versions of the audio of all items.
 
-    noises: whose bases SEE is measured along and SEEN takes away. Denoisers run ahead of the model, each once.
+    noises: whose bases SEE is measured along, in one pass where nothing is edited, and SEEN takes away. Denoisers run
+    ahead of the model, each once.
     """
     kinds = alike(experiment.arms)
     work = itertools.product(heard, kinds)
@@ -469,8 +474,7 @@ def answers(
         for arms in kinds:
             batch = dataclasses.replace(ask.batch, features=next(features))
             for own in calls(arms):
-                # Without SEEN the bases of all noises share one pass; that one program then serves every noise.
-                for together in [[noise] for noise in noises] if own[0].seen else [experiment.noises]:
+                for together in [[noise] for noise in noises] if own[0].seen else [noises]:
                     pairs = list(itertools.product(together, own))
                     settings = [setting_of(experiment, arm, noise) for noise, arm in pairs]
                     told = hear(experiment, batch, ask.owners, settings, experiment.restorations.get(own[0].name))

@@ -69,9 +69,9 @@ def with_waves(model: Model, batch: Batch, waves: Sequence[np.ndarray]) -> Batch
     return dataclasses.replace(batch, features=model.processor.audio(waves)[0].features)
 
 
-def common_rank(bases: Mapping[str, NoiseBasis]) -> dict[str, NoiseBasis]:
-    """The same bases, padded with zero columns to one rank: one compiled program serves all of them."""
-    rank = max(basis.q.shape[-1] for basis in bases.values())
+def common_rank(bases: Mapping[str, NoiseBasis], multiple: int = 1) -> dict[str, NoiseBasis]:
+    """The same bases, padded with zero columns to one rank, a multiple of `multiple`, for one compiled program."""
+    rank = -(-max(basis.q.shape[-1] for basis in bases.values()) // multiple) * multiple
     pad = lambda q: jnp.pad(q, ((0, 0), (0, 0), (0, rank - q.shape[-1])))  # noqa: E731
     return {name: dataclasses.replace(basis, q=pad(jnp.asarray(basis.q))) for name, basis in bases.items()}
 

@@ -264,6 +264,20 @@ def test_pareto_names_the_points_of_the_front():
     assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
 
 
+def test_a_long_front_has_few_numbers():
+    rows = [{"damage": d, "suppression": d**0.5, "label": f"{d:g}"} for d in np.linspace(0, 1, 60)]
+    numbers = [text.get_text() for text in plots.pareto(rows).axes[0].texts]
+    assert numbers == [str(i) for i in range(1, plots.MOST_NUMBERS + 1)]
+    line = [(x, 0.0) for x in (0.0, 0.01, 0.02, 0.5, 0.98, 0.99, 1.0)]
+    assert plots.spaced(line, 3) == [line[0], line[3], line[-1]] and plots.spaced(line, 7) == line
+
+
+def test_mitigations_in_words():
+    names = ("none", "seen", "spectral_gating", "wiener+seen", "wiener+restoration", "wiener + SEEN")
+    words = ["nothing", "SEEN", "spectral gating", "wiener + SEEN", "wiener + restoration", "wiener + SEEN"]
+    assert list(map(plots.in_words, names)) == words
+
+
 def test_nothing_to_draw_and_repeated_cells_are_refused():
     cells = make_cells(1)
     for draw in (plots.see_gsr_grid, plots.see_vs_snr, plots.denoiser_radar, plots.mitigation_bars, plots.layer_curves):
