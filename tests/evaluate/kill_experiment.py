@@ -1,6 +1,6 @@
 """Kills an experiment ten times at random moments (SIGKILL), lets it end, and compares what it left with a quiet run.
 
-    python tests/evaluate/kill_experiment.py [--config configs/paper_tiny.yaml] [options of `seen-jax evaluate`]
+    python tests/evaluate/kill_experiment.py [--config FILE] [options of `seen-jax evaluate`]
 
 The moments are spread over the work itself: each is drawn from its own tenth of the files and lines that the quiet run
 wrote, and falls at a random instant before the next one is written. Prints JSON: what was there at each kill, and
@@ -54,7 +54,7 @@ def kill_at(process: subprocess.Popen, out: Path, goal: int, delay: float) -> bo
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--config", default="configs/paper_tiny.yaml")
+    parser.add_argument("--config", default=str(Path(__file__).with_suffix(".yaml")))
     parser.add_argument("--seed", type=int, default=0)
     args, rest = parser.parse_known_args()
     rng = random.Random(args.seed)
