@@ -168,8 +168,9 @@ def layer_curves(curves: Rows) -> Any:
                 )  # fmt: skip
         axes.set(xlabel="layer", ylabel=label)
         if max(len(row[key]) for row in curves) == 1:
-            axes.set_xlim(-0.5, 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_xticks([0])
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, panels)
     return figure
 
