@@ -11,6 +11,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # A core for each of the processes: with all cores for all, XLA's threads spend most of the time waiting in turns.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 CACHE = Path(__file__).parent.parent / ".cache" / "xla"
 
 hook = install_import_hook("seen_jax", "typecheck.checker")
