@@ -67,6 +67,13 @@ def see_of(batch, site: str, tap, q, positions: str = "audio") -> jax.Array:
 # --- SEE and SEEN in the same pass as the answer ---
 
 
+def test_an_edit_without_a_strength_only_measures(model, full, batch, plain):
+    edits = {site: edit.replace(scale=None) for site, edit in edits_of(model, 1.0).items()}
+    out = forward(full, model.variables, batch, edits)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), (out.see, out.taps), (plain.see, plain.taps))
+    np.testing.assert_allclose(out.logits, plain.logits, atol=1e-5)
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_see_is_the_formula_on_the_full_taps(model, batch, plain, site):
     q = random_edit(model.config, site, seed=3).u
