@@ -226,7 +226,7 @@ def generate(
         see = None
         if basis is not None:
             here = out.see[basis.site]
-            see = [_per_request(model, basis, x, batch.frames, rows) for x in (here.before, here.after)]
+            see = [per_request(model, basis, x, batch.frames, rows) for x in (here.before, here.after)]
         for row, i in enumerate(indices):
             ids = tuple(int(t) for t in out.tokens[row, : out.lengths[row]])
             before, after = (None, None) if see is None else (see[0][row], see[1][row])
@@ -236,7 +236,7 @@ def generate(
     return [answers[i] for i in range(len(requests))]
 
 
-def _per_request(
+def per_request(
     model: Model, basis: NoiseBasis, see: Any, frames: Any, rows: Sequence[Sequence[Sequence[int]]]
 ) -> list[float]:
     """SEE [L, rows or requests] -> SEE per request; one with several clips gets the mean over its clips."""

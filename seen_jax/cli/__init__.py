@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "answer a prompt about every clip, with and without SEEN",
     "evaluate": "run a whole experiment over noises, SNRs and mitigations; resumable",
     "train": "train a small audio language model from scratch",
+    "bench": "time this package beside PyTorch with hooks, on this machine",
     "models": "list the supported model families, or the sites of one model",
 }
 USAGE = "usage: seen-jax COMMAND [options], seen-jax --help, seen-jax --version"

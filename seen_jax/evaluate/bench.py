@@ -32,13 +32,13 @@ from seen_jax.evaluate.runner import (
     Experiment,
     Report,
     Setting,
-    answer_all,
     calibration_entries,
     request_of,
     stacked,
 )
 from seen_jax.evaluate.tables import BENDS, outcome
-from seen_jax.models.generate import Decoding, generate
+from seen_jax.models.encoder import first_edited
+from seen_jax.models.generate import Decoding, generate, generate_each
 from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model, batches, forward
 from seen_jax.models.processor import Request
@@ -419,9 +419,11 @@ class Bench:
                 texts = [[""] * count for _ in part]
                 for own, rows, batch, _ in self.batches(min(size, self.config.batch_size)):
                     heard = self.with_waves(batch, [self.noisy(noise, k, level) for k in rows])
-                    out = jax.device_get(answer_all(self.model.lalm, self.model.variables, heard, edits, self.decoding))
+                    first = first_edited(self.model.config.encoder, edits)
+                    out = generate_each(self.model.lalm, self.model.variables, heard, edits, self.decoding, first=first)
+                    tokens, lengths = jax.device_get((out.tokens, out.lengths))
                     for s in range(len(part)):
-                        decoded = self.model.processor.decode(out.tokens[s], out.lengths[s])
+                        decoded = self.model.processor.decode(tokens[s], lengths[s])
                         for k, text in zip(own, decoded, strict=False):
                             texts[s][k] = text
                     done += len(own) * len(part)

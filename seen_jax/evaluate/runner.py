@@ -45,8 +45,9 @@ from seen_jax.evaluate.metrics import cosine_similarities
 from seen_jax.evaluate.restoration import Paired, Restoration, fit_restoration, pair
 from seen_jax.evaluate.sweep import common_rank
 from seen_jax.models.edits import Edit
-from seen_jax.models.generate import Decoding, Generated, generate
-from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.encoder import first_edited
+from seen_jax.models.generate import Decoding, generate_each
+from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model, load
 from seen_jax.models.processor import Request
 from seen_jax.models.prompts import task_messages
@@ -299,14 +300,6 @@ def calibration_of(
     return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def answer_all(
-    lalm: Lalm, variables: Any, batch: Batch, edits: Any, decoding: Decoding, shared: Any = None
-) -> Generated:
-    """`generate` under several edits, stacked on a leading axis, in one program. shared: edits that all have."""
-    return jax.vmap(lambda own: generate(lalm, variables, batch, own | (shared or {}), decoding))(edits)
-
-
 def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
     """The edits of some settings with a leading axis; every site is in all of them, with strength 0 where not meant.
 
@@ -356,7 +349,8 @@ def hear(
     decoding = Decoding(config.max_new_tokens)
     shared = restoration.edit(model, batch.audio) if restoration else None
     edits = stacked(settings) if any(setting.strength for setting in settings) else measured(settings)
-    out = answer_all(lalm, model.variables, batch, edits, decoding, shared)
+    first = first_edited(model.config.encoder, edits | (shared or {}))
+    out = generate_each(lalm, model.variables, batch, edits, decoding, shared, first)
     tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
     clips = [clip for own in rows for clip in own]
 

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
 
+MOST_FINE = 3  # whole chunks of a row whose last chunk is padded finely: past them it is not worth a compiled shape
+
 
 def conv_length(frames: Any) -> Any:
     """Positions after the stride-2 convolution: (F - 1) // 2 + 1, and 0 for 0 frames."""
@@ -72,6 +74,23 @@ class EncoderConfig:
         """Frames of a row of `total` padded ones that are convolved and numbered alone."""
         return self.conv_frames or (self.pad_frames if self.chunked else total)
 
+    def padded(self, frames: int) -> int:
+        """Mel frames to which a row of so many is padded: whole chunks, and of a last one that is attended alone only
+        as many fifths as it needs, unless there are many chunks already."""
+        whole, tail = divmod(frames, self.pad_frames)
+        if not self.chunked or self.conv_frames or whole > MOST_FINE:
+            return (whole + (tail > 0)) * self.pad_frames
+        step = max(4, self.pad_frames // 20 * 4)  # four frames make an audio token
+        return whole * self.pad_frames + min(-(-tail // step) * step, self.pad_frames)
+
+    def spans(self, total: int) -> list[tuple[int, int]]:
+        """(how many, mel frames of each) of the chunks that are convolved and numbered alone, in a padded row."""
+        return _spans(total, self.chunk(total))
+
+    def windows(self, total: int) -> list[tuple[int, int]]:
+        """The same of the parts of a row that are attended alone."""
+        return _spans(total, self.pad_frames if self.chunked else total)
+
     def position_count(self, frames: Any) -> Any:
         """Positions of the transformer layers that so many mel frames of a row make."""
         if not self.conv_frames:
@@ -92,6 +111,12 @@ class EncoderConfig:
             filled = -(-n // self.stack) * self.stack
             n = {"pool": n // 2, "fill": filled, "stack": n // self.stack, "conv": (n + 1) // 2}.get(step, n)
         return n
+
+
+def _spans(total: int, size: int) -> list[tuple[int, int]]:
+    """Whole parts of a size, and what is left."""
+    whole, rest = divmod(total, size)
+    return [(count, frames) for count, frames in ((whole, size), (1, rest)) if count and frames]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +155,14 @@ class ConformerConfig:
     def chunk(self, total: int) -> int:
         """Frames of a row of `total` padded ones that are numbered alone: all."""
         return total
+
+    def padded(self, frames: int) -> int:
+        """Frames to which a row of so many is padded."""
+        return -(-frames // self.pad_frames) * self.pad_frames
+
+    def spans(self, total: int) -> list[tuple[int, int]]:
+        """(how many, frames of each) of the parts of a padded row that are numbered alone: one."""
+        return [(1, total)]
 
     def position_count(self, frames: Any) -> Any:
         """Positions of the conformer blocks that so many frames of a row make."""

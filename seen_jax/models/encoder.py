@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -48,14 +51,73 @@ class Encoded:
 
 def within(config: EncoderConfig | ConformerConfig, frames: Any, total: int) -> Any:
     """Which of a row's positions [A, T] come from its first `frames` [A] mel frames, of `total` padded ones."""
-    chunk = config.chunk(total)
-    real = config.position_count(_by_chunk(frames, total, chunk))
-    return (np.arange(config.position_count(chunk)) < real[..., None]).reshape(len(frames), -1)
+    parts = []
+    for start, (count, size) in starts(config.spans(total)):
+        real = config.position_count(_by_chunk(frames, start, count, size))
+        parts.append((np.arange(config.position_count(size)) < real[..., None]).reshape(len(frames), -1))
+    join = np.concatenate if isinstance(frames, np.ndarray) else jnp.concatenate
+    return join(parts, 1) if len(parts) > 1 else parts[0]
 
 
-def _by_chunk(frames: Any, total: int, chunk: int) -> Any:
-    """How many of each chunk's frames [A, chunks] belong to a row's first `frames` [A], of `total` padded ones."""
-    return (frames[:, None] - np.arange(total // chunk) * chunk).clip(0, chunk)
+def starts(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """(first frame, span) of consecutive spans of equal parts."""
+    start = 0
+    for count, size in spans:
+        yield start, (count, size)
+        start += count * size
+
+
+def _by_chunk(frames: Any, start: int, count: int, size: int) -> Any:
+    """How many frames [A, count] of each of some chunks from `start` on belong to a row's first `frames` [A]."""
+    return (frames[:, None] - (start + np.arange(count) * size)).clip(0, size)
+
+
+def first_edited(config: EncoderConfig | ConformerConfig, edits: Edits) -> int:
+    """The first encoder layer that some edit may change, for `encode_above`; the number of layers if there is none.
+
+    edits: concrete ones, also stacked ([K, L] strengths). 0 for an encoder that is not split.
+    """
+    found = 0 if isinstance(config, ConformerConfig) else config.layers
+    for site, edit in edits.items():
+        if found and site in (ENCODER_MLP_ACT, ENCODER_RESID) and edit.scale is not None:
+            changed = np.asarray(edit.scale) != 0
+            if edit.bias is not None:
+                changed = changed | (np.asarray(edit.bias) != 0).reshape(*changed.shape, -1).any(-1)
+            used = np.flatnonzero(changed.reshape(-1, config.layers).any(0))
+            found = min(found, int(used[0])) if len(used) else found
+    return found
+
+
+def encode_above(lalm: Any, variables: Any, audio: Audio, edits: Edits, first: int) -> Encoded:
+    """`Lalm.encode` under edits that change nothing below layer `first`: what is below only measures.
+
+    Under `jax.vmap` over the edits, the layers below then run once for all of them.
+    """
+    config = lalm.config.encoder
+    if not first or isinstance(config, ConformerConfig):
+        return lalm.apply(variables, audio, edits, method="encode")
+
+    def part(start: int, stop: int) -> tuple[Encoder, Any]:
+        own = variables["params"]["encoder"]
+        params = own | {"layers": jax.tree.map(lambda x: x[start:stop], own["layers"])}
+        size = dataclasses.replace(config, layers=stop - start)
+        return Encoder(size, lalm.taps, lalm.dtype, lalm.unroll), {"params": params}
+
+    sites = (ENCODER_MLP_ACT, ENCODER_RESID)
+    cut = lambda edit, own: jax.tree.map(lambda x: x[own], edit)  # noqa: E731
+    own = {site: edit for site, edit in edits.items() if site in sites}
+    below = {
+        site: dataclasses.replace(cut(edit, slice(first)), scale=None, bias=None)
+        for site, edit in own.items()
+        if edit.v is None
+    }
+    above = {**edits, **{site: cut(edit, slice(first, None)) for site, edit in own.items()}}
+    lower, params = part(0, first)
+    x, records = lower.apply(params, audio, below, project=False)
+    upper, params = part(first, config.layers)
+    encoded: Any = upper.apply(params, audio, above, x)
+    join = lambda site: jax.tree.map(lambda *x: jnp.concatenate(x), records[site], encoded.records[site])  # noqa: E731
+    return encoded.replace(records=encoded.records | {site: join(site) for site in records})
 
 
 class LayerNorm(nn.Module):
@@ -78,16 +140,12 @@ class EncoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x, edits, visible, valid):
         c = self.config
-        window = visible.shape[-1]
         dense = lambda name, n, bias=True: nn.Dense(n, use_bias=bias, dtype=self.dtype, name=name)  # noqa: E731
 
         h = LayerNorm(c.eps, name="norm1")(x)
-        heads = (visible.shape[0], window, c.heads, c.width // c.heads)
+        heads = (*x.shape[:2], c.heads, c.width // c.heads)
         q, k, v = (dense(n, c.width, n != "k" or c.k_bias)(h).reshape(heads) for n in ("q", "k", "v"))
-        if c.positions == "rotary":
-            order = jnp.arange(window)[None]
-            q, k = (layers.rope(y, order, c.rope_theta, c.rotary) for y in (q, k))
-        h = layers.attention(q, k, v, visible).reshape(x.shape)
+        h = self._attend(q, k, v, visible).reshape(x.shape)
         x = x + dense("out", c.width)(h)
 
         h = dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x))
@@ -95,6 +153,20 @@ class EncoderLayer(nn.Module):
         x = x + dense("fc2", c.width)(h)
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
+
+    def _attend(self, q: Array, k: Array, v: Array, visible: Sequence[Array]) -> Array:
+        """Attention inside windows. visible: of each run of equal windows, who sees whom [A * windows, #s, s]."""
+        c, (rows, _, *head), parts, start = self.config, q.shape, [], 0
+        for mask in visible:
+            window = mask.shape[-1]
+            end = start + len(mask) // rows * window
+            own_q, own_k, own_v = (y[:, start:end].reshape(len(mask), window, *head) for y in (q, k, v))
+            if c.positions == "rotary":
+                order = jnp.arange(window)[None]
+                own_q, own_k = (layers.rope(y, order, c.rope_theta, c.rotary) for y in (own_q, own_k))
+            parts.append(layers.attention(own_q, own_k, own_v, mask).reshape(rows, end - start, *head))
+            start = end
+        return jnp.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
 
 class Encoder(nn.Module):
@@ -108,18 +180,21 @@ class Encoder(nn.Module):
     unroll: int = 1
 
     @nn.compact
-    def __call__(self, audio: Audio, edits: Edits) -> Encoded:
+    def __call__(self, audio: Audio, edits: Edits, x: Any = None, project: bool = True) -> Any:
+        """Encoded. x: the residual stream that another encoder, of the layers below, gave with project=False; it gives
+        (x, records)."""
         c = self.config
         total = audio.features.shape[1]
-        if total % c.pad_frames:
+        if total % c.pad_frames and not c.chunked:
             raise ValueError(f"{total} mel frames are not a multiple of {c.pad_frames}")
-        x = self._stem(audio)
+        x = self._stem(audio) if x is None else x
         valid = within(c, audio.frames, total)
         keys = valid if audio.keys is None else jnp.arange(valid.shape[1]) < audio.keys[:, None]
-        visible = keys.reshape(-1, 1, c.position_count(c.pad_frames)) if c.chunked else keys[:, None]
-        if c.block is not None:
-            own = np.arange(valid.shape[1]) // c.block
-            visible = visible & (own[:, None] >= own)
+        visible = []
+        for start, (count, size) in starts([(n, c.position_count(size)) for n, size in c.windows(total)]):
+            seen = keys[:, start : start + count * size].reshape(-1, 1, size)
+            own = np.arange(size) // (c.block or size)
+            visible.append(seen & (own[:, None] >= own) if c.block else seen)
 
         stack = nn.scan(
             EncoderLayer,
@@ -131,6 +206,8 @@ class Encoder(nn.Module):
         )(c, self.taps, self.dtype, name="layers")
         x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID)), visible, valid)
 
+        if not project:
+            return x, records
         states, tokens = self._project(x, c.position_count(audio.frames if audio.seen is None else audio.seen))
         lengths = c.token_count(audio.frames)
         here = jnp.arange(tokens.shape[1]) < lengths[:, None]
@@ -141,27 +218,31 @@ class Encoder(nn.Module):
         """The convolutions and the positions, over chunks or whole rows."""
         c = self.config
         rows, total, mels = audio.features.shape
-        chunk = c.chunk(total)
-        seen = _by_chunk(audio.frames if audio.seen is None else audio.seen, total, chunk).reshape(-1)
-        x = audio.features.reshape(-1, chunk, mels).astype(self.dtype)
-        x = x[..., None] if c.channels else x
-        axes = x.ndim - 2
-        for i, stride in enumerate(c.strides, 1):
-            real = jnp.arange(x.shape[1]) < seen[:, None]
-            x = jnp.where(real.reshape(*real.shape, *[1] * axes), x, 0)
-            size, padding = (3,) * axes, ((1, 1),) * axes
-            conv = nn.Conv(c.channels or c.width, size, stride, padding=padding, dtype=self.dtype, name=f"conv{i}")
-            x = layers.gelu(conv(x))
-            seen = conv_length(seen) if stride == 2 else seen
-        if c.channels:
-            x = x.swapaxes(2, 3).reshape(*x.shape[:2], -1)  # the original flattens channels before mels
-            x = nn.Dense(c.width, use_bias=False, dtype=self.dtype, name="conv_out")(x)
+        make = functools.partial(nn.Conv, c.channels or c.width, dtype=self.dtype)
+        axes = 2 if c.channels else 1
+        size, padding = (3,) * axes, ((1, 1),) * axes
+        convs = [make(size, stride, padding=padding, name=f"conv{i}") for i, stride in enumerate(c.strides, 1)]
+        flat = nn.Dense(c.width, use_bias=False, dtype=self.dtype, name="conv_out") if c.channels else None
+        table = None
         if c.positions == "sinusoid":
-            x = x + jnp.asarray(layers.sinusoids(c.max_positions, c.width)[: x.shape[1]], self.dtype)
+            table = jnp.asarray(layers.sinusoids(c.max_positions, c.width), self.dtype)
         elif c.positions == "table":
             table = self.param("positions", nn.initializers.normal(0.02), (c.max_positions, c.width))
-            x = x + table[: x.shape[1]].astype(self.dtype)
-        return x.reshape(rows, -1, c.width)
+            table = table.astype(self.dtype)
+        parts = []
+        for start, (count, chunk) in starts(c.spans(total)):
+            seen = _by_chunk(audio.frames if audio.seen is None else audio.seen, start, count, chunk).reshape(-1)
+            x = audio.features[:, start : start + count * chunk].reshape(-1, chunk, mels).astype(self.dtype)
+            x = x[..., None] if c.channels else x
+            for conv, stride in zip(convs, c.strides, strict=True):
+                real = jnp.arange(x.shape[1]) < seen[:, None]
+                x = layers.gelu(conv(jnp.where(real.reshape(*real.shape, *[1] * axes), x, 0)))
+                seen = conv_length(seen) if stride == 2 else seen
+            if flat is not None:
+                x = flat(x.swapaxes(2, 3).reshape(*x.shape[:2], -1))  # the original flattens channels before mels
+            x = x if table is None else x + table[: x.shape[1]]
+            parts.append(x.reshape(rows, -1, c.width))
+        return jnp.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
     def _project(
         self, x: Float[Array, "rows positions width"], seen: Int[Array, " rows"]

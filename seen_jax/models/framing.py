@@ -111,7 +111,7 @@ class Framing:
             size = self.piece or len(wave)
             pieces += [np.pad(wave[i : i + size], (0, self.tail)) for i in range(0, len(wave), size)]
         mels = self._log_mels(pieces, config.n_mels)
-        total = -(-max(row.seen for row in plan) // config.pad_frames) * config.pad_frames
+        total = config.padded(max(row.seen for row in plan))
         frames = np.array([row.frames for row in plan])
         seen = np.array([row.seen for row in plan])
         features = np.zeros((len(plan), total, config.n_mels), np.float32)

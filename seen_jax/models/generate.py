@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +13,12 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from seen_jax.errors import ConfigError
+from seen_jax.models.config import LalmConfig
+from seen_jax.models.decoder import KeysValues
 from seen_jax.models.edits import Edits, See
-from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.encoder import encode_above
+from seen_jax.models.lalm import Batch, Lalm, Output
+from seen_jax.models.sites import ENCODER_SITES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,41 +115,110 @@ def _generate(
     top_k: int,
     max_new: int,
 ) -> Generated:
-    config = lalm.config
-    rows, prompt = batch.tokens.shape
-    out = lalm.apply(variables, batch, edits, last_only=True)
-    stops = jnp.asarray(config.stop_tokens)
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    pick = lambda logits, i: (  # noqa: E731
-        sample(logits, fold(keys, i), temperature, top_p, top_k) if sampled else logits.argmax(-1)
-    ).astype(jnp.int32)
+    out = lalm.apply(variables, batch, edits, last_only=True)
 
+    def pick(logits: Array, i: Array | int) -> Array:
+        return sample(logits, fold(keys, i), temperature, top_p, top_k) if sampled else logits.argmax(-1)
+
+    def step(last: Array, cache: KeysValues, visible: Array, positions: Array) -> tuple[Array, KeysValues]:
+        return lalm.apply(variables, last, cache, visible, positions, edits, method="step")
+
+    tokens, lengths = _decode(lalm.config, step, pick, out.logits[:, 0], out.cache, batch.lengths, max_new)
+    return Generated(tokens, lengths, out.see, out.taps, out.logits[:, 0])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 6))
+def generate_each(
+    lalm: Lalm,
+    variables: Any,
+    batch: Batch,
+    edits: Edits,
+    decoding: Decoding,
+    shared: Edits | None = None,
+    first: int = 0,
+) -> Generated:
+    """Greedy `generate` under K edits of one batch, stacked on a leading axis that the results have too.
+
+    shared: edits that all of them have. first: the first encoder layer that any of them changes (`first_edited`): the
+    layers below run once for all. Edits that only measure (scale None) share the whole model.
+    """
+    rows = len(batch.lengths)
+
+    def prompt(own: Edits) -> Output:
+        every = {**own, **(shared or {})}
+        encoded = encode_above(lalm, variables, batch.audio, every, first)
+        return lalm.apply(variables, batch, encoded, every, True, method="answer")
+
+    measured = all(edit.scale is None for edit in edits.values())
+    axis = None if measured else 0
+    axes: Any = {"logits": axis, "taps": axis, "see": 0, "cache": None if measured else 1}
+    out = jax.vmap(prompt, out_axes=Output(**axes))(edits)
+    count = len(jax.tree.leaves(edits)[0])
+    lanes = 1 if measured else count
+    in_decoder = {} if measured else {site: edit for site, edit in edits.items() if site not in ENCODER_SITES}
+
+    def step(last: Array, cache: KeysValues, visible: Array, positions: Array) -> tuple[Array, KeysValues]:
+        def one(own: Edits, *args: Any) -> tuple[Array, KeysValues]:
+            return lalm.apply(variables, *args, {**own, **(shared or {})}, method="step")
+
+        if not in_decoder:
+            return one({}, last, cache, visible, positions)
+        split = lambda x: x.reshape(lanes, rows, *x.shape[1:])  # noqa: E731
+        caches = jax.tree.map(lambda x: x.reshape(len(x), lanes, rows, *x.shape[2:]), cache)
+        each = jax.vmap(one, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
+        logits, new = each(in_decoder, split(last), caches, split(visible), split(positions))
+        return logits.reshape(lanes * rows, -1), jax.tree.map(lambda x: x.reshape(len(x), -1, *x.shape[3:]), new)
+
+    logits = out.logits.reshape(lanes * rows, -1)
+    cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), out.cache)
+    pick = lambda logits, _: logits.argmax(-1)  # noqa: E731
+    lengths = jnp.tile(batch.lengths, lanes)
+    tokens, lengths = _decode(lalm.config, step, pick, logits, cache, lengths, decoding.max_new_tokens)
+    spread = lambda x: jnp.broadcast_to(x.reshape(lanes, rows, *x.shape[1:]), (count, rows, *x.shape[1:]))  # noqa: E731
+    taps = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), out.taps) if measured else out.taps
+    return Generated(spread(tokens), spread(lengths), out.see, taps, spread(logits))
+
+
+def _decode(
+    config: LalmConfig,
+    step: Callable[[Array, KeysValues, Array, Array], tuple[Array, KeysValues]],
+    pick: Callable[[Array, Any], Array],
+    logits: Float[Array, "rows vocab"],
+    cache: KeysValues,
+    prompts: Int[Array, " rows"],
+    max_new: int,
+) -> tuple[Int[Array, "rows new"], Int[Array, " rows"]]:
+    """(tokens, lengths) from the logits and the cache of prompts [L, rows, S, ...] of `prompts` tokens each.
+
+    step: (last token, cache, visible, positions) -> (logits, its keys and values). pick: (logits, i) -> i-th new token.
+    """
+    rows, prompt = len(logits), cache.k.shape[2]
+    stops = jnp.asarray(config.stop_tokens)
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, max_new), (0, 0), (0, 0)))  # noqa: E731
-    cache = jax.tree.map(pad, out.cache)
+    cache = jax.tree.map(pad, cache)
     slots = jnp.arange(prompt + max_new)
-    in_prompt = slots < batch.lengths[:, None]
-    first = pick(out.logits[:, 0], 0)
+    in_prompt = slots < prompts[:, None]
+    first = pick(logits, 0).astype(jnp.int32)
     done = jnp.isin(first, stops)
-    tokens = (
-        jnp.full((rows, max_new), config.pad_token, jnp.int32).at[:, 0].set(jnp.where(done, config.pad_token, first))
-    )
+    tokens = jnp.full((rows, max_new), config.pad_token, jnp.int32)
+    tokens = tokens.at[:, 0].set(jnp.where(done, config.pad_token, first))
 
-    def unfinished(state) -> Bool[Array, ""]:
+    def unfinished(state: Any) -> Bool[Array, ""]:
         i, done = state[0], state[-1]
         return (i < max_new) & ~done.all()
 
-    def advance(state):
+    def advance(state: Any) -> Any:
         i, tokens, lengths, last, cache, done = state
         visible = in_prompt | ((slots >= prompt) & (slots < prompt + i - 1))
-        positions = batch.lengths + i - 1
-        logits, new = lalm.apply(variables, last, cache, visible, positions, edits, method="step")
+        logits, new = step(last, cache, visible, prompts + i - 1)
         write = lambda old, fresh: jax.lax.dynamic_update_slice_in_dim(old, fresh, prompt + i - 1, axis=2)  # noqa: E731
         cache = jax.tree.map(write, cache, new)
-        token = pick(logits, i)
+        token = pick(logits, i).astype(jnp.int32)
         done = done | jnp.isin(token, stops)
         tokens = tokens.at[:, i].set(jnp.where(done, config.pad_token, token))
         return i + 1, tokens, lengths + ~done, token, cache, done
 
     state = (jnp.int32(1), tokens, (~done).astype(jnp.int32), first, cache, done)
     _, tokens, lengths, *_ = jax.lax.while_loop(unfinished, advance, state)
-    return Generated(tokens, lengths, out.see, out.taps, out.logits[:, 0])
+    return tokens, lengths

@@ -1,0 +1,102 @@
+"""The other side: PyTorch transformers with forward hooks on `activation_fn`, as the authors' scripts do it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seen_jax.errors import ConfigError
+from seen_jax.subspace import NoiseBasis
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What one generation gets: token ids, and log-mel frames [frames, mels]."""
+
+    ids: Sequence[int]
+    features: np.ndarray
+
+
+class Hooked:
+    """A Qwen2.5-Omni thinker in PyTorch, float32, with SEE measured and SEEN applied by hooks of the audio tower."""
+
+    def __init__(self, folder: Path):
+        try:
+            import torch
+            from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+            from transformers.utils import logging
+        except ImportError as error:
+            raise ConfigError('the benchmark\'s other side needs PyTorch: pip install "seen-jax[parity]"') from error
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        self.torch = torch
+        self.model: Any = Thinker.from_pretrained(folder, dtype=torch.float32).eval()
+        self.pad = int(self.model.config.pad_token_id or 0)
+        stop = self.model.generation_config.eos_token_id
+        self.stops = set(stop if isinstance(stop, list) else [stop])
+
+    @contextlib.contextmanager
+    def seen(self, basis: NoiseBasis, strength: float, found: list[Any]) -> Iterator[None]:
+        """Hooks at the kept layers: SEE per position goes to `found`; with a strength the activations are edited."""
+        q = {layer: self.torch.tensor(np.asarray(basis.q[layer])[:, : basis.ranks[layer]]) for layer in basis.layers}
+
+        def hook(layer: int) -> Any:
+            def run(module: Any, args: Any, a: Any) -> Any:
+                part = a @ q[layer]
+                found.append((part.square().sum(-1) / (a.square().sum(-1) + 1e-12)).mean())
+                return a - strength * (part @ q[layer].T) if strength else None
+
+            return run
+
+        tower = self.model.model.audio_tower.layers
+        handles = [tower[layer].activation_fn.register_forward_hook(hook(layer)) for layer in basis.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Left-padded ids and right-padded features."""
+        torch, longest, frames = self.torch, max(len(p.ids) for p in prompts), max(len(p.features) for p in prompts)
+        ids = torch.full((len(prompts), longest), self.pad)
+        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+        features = torch.zeros(len(prompts), prompts[0].features.shape[1], frames)
+        heard = torch.zeros(len(prompts), frames, dtype=torch.long)
+        for row, p in enumerate(prompts):
+            ids[row, longest - len(p.ids) :] = torch.tensor(list(p.ids))
+            mask[row, longest - len(p.ids) :] = 1
+            features[row, :, : len(p.features)] = torch.tensor(p.features.T)
+            heard[row, : len(p.features)] = 1
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "input_features": features,
+            "feature_attention_mask": heard,
+        }
+
+    def generate(self, inputs: dict[str, Any], new: int) -> list[list[int]]:
+        """Greedy new ids of every row, without the stop token and what follows."""
+        with self.torch.inference_mode():
+            out = self.model.generate(**inputs, max_new_tokens=new, do_sample=False)
+        rows = out[:, inputs["input_ids"].shape[1] :].tolist()
+        return [row[: next((i for i, t in enumerate(row) if t in self.stops), len(row))] for row in rows]
+
+    def pooled(self, inputs: dict[str, Any]) -> list[Any]:
+        """Mean activations of every layer of the audio tower, for one clip."""
+        found: list[Any] = []
+        tower = self.model.model.audio_tower
+        hook = lambda module, args, a: found.append(a.mean(0))  # noqa: E731
+        handles = [layer.activation_fn.register_forward_hook(hook) for layer in tower.layers]
+        try:
+            with self.torch.inference_mode():
+                self.model.get_audio_features(inputs["input_features"], inputs["feature_attention_mask"])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found

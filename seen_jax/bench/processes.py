@@ -1,0 +1,76 @@
+"""Suites that start programs: import and the demo; and what compiling costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seen_jax.bench.suites import Bench, Found
+from seen_jax.bench.timing import ratio
+from seen_jax.errors import SeenError
+from seen_jax.models.config import DecoderConfig
+from seen_jax.models.decoder import Decoder
+
+
+def started(*args: str, **env: str) -> float:
+    """Seconds of a program of this Python. SeenError if it fails."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *args], env={**os.environ, **env}, capture_output=True, text=True)
+    if done.returncode:
+        raise SeenError(f"python {' '.join(args)} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    return time.perf_counter() - start
+
+
+def imports(bench: Bench) -> Found:
+    """A process that imports jax, and one that imports this package."""
+    sides = {"jax": lambda: started("-c", "import jax"), "seen_jax": lambda: started("-c", "import jax, seen_jax")}
+    times = bench.turns("import", sides)
+    beyond = sorted(b - a for a, b in zip(times["jax"], times["seen_jax"], strict=True))
+    return Found(times, {}, values={"seconds beyond import jax": beyond[len(beyond) // 2]})
+
+
+def demo(bench: Bench) -> Found:
+    """The demo as a user starts it, with an empty compilation cache and with a filled one."""
+    with tempfile.TemporaryDirectory() as folder:
+        cold, warm = [], []
+        for turn in range(2):
+            cache = str(Path(folder) / f"cache{turn}")
+            for kind, seconds in (("cold", cold), ("warm", warm)):
+                out = str(Path(folder) / f"{kind}{turn}")
+                seconds.append(started("-m", "seen_jax.cli", "demo", "--out", out, SEEN_JAX_CACHE=cache))
+                bench.tick("demo", len(cold) + len(warm), 4)
+    return Found({"cold": cold, "warm": warm}, {}, values={"warm demo, seconds": min(warm), "cold": min(cold)})
+
+
+def compiling(bench: Bench) -> Found:
+    """Compilation of a prompt pass of Qwen2.5-7B's decoder with 4 and with 28 layers, from shapes alone."""
+    size = DecoderConfig(
+        vocab=152_064, width=3584, layers=4, heads=28, kv_heads=4, head_dim=128, ffn=18_944, rope_theta=1e6, eps=1e-6,
+        qkv_bias=True,
+    )  # fmt: skip
+
+    def compiled(layers: int) -> None:
+        decoder = Decoder(dataclasses.replace(size, layers=layers), dtype=jnp.bfloat16)
+        x = jax.ShapeDtypeStruct((1, 256, size.width), jnp.bfloat16)
+        mask = jax.ShapeDtypeStruct((1, 256), jnp.bool_)
+        make: Any = lambda x, mask: decoder.init(jax.random.key(0), x, mask, mask, {}, method="prompt")  # noqa: E731
+        variables = jax.eval_shape(make, x, mask)
+        run = lambda v, x, mask: decoder.apply(v, x, mask, mask, {}, method="prompt")  # noqa: E731
+        jax.jit(run).lower(variables, x, mask).compile()
+
+    kept = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        times = bench.turns("compile", {"28 layers": lambda: compiled(28), "4 layers": lambda: compiled(4)})
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
+    return Found(times, {"compile_28_vs_4": ratio(times["28 layers"], times["4 layers"])})
