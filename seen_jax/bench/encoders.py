@@ -40,7 +40,8 @@ def encoders(bench: Bench) -> Found:
     encoder = Encoder(CONFIG)
     audio = Audio(jnp.asarray(features), jnp.full(CLIPS, frames))
     variables = {"params": converted(theirs)}
-    forward = jax.jit(lambda v, a: encoder.apply(v, a, {}).tokens)
+    apply: Any = encoder.apply
+    forward = jax.jit(lambda v, a: apply(v, a, {}).tokens)
     packed = torch.tensor(features).reshape(-1, CONFIG.n_mels).T.contiguous()
     lengths = torch.full((CLIPS,), frames)
     after = (lengths - 1) // 2 + 1

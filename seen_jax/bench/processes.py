@@ -41,7 +41,8 @@ def imports(bench: Bench) -> Found:
 def demo(bench: Bench) -> Found:
     """The demo as a user starts it, with an empty compilation cache and with a filled one."""
     with tempfile.TemporaryDirectory() as folder:
-        cold, warm = [], []
+        cold: list[float] = []
+        warm: list[float] = []
         for turn in range(2):
             cache = str(Path(folder) / f"cache{turn}")
             for kind, seconds in (("cold", cold), ("warm", warm)):

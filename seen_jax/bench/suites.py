@@ -118,7 +118,8 @@ def evaluate(bench: Bench) -> Found:
         answers: list[list[list[int]]] = [[], [], [], []]
         for start in range(0, n, size):
             for way, (prompts, strength) in enumerate(itertools.product(pairs, (0.0, 1.0))):
-                with hooked.seen(basis, strength, see := []):
+                see: list[Any] = []
+                with hooked.seen(basis, strength, see):
                     answers[way] += hooked.generate(hooked.inputs(prompts[start : start + size]), NEW)
                 assert see
         said[name] = answers
@@ -127,9 +128,8 @@ def evaluate(bench: Bench) -> Found:
     times = bench.turns("evaluate", sides)
     for name in ("hooks", "batched"):
         if said[name] != said["ours"]:
-            differ = sum(
-                a != b for x, y in zip(said[name], said["ours"], strict=True) for a, b in zip(x, y, strict=True)
-            )
+            ways = zip(said[name], said["ours"], strict=True)
+            differ = sum(a != b for theirs, own in ways for a, b in zip(theirs, own, strict=True))
             raise SeenError(f"{differ} of {4 * n} answers differ from those of {name}: nothing to compare")
     ratios = {
         "evaluate_vs_hooks": ratio(times["hooks"], times["ours"]),
@@ -156,7 +156,7 @@ def four_way_operations(lalm: Lalm, frames: int, tokens: int, new: int, first: i
     """Multiplications and additions of the four answers about one clip: layers below `first` count once for two."""
     e, d = lalm.config.encoder, lalm.config.decoder
     positions = int(e.position_count(frames))
-    stem = 3 * (frames * e.n_mels * e.width + positions * e.width**2)  # type: ignore[union-attr]
+    stem = 3 * (frames * e.n_mels * e.width + positions * e.width**2)
     window = min(positions, int(e.position_count(e.chunk(frames))))
     layer = positions * (4 * e.width**2 + 2 * e.width * e.ffn + 2 * window * e.width)
     encoder = 2 * (stem + first * layer) + 4 * (e.layers - first) * layer
@@ -222,7 +222,8 @@ def overhead(bench: Bench) -> Found:
     """SEEN and SEE inside the pass beside the plain pass; a decode loop edited at a decoder site beside a plain one."""
     model = bench.model
     batch = model.processor.prepare(bench.requests(bench.noisy[: bench.batch]))
-    plain, edited = {}, seen_edit(model, bench.basis, 1.0)
+    plain: dict[str, Edit] = {}
+    edited = seen_edit(model, bench.basis, 1.0)
     run = lambda edits: jax.block_until_ready(forward(model.lalm, model.variables, batch, edits))  # noqa: E731
     times = bench.turns("forward", {"plain": lambda: run(plain), "SEEN and SEE": lambda: run(edited)})
     depth, width = model.config.site_shape(DECODER_RESID)
