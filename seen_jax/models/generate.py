@@ -17,7 +17,7 @@ from seen_jax.models.config import LalmConfig
 from seen_jax.models.decoder import KeysValues
 from seen_jax.models.edits import Edits, See
 from seen_jax.models.encoder import encode_above
-from seen_jax.models.lalm import Batch, Lalm, Output
+from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.sites import ENCODER_SITES
 
 
@@ -145,15 +145,16 @@ def generate_each(
     """
     rows = len(batch.lengths)
 
-    def prompt(own: Edits) -> Output:
+    def prompt(own: Edits) -> tuple[Any, ...]:
         every = {**own, **(shared or {})}
         encoded = encode_above(lalm, variables, batch.audio, every, first)
-        return lalm.apply(variables, batch, encoded, every, True, method="answer")
+        out = lalm.apply(variables, batch, encoded, every, True, method="answer")
+        return out.logits, out.taps, out.see, out.cache
 
     measured = all(edit.scale is None for edit in edits.values())
     axis = None if measured else 0
-    axes: Any = {"logits": axis, "taps": axis, "see": 0, "cache": None if measured else 1}
-    out = jax.vmap(prompt, out_axes=Output(**axes))(edits)
+    axes = (axis, axis, 0, None if measured else 1)
+    logits, taps, see, cache = jax.vmap(prompt, out_axes=axes)(edits)
     count = len(jax.tree.leaves(edits)[0])
     lanes = 1 if measured else count
     in_decoder = {} if measured else {site: edit for site, edit in edits.items() if site not in ENCODER_SITES}
@@ -170,14 +171,14 @@ def generate_each(
         logits, new = each(in_decoder, split(last), caches, split(visible), split(positions))
         return logits.reshape(lanes * rows, -1), jax.tree.map(lambda x: x.reshape(len(x), -1, *x.shape[3:]), new)
 
-    logits = out.logits.reshape(lanes * rows, -1)
-    cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), out.cache)
+    logits = logits.reshape(lanes * rows, -1)
+    cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), cache)
     pick = lambda logits, _: logits.argmax(-1)  # noqa: E731
     lengths = jnp.tile(batch.lengths, lanes)
     tokens, lengths = _decode(lalm.config, step, pick, logits, cache, lengths, decoding.max_new_tokens)
     spread = lambda x: jnp.broadcast_to(x.reshape(lanes, rows, *x.shape[1:]), (count, rows, *x.shape[1:]))  # noqa: E731
-    taps = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), out.taps) if measured else out.taps
-    return Generated(spread(tokens), spread(lengths), out.see, taps, spread(logits))
+    taps = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), taps) if measured else taps
+    return Generated(spread(tokens), spread(lengths), see, taps, spread(logits))
 
 
 def _decode(
