@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import shlex
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxtyping import Float
 from seen_jax.ahead import ahead
 from seen_jax.api import calibrate, per_clip
 from seen_jax.audio.denoise import Denoiser, denoiser
+from seen_jax.audio.features import SAMPLE_RATE
 from seen_jax.audio.io import audio_seconds
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.audio.sources import NoiseSource, noise_source
@@ -51,6 +53,7 @@ from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model, load
 from seen_jax.models.processor import Request
 from seen_jax.models.prompts import task_messages
+from seen_jax.models.shapes import Room, share_rooms
 from seen_jax.models.sites import ENCODER_RESID, ENCODER_SITES, Taps
 from seen_jax.subspace import Calibration, NoiseBasis, union
 
@@ -58,6 +61,7 @@ Report = Callable[[str, int, int], None]  # stage, done, in all
 Wave = Float[np.ndarray, " _"]
 COMMANDS = ("seen-jax", "cli")  # as the program may have been started: its own name, or python -m seen_jax.cli
 RANKS = 16
+NO_WAVE = np.zeros(0, np.float32)  # of an item of which only the words are looked at
 SIGNIFICANT = 7  # digits of a float32 that are kept in rows
 
 
@@ -379,15 +383,33 @@ def short(values: Float[np.ndarray, " layers"]) -> list[float]:
     return [float(f"{float(x):.{SIGNIFICANT}g}") for x in values]
 
 
-def units(experiment: Experiment) -> Iterator[tuple[str, str, list[int], str]]:
-    """(key, data set, positions of a batch's items, noise) of all the work, items of like length together."""
+class Unit(NamedTuple):
+    """A batch of items under one noise. places: of the items in their data set. room: what they are padded to."""
+
+    key: str
+    dataset: str
+    places: list[int]
+    noise: str
+    room: Room
+
+
+def units(experiment: Experiment) -> Iterator[Unit]:
+    """All the work, items of like length together."""
     size = experiment.config.batch_size
+    found: list[tuple[str, str, list[int]]] = []
+    wanted = []
     for name, entries in experiment.entries.items():
         length = [seconds_of(entry) for entry in entries]
         order = sorted(range(len(entries)), key=lambda i: (length[i], i))
         for b in range(0, len(order), size):
-            for noise in experiment.noises:
-                yield f"{name}/{b // size}/{noise}", name, order[b : b + size], noise
+            places = order[b : b + size]
+            found.append((f"{name}/{b // size}", name, places))
+            requests = [request_of(experiment, entries[i], entries[i].item(NO_WAVE)) for i in places]
+            samples = [[math.ceil(length[i] * SAMPLE_RATE)] for i in places]
+            wanted.append(experiment.model.processor.room(requests, samples))
+    for (key, name, places), room in zip(found, share_rooms(wanted), strict=True):
+        for noise in experiment.noises:
+            yield Unit(f"{key}/{noise}", name, places, noise, room)
 
 
 def seconds_of(entry: Entry) -> float:
@@ -422,17 +444,18 @@ class Asked:
     places: list[int]
     items: list[Item]
     rows: list[int]
+    room: Room
     batch: Batch
     owners: list[list[list[int]]]
     failed: dict[int, str]
 
 
-def asked(experiment: Experiment, dataset: str, positions: Sequence[int]) -> Asked | dict[int, str]:
+def asked(experiment: Experiment, unit: Unit) -> Asked | dict[int, str]:
     """What there is to ask about some items of a data set; why not, if none of them can be read."""
-    config, entries = experiment.config, experiment.entries[dataset]
+    config, entries = experiment.config, experiment.entries[unit.dataset]
     items: dict[int, Item] = {}
     failed: dict[int, str] = {}
-    for i in positions:
+    for i in unit.places:
         try:
             item = entries[i].item()
             experiment.model.processor.checked(item.wave)
@@ -445,8 +468,8 @@ def asked(experiment: Experiment, dataset: str, positions: Sequence[int]) -> Ask
     places = list(items)
     rows = [*range(len(places)), *[0] * (min(config.batch_size, len(entries)) - len(places))]
     requests = [request_of(experiment, entries[places[k]], items[places[k]]) for k in rows]
-    batch, owners = experiment.model.processor.prepared(requests)
-    return Asked(places, list(items.values()), rows, batch, owners, failed)
+    batch, owners = experiment.model.processor.prepared(requests, room=unit.room)
+    return Asked(places, list(items.values()), rows, unit.room, batch, owners, failed)
 
 
 Answers = dict[tuple[str, str], list[Heard]]  # of a noise and a mitigation
@@ -488,7 +511,7 @@ def features_of(experiment: Experiment, ask: Asked, waves: Sequence[Wave], arm: 
     """Features of all rows, after the denoiser of a mitigation if it has one."""
     if arm.denoiser:
         waves = [experiment.denoisers[arm.name](wave) for wave in waves]
-    return experiment.model.processor.audio([waves[k] for k in ask.rows])[0].features
+    return experiment.model.processor.audio([waves[k] for k in ask.rows], ask.room)[0].features
 
 
 def alike(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:
@@ -505,24 +528,25 @@ class Clean:
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
-        self._of: tuple[str, tuple[int, ...]] | None = None
+        self._of: tuple[str, list[int]] | None = None
         self._ask: Asked | dict[int, str] = {}
         self._answers: Answers = {}
 
-    def __call__(self, dataset: str, positions: Sequence[int]) -> tuple[Asked | dict[int, str], Answers]:
-        if self._of != (dataset, tuple(positions)):
-            self._ask, self._answers = asked(self.experiment, dataset, positions), {}
+    def __call__(self, unit: Unit) -> tuple[Asked | dict[int, str], Answers]:
+        if self._of != (unit.dataset, unit.places):
+            self._ask, self._answers = asked(self.experiment, unit), {}
             if isinstance(self._ask, Asked):
                 waves = [item.wave for item in self._ask.items]
                 [self._answers] = answers(self.experiment, self._ask, [waves], self.experiment.noises)
-            self._of = dataset, tuple(positions)
+            self._of = unit.dataset, unit.places
         return self._ask, self._answers
 
 
-def run_unit(experiment: Experiment, clean: Clean, dataset: str, positions: Sequence[int], noise: str) -> list[Row]:
+def run_unit(experiment: Experiment, clean: Clean, unit: Unit) -> list[Row]:
     """Rows of one batch of items under one noise: clean, and at every SNR, under every mitigation."""
-    config, entries = experiment.config, experiment.entries[dataset]
-    ask, quiet = clean(dataset, positions)
+    config, dataset, noise = experiment.config, unit.dataset, unit.noise
+    entries = experiment.entries[dataset]
+    ask, quiet = clean(unit)
     failed = dict(ask if isinstance(ask, dict) else ask.failed)
     noisy: dict[int, list[Wave]] = {}
     for i, item in [] if isinstance(ask, dict) else zip(ask.places, ask.items, strict=True):
@@ -607,15 +631,15 @@ def run(experiment: Experiment, report: Report) -> Ledger:
     """Do what is not done yet."""
     ledger = Ledger(experiment.config.folder() / ANSWERS)
     work = list(units(experiment))
-    sizes = {key: len(positions) for key, _, positions, _ in work}
+    sizes = {unit.key: len(unit.places) for unit in work}
     per_item = (1 + len(experiment.config.snrs)) * len(experiment.arms)
     total = per_item * sum(sizes.values())
     done = per_item * sum(size for key, size in sizes.items() if key in ledger.done)
     report("answering", done, total)
     clean = Clean(experiment)
-    for key, dataset, positions, noise in work:
-        if key not in ledger.done:
-            ledger.add(key, run_unit(experiment, clean, dataset, positions, noise))
-            done += per_item * len(positions)
+    for unit in work:
+        if unit.key not in ledger.done:
+            ledger.add(unit.key, run_unit(experiment, clean, unit))
+            done += per_item * len(unit.places)
             report("answering", done, total)
     return ledger
