@@ -36,7 +36,7 @@ class Hooked:
         logging.set_verbosity_error()
         self.torch = torch
         self.model: Any = Thinker.from_pretrained(folder, dtype=torch.float32).eval()
-        self.pad = int(self.model.config.pad_token_id or 0)
+        self.pad = int(self.model.generation_config.pad_token_id or 0)
         stop = self.model.generation_config.eos_token_id
         self.stops = set(stop if isinstance(stop, list) else [stop])
 

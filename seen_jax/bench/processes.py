@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -95,7 +96,7 @@ PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrs
 
 
 def memory(bench: Bench) -> Found:
-    """Peak memory of `seen-jax evaluate` on 10 times as many items beside the peak on few; in turns, compiled before."""
+    """Peak memory of `seen-jax evaluate` on 10 times as many items beside the peak on few, compiled before."""
     few = 2 * bench.batch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +105,7 @@ def memory(bench: Bench) -> Found:
             files.append((write_audio(Path(folder) / f"{i}.wav", wave), item.answer))
 
         def peak(items: int, turn: str) -> float:
-            lines = [f"{i},{files[i % len(files)][0]},{files[i % len(files)][1]}" for i in range(items)]
+            lines = [f'{i},{path},"{answer}"' for i, (path, answer) in zip(range(items), itertools.cycle(files))]
             manifest = Path(folder) / f"{turn}.csv"
             manifest.write_text("\n".join(["id,path,answer", *lines]) + "\n")
             config = Path(folder) / f"{turn}.yaml"

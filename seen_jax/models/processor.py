@@ -15,7 +15,7 @@ from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
-from seen_jax.models.shapes import Room
+from seen_jax.models.shapes import NO_ROOM, Room
 
 TEXT_BUCKET = 32
 
@@ -83,7 +83,7 @@ class Processor:
         ids = self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
         return ids, [i for i, token in enumerate(ids) if token == self.config.audio_token]
 
-    def audio(self, waves: Sequence[np.ndarray], room: Room = Room()) -> tuple[Audio, list[list[int]]]:
+    def audio(self, waves: Sequence[np.ndarray], room: Room = NO_ROOM) -> tuple[Audio, list[list[int]]]:
         """The encoder rows of some clips, and which of them belong to each clip."""
         return self.family.FRAMING.audio([self.checked(wave) for wave in waves], self.config.encoder, room.frames)
 
@@ -101,14 +101,12 @@ class Processor:
             tokens = max(tokens, len(self.prompt(request, counts)[0])) if text else 0
         return Room(frames, tokens)
 
-    def prepare(
-        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = Room()
-    ) -> Batch:
+    def prepare(self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = NO_ROOM) -> Batch:
         """One batch of requests; text is padded to a multiple of `text_bucket`, audio as the encoder wants it."""
         return self.prepared(requests, text_bucket, room)[0]
 
     def prepared(
-        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = Room()
+        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = NO_ROOM
     ) -> tuple[Batch, list[list[list[int]]]]:
         """`prepare`, and the encoder rows of every clip of every request."""
         if not requests or not all(request.audio for request in requests):

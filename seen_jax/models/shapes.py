@@ -17,6 +17,9 @@ class Room(NamedTuple):
     tokens: int = 0
 
 
+NO_ROOM = Room()
+
+
 def share_rooms(wanted: Sequence[Room], most: int = MOST) -> list[Room]:
     """For every batch a room no smaller than it wants: at most `most` different ones, with the fewest frames in all."""
     count = Counter(room.frames for room in wanted)
