@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.audio.mix import mix_at_snr
-from seen_jax.errors import AudioError, BasisError, ConfigError
+from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate import generate as generate_batch
@@ -127,25 +127,27 @@ def calibrate_stream(
     data: dict[str, list[str]] = {"clean": [], "noise": []}
     if start is not None:
         start.check_like(site, origin)
-        if not isinstance(start.source, Streamed):
-            raise BasisError(
-                "a stream goes on from a streamed calibration, this one holds single activations: merge it."
-            )
-        state, data = start.source, {name: list(start.card["data"][name]) for name in data}
+        state = start.source if isinstance(start.source, Streamed) else Streamed.of(start.source)
+        data = {name: list(start.card["data"][name]) for name in data}
+    rest, due = iter(pairs), time.monotonic() + seconds
+
+    def take() -> tuple[Streamed, dict[str, list[str]]] | None:  # what it read is free when it returns
+        if not (batch := list(itertools.islice(rest, batch_size))):
+            return None
+        groups = _mixed(batch, snr_db, first=len(data["clean"]))
+        pooled = {name: pool(model, waves, site, prompt, batch_size) for name, waves in groups.items()}
+        return Streamed.of(Statistics(**pooled)), _hashes(groups)
 
     def so_far() -> Calibration:
         if state is None:
             raise AudioError(NO_PAIRS)
         return Calibration(site, state, {**origin, "data": {name: list(hashes) for name, hashes in data.items()}})
 
-    rest, due = iter(pairs), time.monotonic() + seconds
-    while batch := list(itertools.islice(rest, batch_size)):
-        groups = _mixed(batch, snr_db, first=len(data["clean"]))
-        pooled = {name: pool(model, waves, site, prompt, batch_size) for name, waves in groups.items()}
-        own = Streamed.of(Statistics(**pooled))
+    while taken := take():
+        own, hashes = taken
         state = own if state is None else state.merge(own)
-        for name, hashes in _hashes(groups).items():
-            data[name] += hashes
+        for name in data:
+            data[name] += hashes[name]
         if progress:
             progress(len(data["clean"]))
         if keep and (begun := time.monotonic()) >= due:

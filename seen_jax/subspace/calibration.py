@@ -94,21 +94,23 @@ class Calibration:
         }
         return NoiseBasis(self.site, q, tuple(ranks.tolist()), layers, card)
 
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, overwrite: bool = False, ranks: bool = True) -> Path:
         """Write statistics.safetensors and card.json, all or nothing.
 
-        The card gains site, curves, localisation and the ranks of the default selection. Raises BasisError as
-        `store.write_folder`: an existing folder is only replaced with overwrite=True.
+        The card gains site, clips, curves, localisation and the ranks of the default selection; ranks=False leaves
+        those out and saves their SVD. Raises BasisError as `store.write_folder`: an existing folder is only replaced
+        with overwrite=True.
         """
         curves, localization = self.curves(), self.localization()
         card: dict[str, Any] = {
             **self.card,
             "site": self.site,
+            "clips": self.source.shape[1],
             "curves": {name: np.asarray(c).tolist() for name, c in curves._asdict().items()},
             "localization": localization._asdict(),
-            "default_ranks": list(self.select().ranks),
-            "clips": self.source.shape[1],
         }
+        if ranks:
+            card["default_ranks"] = list(self.select().ranks)
         return write_folder(folder, KIND, self.source.tensors(), card, overwrite)
 
     @classmethod
@@ -122,8 +124,9 @@ class Calibration:
 
     def check_like(self, site: str, card: Mapping[str, Any]) -> None:
         """Raise BasisError, naming what differs, unless clips of that site and card may be counted with these."""
-        pairs = [("site", self.site, site), *((key, self.card.get(key), card.get(key)) for key in SHARED)]
-        if wrong := [f"{name} {mine!r} and {theirs!r}" for name, mine, theirs in pairs if mine != theirs]:
+        pairs = [("site", self.site, site)]
+        pairs += [(key, self.card[key], card[key]) for key in SHARED if key in self.card and key in card]
+        if wrong := [f"{name} ({mine!r} and {theirs!r})" for name, mine, theirs in pairs if mine != theirs]:
             raise BasisError(f"these calibrations cannot be merged, they differ in {', '.join(wrong)}")
 
     def merge(self, *others: "Calibration") -> "Calibration":
