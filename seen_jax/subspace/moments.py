@@ -48,7 +48,7 @@ class Moments(NamedTuple):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(L, n, D)."""
-        return self.factor.shape[0], self.n, self.factor.shape[2] - 1
+        return self.factor.shape[0], int(self.n), self.factor.shape[2] - 1
 
     def update(self, rows: Float[np.ndarray, "layers m width"]) -> "Moments":
         """With further rows [L, m, D]. Raises BasisError as `of` and `merge`."""
@@ -71,7 +71,7 @@ class Moments(NamedTuple):
             return right_singular(np.concatenate(self.pending, axis=1), center)
         first = 1 if center else 0
         each = [
-            right_singular(_r([self.factor], self.pending, layer)[None, first:, 1:], n=self.n)
+            right_singular(_r([self.factor], self.pending, layer)[None, first:, 1:], n=self.shape[1])
             for layer in range(len(self.factor))
         ]
         return Directions(*(jnp.concatenate(parts) for parts in zip(*each, strict=True)))
