@@ -203,6 +203,7 @@ def test_an_interrupted_stream_goes_on(world, tmp_path, monkeypatch):
     argv = ["calibrate", world.clips, "--noise", "white", "--model", world.model, "--stream", "--batch-size", 3]
     argv += ["--out", tmp_path / "out"]
     monkeypatch.setattr(api, "calibrate_stream", lambda *args: whole(*args, seconds=0))
+    monkeypatch.setattr(api, "KEEPING", 0)
     monkeypatch.setattr(_inputs, "pair", stopping)
     assert run(*argv).status == 130
     assert Calibration.load(tmp_path / "out" / "white.partial").source.shape[1] == 6

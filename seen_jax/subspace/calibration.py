@@ -142,7 +142,7 @@ class Calibration:
         for other in others:
             self.check_like(other.site, other.card)
         data = {side: [h for card in cards for h in (card.get("data") or {}).get(side, ())] for side in SIDES}
-        each = [set(hashes) for card in cards if (hashes := (card.get("data") or {}).get("clean"))]
+        each = [dict.fromkeys(hashes) for card in cards if (hashes := (card.get("data") or {}).get("clean"))]
         if twice := [h for h, count in Counter(h for hashes in each for h in hashes).items() if count > 1]:
             raise BasisError(
                 f"{len(twice)} clean clips are in more than one of these calibrations (hashes {', '.join(twice[:3])}): "

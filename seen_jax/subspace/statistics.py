@@ -145,7 +145,7 @@ class Streamed:
 
     def distance(self) -> float:
         """||S - N||_F over all layers, relative to the larger of both; 0 where both are zero."""
-        clean, noise, _, apart = np.sqrt(self.sums.sum(axis=1))
+        clean, noise, apart = np.sqrt(self.sums[[0, 1, 3]].sum(axis=1))
         return float(apart / max(clean, noise)) if max(clean, noise) else 0.0
 
     def directions(self, side: Side, center: bool) -> Directions:

@@ -1,7 +1,6 @@
 """Streamed moments: the directions, curves and bases of all rows at once, however they were cut and merged."""
 
 import json
-import tracemalloc
 from functools import reduce
 
 import jax
@@ -55,7 +54,7 @@ def check(got, expected, cuts):
     np.testing.assert_allclose(got.floor, expected.floor, rtol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seeds, st.sampled_from(SHAPES), st.integers(1, 9), st.sampled_from([1e-6, 1.0, 1e6]))
 def test_widely_spread_spectra(seed, shape, parts, scale):
     rng = np.random.default_rng(seed)
@@ -89,9 +88,9 @@ def test_centred(seed, shape, parts, mean):
     check(got._replace(s=got.s[:, : cuts[0]]), expected._replace(s=expected.s[:, : cuts[0]]), cuts)
 
 
-@settings(max_examples=20, deadline=None)
-@given(seeds, st.sampled_from(SHAPES), st.sampled_from(SHAPES), st.sampled_from(SHAPES))
-def test_merging_is_associative_and_commutative(seed, *shapes):
+@settings(max_examples=12, deadline=None)
+@given(seeds, st.tuples(*[st.sampled_from(SHAPES)] * 3))
+def test_merging_is_associative_and_commutative(seed, shapes):
     rng = np.random.default_rng(seed)
     a, b, c = (Moments.of(rng.standard_normal((2, *shape)).astype(np.float32)) for shape in shapes)
     whole = a.merge(b).merge(c)
@@ -132,20 +131,13 @@ def test_what_has_no_moments_is_refused(bad):
 
 def test_memory_does_not_grow_with_the_rows():
     rng = np.random.default_rng(0)
-
-    def peak(batches):
-        tracemalloc.start()
-        reduce(
-            Moments.update,
-            (rng.standard_normal((2, 32, 128)) for _ in range(batches)),
-            Moments.of(np.ones((2, 1, 128))),
-        )
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
-
-    few, many = peak(20), peak(200)
-    assert many < 1.2 * few
+    state, sizes = Moments.of(np.ones((2, 1, 32))), []
+    for _ in range(60):
+        state = state.update(rng.standard_normal((2, 9, 32)))
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(state)[1:]))
+    assert state.shape == (2, 541, 32)
+    assert max(sizes) <= 2 * (8 * 33 * 33 + 4 * 32 * 32)
+    assert max(sizes[:4]) <= 541 * 2 * 32 * 4, "rows are no larger than float32"
 
 
 # --- statistics and calibrations ---
