@@ -102,4 +102,4 @@ def _reduced(
 def _r(factors: list[np.ndarray], pending: list[np.ndarray] | tuple[np.ndarray, ...], layer: int) -> np.ndarray:
     """R [D + 1, D + 1] of one layer, float64; there are more than D rows."""
     rows = [np.insert(rows[layer].astype(np.float64), 0, 1, axis=1) for rows in pending]
-    return np.linalg.qr(np.concatenate([*(factor[layer] for factor in factors), *rows]), mode="r")
+    return np.asarray(np.linalg.qr(np.concatenate([*(factor[layer] for factor in factors), *rows]), mode="r"))
