@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from seen_jax.api import Answer, Score, calibrate, generate, score, seen_edit
+    from seen_jax.api import Answer, Score, calibrate, calibrate_stream, generate, score, seen_edit
     from seen_jax.models.generate import Decoding
     from seen_jax.models.model import Model, load
     from seen_jax.models.processor import Request
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from seen_jax.subspace import Calibration, NoiseBasis, Selection
 
 _WHERE = {
-    "seen_jax.api": ("Answer", "Score", "calibrate", "generate", "score", "seen_edit"),
+    "seen_jax.api": ("Answer", "Score", "calibrate", "calibrate_stream", "generate", "score", "seen_edit"),
     "seen_jax.models.generate": ("Decoding",),
     "seen_jax.models.model": ("Model", "load"),
     "seen_jax.models.processor": ("Request",),
@@ -45,6 +45,7 @@ __all__ = [
     "Selection",
     "Taps",
     "calibrate",
+    "calibrate_stream",
     "generate",
     "load",
     "score",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,12 +23,14 @@ from seen_jax.models.lalm import split_records
 from seen_jax.models.model import Model, by_length, encode, forward, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR, Taps, check_site
-from seen_jax.subspace import Calibration, NoiseBasis, Statistics
+from seen_jax.subspace import Calibration, NoiseBasis, Statistics, Streamed
 
 Wave = Float[np.ndarray, " _"]  # clips of one list differ in length
 Progress = Callable[[int, int], None]  # (items done, items in all)
 
 DEFAULT_PROMPT = "transcribe the speech"
+NO_PAIRS = "calibration needs at least one clean clip and one noise clip."
+KEEPING = 19  # times as long as a save took, the next one waits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,24 +87,95 @@ def calibrate(
     """
     pairs = list(zip(clean, noise, strict=False))
     if not pairs:
-        raise AudioError("calibration needs at least one clean clip and one noise clip.")
+        raise AudioError(NO_PAIRS)
     check_site(site)
-    noises, mixtures = [], []
-    for i, (c, n) in enumerate(pairs):
-        try:
-            mixed = mix_at_snr(c, n, snr_db).audio
-        except AudioError as e:
-            raise AudioError(f"calibration pair {i}: {e}") from None
-        mixtures.append(mixed)
-        noises.append((mixed - np.asarray(c, np.float32)).astype(np.float32))
-    groups = {"clean": [np.asarray(c, np.float32) for c, _ in pairs], "noise": noises, "noisy": mixtures}
+    groups = _mixed(pairs, snr_db)
     total = 3 * len(pairs)
     pooled: dict[str, np.ndarray] = {}
     for g, (name, waves) in enumerate(groups.items()):
         pooled[name] = pool(model, waves, site, prompt, batch_size, _shifted(progress, g * len(pairs), total))
-    data = {name: [hashlib.sha256(w.tobytes()).hexdigest()[:16] for w in groups[name]] for name in ("clean", "noise")}
-    origin = {"model": model.name, "fingerprint": model.fingerprint, "snr_db": float(snr_db), "data": data}
-    return Calibration(site, Statistics(**pooled), {**origin, **(card or {})})
+    return Calibration(site, Statistics(**pooled), {**_origin(model, snr_db, _hashes(groups)), **(card or {})})
+
+
+def calibrate_stream(
+    model: Model,
+    pairs: Iterable[tuple[Wave, Wave]],
+    site: str = ENCODER_MLP_ACT,
+    snr_db: float = 0.0,
+    prompt: str = DEFAULT_PROMPT,
+    batch_size: int = 8,
+    card: dict[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+    start: Calibration | None = None,
+    keep: Callable[[Calibration], object] | None = None,
+    seconds: float = 60.0,
+) -> Calibration:
+    """`calibrate` on pairs that do not fit in memory: one batch of audio and activations is held at a time.
+
+    The same directions, curves and bases, from second moments (`subspace.Moments`); what needs the activations of
+    single clips raises BasisError. Parts made on several machines are joined by `Calibration.merge`.
+
+    pairs: (clean, noise), read once. progress: called with the number of pairs done. start: a streamed calibration of
+    pairs that came before these, which counts with them. keep: called with the calibration so far, every `seconds` or
+    more, so that no more than a twentieth of the time goes into it; what it saves is the `start` after an interruption.
+    """
+    check_site(site)
+    if batch_size < 1:
+        raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
+    origin = {**_origin(model, snr_db, {}), **(card or {})}
+    state: Streamed | None = None
+    data: dict[str, list[str]] = {"clean": [], "noise": []}
+    if start is not None:
+        start.check_like(site, origin)
+        state = start.source if isinstance(start.source, Streamed) else Streamed.of(start.source)
+        data = {name: list(start.card["data"][name]) for name in data}
+    rest, due = iter(pairs), time.monotonic() + seconds
+
+    def take() -> tuple[Streamed, dict[str, list[str]]] | None:  # what it read is free when it returns
+        if not (batch := list(itertools.islice(rest, batch_size))):
+            return None
+        groups = _mixed(batch, snr_db, first=len(data["clean"]))
+        pooled = {name: pool(model, waves, site, prompt, batch_size) for name, waves in groups.items()}
+        return Streamed.of(Statistics(**pooled)), _hashes(groups)
+
+    def so_far() -> Calibration:
+        if state is None:
+            raise AudioError(NO_PAIRS)
+        return Calibration(site, state, {**origin, "data": {name: list(hashes) for name, hashes in data.items()}})
+
+    while taken := take():
+        own, hashes = taken
+        state = own if state is None else state.merge(own)
+        for name in data:
+            data[name] += hashes[name]
+        if progress:
+            progress(len(data["clean"]))
+        if keep and (begun := time.monotonic()) >= due:
+            keep(so_far())
+            due = time.monotonic() + max(seconds, KEEPING * (time.monotonic() - begun))
+    return so_far()
+
+
+def _mixed(pairs: Sequence[tuple[Wave, Wave]], snr_db: float, first: int = 0) -> dict[str, list[Wave]]:
+    """The clips of a calibration: clean, noise at its level, and both together; `first` numbers the pairs in errors."""
+    groups: dict[str, list[Wave]] = {"clean": [], "noise": [], "noisy": []}
+    for i, (c, n) in enumerate(pairs, first):
+        try:
+            mixed = mix_at_snr(c, n, snr_db).audio
+        except AudioError as e:
+            raise AudioError(f"calibration pair {i}: {e}") from None
+        clean = np.asarray(c, np.float32)
+        for name, wave in (("clean", clean), ("noise", (mixed - clean).astype(np.float32)), ("noisy", mixed)):
+            groups[name].append(wave)
+    return groups
+
+
+def _hashes(groups: dict[str, list[Wave]]) -> dict[str, list[str]]:
+    return {name: [hashlib.sha256(w.tobytes()).hexdigest()[:16] for w in groups[name]] for name in ("clean", "noise")}
+
+
+def _origin(model: Model, snr_db: float, data: dict[str, list[str]]) -> dict[str, Any]:
+    return {"model": model.name, "fingerprint": model.fingerprint, "snr_db": float(snr_db), "data": data}
 
 
 def _shifted(progress: Progress | None, done_before: int, total: int) -> Progress | None:

@@ -163,6 +163,63 @@ def test_an_interrupted_calibration_goes_on(world, tmp_path, monkeypatch):
     assert [entry["kept"] for entry in entries] == [True, False]
 
 
+def test_shards_that_are_streamed_and_merged_are_the_whole(world, tmp_path):
+    argv = ["calibrate", world.clips, "--noise", "white", "--model", world.model, "--stream", "--json"]
+    for k in (1, 2):
+        entry = run(*argv, "--shard", f"{k}/2", "--out", tmp_path / f"{k}").data["calibrations"][0]
+        assert entry["clips"] == 6
+    merge = ["merge", tmp_path / "1" / "white", tmp_path / "2", "--out", tmp_path / "both"]
+    entry = run(*merge, "--json").data
+    whole, own = Calibration.load(world.white), Calibration.load(tmp_path / "both")
+    assert (entry["clips"], entry["noise"]) == (12, "white")
+    assert sorted(own.card["data"]["noise"]) == sorted(whole.card["data"]["noise"]), "noise goes with the clip's index"
+    selection = Selection(method="complement", noise_source="difference", layers="all")
+    assert own.select(selection).ranks == whole.select(selection).ranks
+    assert run("score", world.clips / "clip0.wav", "--basis", tmp_path / "both", *SEEN, "--model", world.model).out
+    assert "exists" in run(*merge).err and run(*merge, "--overwrite").status == 0
+    again = run("merge", tmp_path / "both", tmp_path / "1", "--out", tmp_path / "twice")
+    assert (
+        again.status == 1 and "6 clean clips are in more than one" in again.err and f"{tmp_path}/1/white" in again.err
+    )
+    assert run(*argv, "--out", tmp_path / "1").status == 1, "the whole is not kept as a shard"
+    for wrong in (("--shard", "3/2"), ("--shard", "x")):
+        assert run(*argv, *wrong, "--out", tmp_path / "x").status == 2
+    assert "--shard needs --stream" in run(*argv[:-2], "--shard", "1/2", "--out", tmp_path / "x").err
+    assert "holds none" in run(*argv, "--shard", "13/13", "--out", tmp_path / "x").err
+
+
+def test_an_interrupted_stream_goes_on(world, tmp_path, monkeypatch):
+    from seen_jax import api
+    from seen_jax.cli import _inputs
+
+    whole, pair, seen = api.calibrate_stream, _inputs.pair, []
+
+    def stopping(*args):
+        seen.append(args[2])
+        if len(seen) > 8:
+            raise KeyboardInterrupt
+        return pair(*args)
+
+    argv = ["calibrate", world.clips, "--noise", "white", "--model", world.model, "--stream", "--batch-size", 3]
+    argv += ["--out", tmp_path / "out"]
+    monkeypatch.setattr(api, "calibrate_stream", lambda *args: whole(*args, seconds=0))
+    monkeypatch.setattr(api, "KEEPING", 0)
+    monkeypatch.setattr(_inputs, "pair", stopping)
+    assert run(*argv).status == 130
+    assert Calibration.load(tmp_path / "out" / "white.partial").source.shape[1] == 6
+    other = run(*argv, "--seed", 1)
+    assert other.status == 1 and "part of another calibration" in other.err
+    seen.clear()
+    monkeypatch.setattr(_inputs, "pair", lambda *args: seen.append(args[2]) or pair(*args))
+    done = run(*argv, "--json")
+    assert done.data["calibrations"][0]["clips"] == 12 and "6 of 12 clips are done" in done.err
+    assert sorted(seen) == list(range(6, 12))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["white"]
+    assert run(*argv, "--json").data["calibrations"][0]["kept"]
+    known, own = Calibration.load(world.white), Calibration.load(tmp_path / "out" / "white")
+    assert own.card["data"] == known.card["data"]
+
+
 def test_inspect_shows_what_the_library_says(world, tmp_path):
     calibration = Calibration.load(world.white)
     data = run("inspect", world.white, *SEEN, "--layers", "0,1", "--json").data
@@ -337,7 +394,7 @@ def test_the_examples_in_the_help_work(world, tmp_path, monkeypatch):
     (tmp_path / "clips").symlink_to(world.clips)
     (tmp_path / "noise").symlink_to(world.crowd.parent)
     monkeypatch.chdir(tmp_path)
-    for name in ("calibrate", "inspect", "score", "generate", "models"):
+    for name in ("calibrate", "merge", "inspect", "score", "generate", "models"):
         for line in importlib.import_module(f"seen_jax.cli.{name}").EXAMPLES.strip().splitlines():
             done = run(*shlex.split(line)[1:])
             assert done.status == 0, (line, done.err)

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from seen_jax.audio import find_audio, is_silent, load_noise, mix_at_snr, noise_for_clip, read_audio, synthetic_noise
+from seen_jax.audio import (
+    AudioItem,
+    find_audio,
+    is_silent,
+    load_noise,
+    mix_at_snr,
+    noise_for_clip,
+    read_audio,
+    synthetic_noise,
+)
 from seen_jax.cli._output import progress
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
@@ -60,6 +69,24 @@ def read_clips(inputs: Sequence[str], limit: int | None = None) -> list[Clip]:
     return clips
 
 
+def shard_of(inputs: Sequence[str], limit: int | None, shard: tuple[int, int] | None) -> list[tuple[int, AudioItem]]:
+    """(index among all, item) of the audio that the inputs name: every N-th of the first `limit`, from the K-th on."""
+    own, of = shard or (1, 1)
+    if not (items := list(enumerate(find_audio(list(inputs))[:limit]))[own - 1 :: of]):
+        raise ConfigError(f"--shard {own}/{of} holds none of the clips: use fewer parts.")
+    return items
+
+
+def pair(
+    model: Model, noise: Noise, index: int, item: AudioItem, snr_db: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A clip of a streamed calibration and its noise, read and checked."""
+    wave = read_audio(item.path)
+    check_mixable([Clip(item.id, item.path, wave)], [snr_db])
+    _check_length(model, item.path, wave)
+    return wave, noise.clip(CALIBRATION + index, len(wave), seed)
+
+
 def read_noise(spec: str) -> Noise:
     """Check a noise of the command line: a synthetic name, an audio file, or a folder of audio files."""
     if os.path.isdir(os.path.expanduser(spec)) and not _is_synthetic(spec):
@@ -101,11 +128,15 @@ def load_model(args: Any, clips: Sequence[Clip] = ()) -> Model:
     with progress(f"loading {args.model}") as tick:
         model = load(args.model, args.dtype, progress=tick)
     for clip in clips:
-        try:
-            model.processor.checked(clip.wave)
-        except AudioError as e:
-            raise AudioError(f"{clip.path}: {e}") from None
+        _check_length(model, clip.path, clip.wave)
     return model
+
+
+def _check_length(model: Model, path: Path, wave: np.ndarray) -> None:
+    try:
+        model.processor.checked(wave)
+    except AudioError as e:
+        raise AudioError(f"{path}: {e}") from None
 
 
 def find_artefact(name: str) -> Path:

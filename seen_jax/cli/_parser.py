@@ -38,6 +38,15 @@ def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"expected numbers with commas between them, not '{text}'") from None
 
 
+def shard(text: str | tuple[int, int]) -> tuple[int, int]:
+    """The type of --shard: `2/4`, the second of four parts."""
+    if isinstance(text, tuple):
+        return text
+    if not (found := re.fullmatch(r"(\d+)/(\d+)", text)) or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected a part of several such as 2/4, not '{text}'")
+    return int(found[1]), int(found[2])
+
+
 # Field of `Selection`: (type, metavar, help). A value that is not given stays what `Selection` has as its default.
 SELECTION: dict[str, tuple[Any, str | None, str]] = {
     "method": (str, "threshold|complement", "reject directions near semantic ones, or project the semantic ones out"),

@@ -48,7 +48,12 @@ def run(args: Any) -> Result:
         key: card[key] for key in ("model", "fingerprint", "snr_db", "seed", "date", "versions") if key in card
     }
     entry = {"folder": str(folder), **entry, **known}
-    return Result(entry, [_facts(entry), _layers(entry), *_findings(entry)])
+    return Result(entry, view(entry))
+
+
+def view(entry: dict[str, Any]) -> list[Any]:
+    """An entry of `_report` for people: facts, layers, findings."""
+    return [_facts(entry), _layers(entry), *_findings(entry)]
 
 
 def _facts(entry: dict[str, Any]) -> Any:

@@ -1,12 +1,14 @@
 """Noise subspaces: calibrate, select a basis, measure SEE, remove it with SEEN. Arrays in, arrays out."""
 
 from seen_jax.subspace.basis import NoiseBasis, union
-from seen_jax.subspace.calibration import Calibration, Statistics
+from seen_jax.subspace.calibration import Calibration
 from seen_jax.subspace.diagnose import Finding, diagnose
 from seen_jax.subspace.formulas import low_rank_edit, masked_mean, noise_energy, see, see_frames, seen
 from seen_jax.subspace.localize import Curves, Localization, layer_curves, localize
+from seen_jax.subspace.moments import Moments
 from seen_jax.subspace.released import load_released, read_vectors, save_released
 from seen_jax.subspace.selection import Selection, columns, noise_directions, threshold_mask
+from seen_jax.subspace.statistics import Statistics, Streamed
 from seen_jax.subspace.svd import Directions, directions_of_moments, right_singular
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     "Directions",
     "Finding",
     "Localization",
+    "Moments",
     "NoiseBasis",
     "Selection",
     "Statistics",
+    "Streamed",
     "columns",
     "diagnose",
     "directions_of_moments",

@@ -1,78 +1,61 @@
 """A calibration: pooled activations of clean and noise clips at one site, from which bases are selected.
 
 Source: arXiv 2601.07331, offline calibration. Axes: L layers, n clips, D width.
-The pooled activations themselves are stored: every option of `Selection` can change without a forward pass.
+The pooled activations themselves are stored, or factors of their second moments: every option of `Selection` can
+change without a forward pass.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from seen_jax.errors import BasisError
 from seen_jax.subspace.basis import NoiseBasis
-from seen_jax.subspace.localize import Curves, Localization, layer_curves, localize, resolve_layers
+from seen_jax.subspace.localize import Curves, Localization, localize, resolve_layers
 from seen_jax.subspace.selection import NoiseSource, Selection, select_columns
+from seen_jax.subspace.statistics import Side, Statistics, Streamed
 from seen_jax.subspace.store import read_folder, write_folder
-from seen_jax.subspace.svd import Directions, right_singular
+from seen_jax.subspace.svd import Directions
 
 KIND = "calibration"
-
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """Activations pooled per clip at one site, on the host, float32 (other float arrays are converted).
-
-    Attributes:
-        clean: [L, n, D], clean requests.
-        noise: [L, n, D], pure-noise clips, aligned pair by pair with the clean ones.
-        noisy: [L, n, D], the clean requests with their noise mixed in, or None.
-
-    Raises:
-        BasisError: different or empty shapes, NaN or infinite values.
-    """
-
-    clean: Float[np.ndarray, "layers n width"]
-    noise: Float[np.ndarray, "layers n width"]
-    noisy: Float[np.ndarray, "layers n width"] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("clean", "noise", "noisy"):
-            value = getattr(self, name)
-            if value is None and name == "noisy":
-                continue
-            array = np.asarray(value, np.float32)
-            object.__setattr__(self, name, array)
-            if array.ndim != 3 or 0 in array.shape:
-                raise BasisError(f"{name} activations must be [layers, clips, width], not {list(array.shape)}")
-            if array.shape != self.clean.shape:
-                raise BasisError(
-                    f"{name} activations are {list(array.shape)}, the clean ones {list(self.clean.shape)}: "
-                    "calibrate with as many noise clips as clean ones, at the same site"
-                )
-            if not np.isfinite(array).all():
-                bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2))).tolist()
-                raise BasisError(f"{name} activations hold NaN or infinite values in layers {bad}")
+SIDES = ("clean", "noise")
+SHARED = ("fingerprint", "noise", "snr_db", "prompt", "dtype")  # card keys in which merged calibrations agree
+STAMPS = ("date", "versions")  # of the moment of writing
+DOUBLE = frozenset({"sums", "clean.factor", "noise.factor", "difference.factor"})  # float64 in a folder
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """The statistics of one site and one noise, with a card of JSON values that says where they come from.
 
-    Card keys that other parts read, all optional: "model" (name or path), "fingerprint" (of its weights),
-    "noise" (name), "snr_db", "data" ({"clean": [hashes], "noise": [hashes]}).
+    source: activations of every clip, or what a stream keeps of them. Card keys that other parts read, all optional:
+    "model" (name or path), "fingerprint" (of its weights), "noise" (name), "snr_db", "data" ({"clean": [hashes],
+    "noise": [hashes]}).
     """
 
     site: str
-    statistics: Statistics
+    source: Statistics | Streamed
     card: dict[str, Any] = field(default_factory=dict)
     _directions: dict[tuple[str, bool], Directions] = field(default_factory=dict, init=False, repr=False)  # a cache
 
+    @property
+    def statistics(self) -> Statistics:
+        """The activations of every clip. Raises BasisError for a streamed calibration, which has none."""
+        if isinstance(self.source, Statistics):
+            return self.source
+        raise BasisError(
+            "this calibration was streamed: it keeps second moments, no activations of single clips; "
+            "calibrate without streaming for what needs those"
+        )
+
     def curves(self) -> Curves:
         """Magnitude and direction over the layers, of clean against pure-noise activations."""
-        return layer_curves(self.statistics.clean, self.statistics.noise)
+        return self.source.curves()
 
     def localization(self) -> Localization:
         """The first layer to keep (always from pure noise, whatever the noise source of a selection)."""
@@ -84,18 +67,10 @@ class Calibration:
         Raises:
             BasisError: noise_source "difference" without noisy statistics.
         """
-        stats = self.statistics
-        noise = stats.noise
-        if noise_source == "difference":
-            if stats.noisy is None:
-                raise BasisError(
-                    "noise_source='difference' needs noisy activations, which this calibration lacks: "
-                    "calibrate with noisy clips"
-                )
-            noise = stats.noisy - stats.clean
-        for name, matrix in (("clean", stats.clean), (noise_source, noise)):
-            if (name, center) not in self._directions:
-                self._directions[name, center] = right_singular(matrix, center)
+        sides: tuple[Side, ...] = ("clean", noise_source)
+        for side in sides:
+            if (side, center) not in self._directions:
+                self._directions[side, center] = self.source.directions(side, center)
         return self._directions["clean", center], self._directions[noise_source, center]
 
     def select(self, selection: Selection | None = None) -> NoiseBasis:
@@ -106,45 +81,87 @@ class Calibration:
         """
         selection = selection or Selection()
         localization = self.localization()
-        layers = resolve_layers(selection.layers, self.statistics.clean.shape[0], localization)
+        layers = resolve_layers(selection.layers, self.source.shape[0], localization)
         q, ranks = select_columns(*self.directions(selection.center, selection.noise_source), selection)
         origin: dict[str, Any] = {
             key: self.card[key] for key in ("model", "fingerprint", "noise", "snr_db", "data") if key in self.card
         }
         card: dict[str, Any] = {
             **origin,
-            "clips": self.statistics.clean.shape[1],
+            "clips": self.source.shape[1],
             "selection": asdict(selection),
             "localization": localization._asdict(),
         }
         return NoiseBasis(self.site, q, tuple(ranks.tolist()), layers, card)
 
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, overwrite: bool = False, ranks: bool = True) -> Path:
         """Write statistics.safetensors and card.json, all or nothing.
 
-        The card gains site, curves, localisation and the ranks of the default selection. Raises BasisError as
-        `store.write_folder`: an existing folder is only replaced with overwrite=True.
+        The card gains site, clips, curves, localisation and the ranks of the default selection; ranks=False leaves
+        those out and saves their SVD. Raises BasisError as `store.write_folder`: an existing folder is only replaced
+        with overwrite=True.
         """
         curves, localization = self.curves(), self.localization()
         card: dict[str, Any] = {
             **self.card,
             "site": self.site,
+            "clips": self.source.shape[1],
             "curves": {name: np.asarray(c).tolist() for name, c in curves._asdict().items()},
             "localization": localization._asdict(),
-            "default_ranks": list(self.select().ranks),
         }
-        tensors = {"clean": self.statistics.clean, "noise": self.statistics.noise}
-        if self.statistics.noisy is not None:
-            tensors["noisy"] = self.statistics.noisy
-        return write_folder(folder, KIND, tensors, card, overwrite)
+        if ranks:
+            card["default_ranks"] = list(self.select().ranks)
+        return write_folder(folder, KIND, self.source.tensors(), card, overwrite)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Calibration":
         """Read a saved calibration. Raises BasisError where it is missing, damaged or inconsistent."""
-        tensors, card = read_folder(folder, KIND, ("site",))
-        if not {"clean", "noise"} <= set(tensors) <= {"clean", "noise", "noisy"}:
-            raise BasisError(f"{folder} holds tensors {sorted(tensors)}, expected clean, noise and perhaps noisy")
+        tensors, card = read_folder(folder, KIND, ("site",), DOUBLE)
         try:
-            return cls(str(card["site"]), Statistics(**tensors), card)
+            return cls(str(card["site"]), _source(tensors, card), card)
         except BasisError as error:
             raise BasisError(f"{folder}: {error}") from error
+
+    def check_like(self, site: str, card: Mapping[str, Any]) -> None:
+        """Raise BasisError, naming what differs, unless clips of that site and card may be counted with these."""
+        pairs = [("site", self.site, site)]
+        pairs += [(key, self.card[key], card[key]) for key in SHARED if key in self.card and key in card]
+        if wrong := [f"{name} ({mine!r} and {theirs!r})" for name, mine, theirs in pairs if mine != theirs]:
+            raise BasisError(f"these calibrations cannot be merged, they differ in {', '.join(wrong)}")
+
+    def merge(self, *others: "Calibration") -> "Calibration":
+        """One calibration of the clips of all, such as parts of a data set calibrated on several machines.
+
+        It keeps single activations where all of them do. The card holds what all cards agree in, and all hashes.
+
+        Raises:
+            BasisError: another site, model, noise, SNR or shape; a clip that is in two of them; noisy activations in
+                some of them only.
+        """
+        cards = [self.card, *(other.card for other in others)]
+        for other in others:
+            self.check_like(other.site, other.card)
+        data = {side: [h for card in cards for h in (card.get("data") or {}).get(side, ())] for side in SIDES}
+        each = [dict.fromkeys(hashes) for card in cards if (hashes := (card.get("data") or {}).get("clean"))]
+        if twice := [h for h, count in Counter(h for hashes in each for h in hashes).items() if count > 1]:
+            raise BasisError(
+                f"{len(twice)} clean clips are in more than one of these calibrations (hashes {', '.join(twice[:3])}): "
+                "calibrate each clip in one part only"
+            )
+        sources = [self.source, *(other.source for other in others)]
+        whole = [source for source in sources if isinstance(source, Statistics)]
+        source: Statistics | Streamed
+        if len(whole) == len(sources):
+            source = reduce(Statistics.merge, whole)
+        else:
+            source = reduce(Streamed.merge, (s if isinstance(s, Streamed) else Streamed.of(s) for s in sources))
+        card = {k: v for k, v in self.card.items() if k not in STAMPS and all(c.get(k) == v for c in cards)}
+        return Calibration(self.site, source, {**card, **({"data": data} if each else {})})
+
+
+def _source(tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> Statistics | Streamed:
+    if {"clean", "noise"} <= set(tensors) <= {"clean", "noise", "noisy"}:
+        return Statistics(**tensors)
+    if "sums" in tensors and isinstance(card.get("clips"), int):
+        return Streamed.from_tensors(tensors, card["clips"])
+    raise BasisError(f"it holds tensors {sorted(tensors)}, expected clean, noise and perhaps noisy")

@@ -3,13 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
-import numpy as np
-from jaxtyping import Array, Float
-
 from seen_jax.subspace.basis import NoiseBasis
 from seen_jax.subspace.calibration import Calibration
-from seen_jax.subspace.formulas import see_frames
 
 FEW_CLIPS = 10
 SAME = 1e-3  # relative difference below which the two sets are one
@@ -24,10 +19,6 @@ class Finding:
     severity: Literal["info", "warning", "error"]
     message: str
     layers: tuple[int, ...] = ()
-
-
-def _pooled_see(a: Float[np.ndarray, "layers n width"], q: Float[Array, "layers width rank"]) -> np.ndarray:
-    return np.asarray(jax.jit(jax.vmap(see_frames))(a, q)).mean(axis=-1)
 
 
 def _shared_data(calibration: Calibration) -> int:
@@ -47,13 +38,11 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
     Raises:
         BasisError: the basis belongs to another site, shape or model than the calibration.
     """
-    stats = calibration.statistics
-    depth, n, width = stats.clean.shape
+    depth, n, width = calibration.source.shape
     basis.check(calibration.site, depth, width, calibration.card.get("fingerprint"))
     found: list[Finding] = []
 
-    scale = max(float(np.linalg.norm(stats.clean)), float(np.linalg.norm(stats.noise)))
-    difference = float(np.linalg.norm(stats.clean - stats.noise)) / scale if scale else 0.0
+    difference = calibration.source.distance()
     if (shared := _shared_data(calibration)) or difference < SAME:
         found.append(
             Finding(
@@ -102,10 +91,10 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
 
 
 def _energy_findings(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
-    stats = calibration.statistics
-    name, other = ("noise", stats.noise) if stats.noisy is None else ("noisy", stats.noisy)
     kept = list(basis.layers)
-    clean_see, noise_see = (_pooled_see(a, basis.q)[kept] for a in (stats.clean, other))
+    measured = calibration.source.pooled_see(basis.q)
+    name = "noisy" if "noisy" in measured else "noise"
+    clean_see, noise_see = (measured[key][kept] for key in ("clean", name))
     numbers = f"SEE of pooled clean activations {clean_see.mean():.2%}, of {name} ones {noise_see.mean():.2%}"
     found = []
     if semantic := tuple(layer for layer, share in zip(kept, clean_see, strict=True) if share > SEMANTIC_SHARE):

@@ -91,16 +91,16 @@ def write_folder(
 
 
 def read_folder(
-    folder: str | Path, kind: str, required: tuple[str, ...]
+    folder: str | Path, kind: str, required: tuple[str, ...], double: frozenset[str] = frozenset()
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors (float32) and the card of a folder that `write_folder` made.
+    """The tensors (float32, those named in `double` float64) and the card of a folder that `write_folder` made.
 
     Args:
         required: card keys that must be there.
 
     Raises:
         BasisError: a missing folder or file, a truncated safetensors file, a card that is not JSON, of
-            another kind or version or lacks a key, tensors that are not float32 or not of the card's shapes.
+            another kind or version or lacks a key, tensors of another dtype or not of the card's shapes.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -133,6 +133,7 @@ def read_folder(
     if shapes != card["shapes"]:
         raise BasisError(f"{weights} holds shapes {shapes}, but its card says {card['shapes']}")
     for name, tensor in tensors.items():
-        if tensor.dtype != np.float32:
-            raise BasisError(f"{name} in {weights} is {tensor.dtype}, expected float32")
+        expected = np.float64 if name in double else np.float32
+        if tensor.dtype != expected:
+            raise BasisError(f"{name} in {weights} is {tensor.dtype}, expected {np.dtype(expected)}")
     return tensors, card

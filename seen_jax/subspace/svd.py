@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 from numpy.typing import NDArray
 
 from seen_jax.errors import BasisError, ConfigError
@@ -32,29 +32,30 @@ class Directions(NamedTuple):
     floor: Float[Array, " layers"]
 
 
-def rank_floor(largest: Array, n: int, width: int) -> Array:
-    """max(n, D) * eps(float32) * s_max: the limit of numerical zero, as in numpy.linalg.matrix_rank."""
-    return max(n, width) * float(np.finfo(np.float32).eps) * largest
+def rank_floor(n: int, width: int) -> float:
+    """max(n, D) * eps(float32): times s_max the limit of numerical zero, as in numpy.linalg.matrix_rank."""
+    return max(n, width) * float(np.finfo(np.float32).eps)
 
 
 @jax.jit
-def _svd(m: Array) -> tuple[Array, Array, Array]:
+def _svd(m: Array, floor: ScalarLike) -> tuple[Array, Array, Array]:
     _, s, v = jnp.linalg.svd(m, full_matrices=False)
     peak = jnp.take_along_axis(v, jnp.abs(v).argmax(axis=-1, keepdims=True), axis=-1)
     v = v * jnp.where(peak < 0, -1.0, 1.0)
-    floor = rank_floor(s[:, 0], *m.shape[1:])
     largest = jnp.finfo(jnp.float32).max
-    return tuple(jnp.clip(x, -largest, largest).astype(jnp.float32) for x in (v, s, floor))  # type: ignore[return-value]
+    found = (v, s, floor * s[:, 0])
+    return tuple(jnp.clip(x, -largest, largest).astype(jnp.float32) for x in found)  # type: ignore[return-value]
 
 
 def right_singular(
-    m: Float[Array, "layers n width"] | Float[np.ndarray, "layers n width"], center: bool = False
+    m: Float[Array, "layers n width"] | Float[np.ndarray, "layers n width"], center: bool = False, n: int | None = None
 ) -> Directions:
     """The right singular vectors of m [L, n, D], all layers at once; float32 on the default device.
 
     Args:
         m: pooled activations, any float dtype.
         center: subtract the mean over the clips first (in float64, so that no rounding becomes a direction).
+        n: how many clips m stands for, where its rows are a factor of theirs (`Moments`); it sets the floor.
 
     Raises:
         BasisError: m is empty or holds NaN or infinite values, or LAPACK did not converge.
@@ -74,8 +75,9 @@ def right_singular(
         raise ConfigError(
             "the SVD of a calibration runs on the CPU backend, which JAX_PLATFORMS hides: add ',cpu' to it"
         ) from error
+    floor = rank_floor(matrix.shape[1] if n is None else n, matrix.shape[2])
     with jax.enable_x64(True):
-        found = [np.asarray(x) for x in _svd(jax.device_put(matrix, cpu))]
+        found = [np.asarray(x) for x in _svd(jax.device_put(matrix, cpu), floor)]
     if not all(np.isfinite(x).all() for x in found):
         raise BasisError("the singular value decomposition of the pooled activations did not converge")
     return Directions(*(jnp.asarray(x) for x in found))  # through the host: not bound to the CPU device
@@ -93,5 +95,5 @@ def directions_of_moments(moments: Float[np.ndarray, "layers width width"], n: i
     s = np.sqrt(np.maximum(values[:, ::-1][:, :k], 0))
     v = np.swapaxes(vectors, -1, -2)[:, ::-1][:, :k]
     peak = np.take_along_axis(v, np.abs(v).argmax(-1, keepdims=True), -1)
-    floor = max(n, moments.shape[-1]) * np.finfo(np.float32).eps * s[:, 0]
+    floor = rank_floor(n, moments.shape[-1]) * s[:, 0]
     return Directions(*(jnp.asarray(x, jnp.float32) for x in (v * np.where(peak < 0, -1, 1), s, floor)))

@@ -1,0 +1,50 @@
+"""Join calibrations of one noise whose clips differ, such as the --shard parts of several machines, into one.
+
+The result is the calibration of all their clips at once. A clip that is in two of them is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from seen_jax.cli._output import Result, check_writable
+from seen_jax.cli._parser import Parser
+
+EXAMPLES = "seen-jax merge part1/white part2/white --out merged"
+
+
+def options(parser: Parser) -> None:
+    parser.add_argument("parts", nargs="+", metavar="FOLDER", help="calibrations of one model, site, noise and SNR")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the merged calibration goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace a calibration that is there")
+
+
+def run(args: Any) -> Result:
+    from functools import reduce
+
+    from seen_jax.cli import _inputs as inputs
+    from seen_jax.cli._report import describe
+    from seen_jax.cli.inspect import view
+    from seen_jax.errors import BasisError, ConfigError
+    from seen_jax.subspace import Calibration
+
+    out = Path(args.out).expanduser()
+    check_writable(out)
+    if out.exists() and not args.overwrite:
+        raise ConfigError(f"{out} exists: choose another --out, or replace it with --overwrite.")
+    folders = [inputs.find_artefact(part) for part in args.parts]
+    for folder in folders:
+        if inputs.kind_of(folder) != "calibration":
+            raise BasisError(f"{folder} is a noise basis: only calibrations can be merged.")
+
+    def joined(whole: Calibration, folder: Path) -> Calibration:
+        try:
+            return whole.merge(Calibration.load(folder))
+        except BasisError as e:
+            raise BasisError(f"{folder}: {e}") from None
+
+    merged = reduce(joined, folders[1:], Calibration.load(folders[0]))  # two at a time are in memory
+    merged.save(out, overwrite=args.overwrite)
+    entry = {"folder": str(out), **describe(merged, merged.select())}
+    return Result(entry, view(entry))
