@@ -18,6 +18,7 @@ from seen_jax.models.lalm import Batch
 from seen_jax.models.shapes import NO_ROOM, Room
 
 TEXT_BUCKET = 32
+FINE_BUCKET = 8  # of batches that share a room: there are few of them anyway
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Processor:
         return Room(frames, tokens)
 
     def prepare(self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = NO_ROOM) -> Batch:
-        """One batch of requests; text is padded to a multiple of `text_bucket`, audio as the encoder wants it."""
+        """One batch of requests; text is padded to a multiple of `text_bucket`, audio as the encoder wants it, or
+        both to what a room has."""
         return self.prepared(requests, text_bucket, room)[0]
 
     def prepared(
@@ -117,7 +119,9 @@ class Processor:
         clips = iter(owners)
         rows = [[next(clips) for _ in request.audio] for request in requests]
         prompts = [self.prompt(q, [counts[r].tolist() for r in own]) for q, own in zip(requests, rows, strict=True)]
-        length = -(-max(room.tokens, *(len(ids) for ids, _ in prompts)) // text_bucket) * text_bucket
+        longest = max(len(ids) for ids, _ in prompts)
+        bucket = FINE_BUCKET if longest <= room.tokens else text_bucket
+        length = -(-max(room.tokens, longest) // bucket) * bucket
         tokens = np.full((len(requests), length), self.config.pad_token, np.int32)
         index = np.full((len(requests), length), -1, np.int32)
         for b, ((ids, places), own) in enumerate(zip(prompts, rows, strict=True)):
