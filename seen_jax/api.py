@@ -131,7 +131,7 @@ def pool_sites(
     lalm = model.tapped(Taps(tuple(sites)))
     order = by_length(waves)
     out: dict[str, np.ndarray] = {}
-    for indices, group in batches([waves[i] for i in order], batch_size):
+    for indices, group in batches([waves[i] for i in order], batch_size, model.rows):
         if lalm.taps.encoder_only:
             audio, owners = model.processor.audio(group)
             frames, taps = audio.frames, split_records(encode(lalm, model.variables, audio, {}).records)[0]
@@ -179,7 +179,7 @@ def score(
     edits = seen_edit(model, basis, 0.0)
     order = by_length(audio)
     scores: dict[int, Score] = {}
-    for indices, group in batches([audio[i] for i in order], batch_size):
+    for indices, group in batches([audio[i] for i in order], batch_size, model.rows):
         if basis.site in ENCODER_SITES:
             rows, owners = model.processor.audio(group)
             _, see = split_records(encode(model.lalm, model.variables, rows, edits).records)
@@ -217,7 +217,7 @@ def generate(
     edits = seen_edit(model, basis, strength) if basis is not None else {}
     order = sorted(range(len(requests)), key=lambda i: sum(len(w) for w in requests[i].audio))
     answers: dict[int, Answer] = {}
-    for indices, group in batches([requests[i] for i in order], batch_size):
+    for indices, group in batches([requests[i] for i in order], batch_size, model.rows):
         batch, rows = model.processor.prepared(group)
         own = [order[i] for i in indices] + [order[indices[0]]] * (len(group) - len(indices))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(own))

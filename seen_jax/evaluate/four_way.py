@@ -53,7 +53,7 @@ def four_way(
     first = first_edited(model.config.encoder, edits)
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].audio[0]))
     found: dict[int, FourWay] = {}
-    for own, rows in batches(order, batch_size):
+    for own, rows in batches(order, batch_size, model.rows):
         both = [requests[i] for i in rows]
         both += [dataclasses.replace(requests[i], audio=[noisy[i]]) for i in rows]
         batch, owners = model.processor.prepared(both)

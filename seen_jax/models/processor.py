@@ -15,6 +15,7 @@ from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
+from seen_jax.models.sharding import fill, place
 
 TEXT_BUCKET = 32
 
@@ -42,11 +43,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """Tokenizer, chat template and feature framing of one model."""
+    """Tokenizer, chat template and feature framing of one model. mesh: devices that batches are split over, or None."""
 
     tokenizer: Any
     config: LalmConfig
     family: ModuleType
+    mesh: Any = None
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the whole prompt, each audio already expanded to its audio tokens."""
@@ -83,8 +85,9 @@ class Processor:
         return ids, [i for i, token in enumerate(ids) if token == self.config.audio_token]
 
     def audio(self, waves: Sequence[np.ndarray]) -> tuple[Audio, list[list[int]]]:
-        """The encoder rows of some clips, and which of them belong to each clip."""
-        return self.family.FRAMING.audio([self.checked(wave) for wave in waves], self.config.encoder)
+        """The encoder rows of some clips, and which of them belong to each clip. On a mesh empty rows may follow."""
+        audio, owners = self.family.FRAMING.audio([self.checked(wave) for wave in waves], self.config.encoder)
+        return place(fill(audio, self.mesh), self.mesh), owners
 
     def prepare(self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET) -> Batch:
         """One batch of requests; text is padded to a multiple of `text_bucket`, audio as the encoder wants it."""
@@ -114,11 +117,9 @@ class Processor:
                     f"a prompt must not contain {self.family.AUDIO} itself."
                 )
             index[b, places] = sources
-        lengths = jnp.asarray([len(ids) for ids, _ in prompts], jnp.int32)
-        batch = Batch(
-            jnp.asarray(tokens), lengths, audio.features, audio.frames, jnp.asarray(index), audio.seen, audio.keys
-        )
-        return batch, rows
+        lengths = np.asarray([len(ids) for ids, _ in prompts], np.int32)
+        tokens, lengths, index = place(tuple(map(jnp.asarray, (tokens, lengths, index))), self.mesh)
+        return Batch(tokens, lengths, audio.features, audio.frames, index, audio.seen, audio.keys), rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Generated ids -> texts."""
