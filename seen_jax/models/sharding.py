@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from seen_jax.errors import ConfigError
@@ -47,6 +47,7 @@ PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (  # of the last axes; wha
 )
 SITES = {ENCODER_MLP_ACT: "ffn", DECODER_MLP_ACT: "ffn"}  # the width of the others is not split
 
+AnyMesh = Mesh | AbstractMesh  # an abstract one for the shapes of models that no device here holds
 T = TypeVar("T")
 
 
@@ -89,7 +90,7 @@ def rows_of(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.shape[DATA]
 
 
-def spec(mesh: Mesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
+def spec(mesh: AnyMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
     """How an array with these logical axes is split. An axis that does not divide its dimension is not."""
     names = [RULES[axis] if axis else None for axis in axes]
     return PartitionSpec(
@@ -97,7 +98,7 @@ def spec(mesh: Mesh, shape: Sequence[int], axes: Sequence[str | None]) -> Partit
     )
 
 
-def parameter_sharding(mesh: Mesh, path: Sequence[str], shape: Sequence[int]) -> NamedSharding:
+def parameter_sharding(mesh: AnyMesh, path: Sequence[str], shape: Sequence[int]) -> NamedSharding:
     """Where a parameter lives. The leading axis of layers that are scanned over is never split."""
     name = "/".join(path)
     axes = next((axes for pattern, axes in PARAMETERS if re.fullmatch(pattern, name)), ())
