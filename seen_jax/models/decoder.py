@@ -99,16 +99,16 @@ class DecoderLayer(nn.Module):
         q = dense("q", c.heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.heads, c.head_dim)
         k = dense("k", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
         v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
-        if c.qk_norm:
-            q, k = RMSNorm(c.eps, name="q_norm")(q), RMSNorm(c.eps, name="k_norm")(k)
         q = constrain(q, self.mesh, "batch", None, "heads")
         k, v = (constrain(y, self.mesh, "batch", None, "kv_heads") for y in (k, v))
+        if c.qk_norm:
+            q, k = RMSNorm(c.eps, name="q_norm")(q), RMSNorm(c.eps, name="k_norm")(k)
         q, k = (layers.rope(y, positions, c.rope_theta, scaling=c.rope_scaling) for y in (q, k))
         if cache is None:
             h = layers.attention(q, k, v, visible, c.attention_scale)
         else:
             h = layers.cached_attention(q, k, v, cache.k, cache.v, visible, c.attention_scale)
-        x = x + c.residual_scale * dense("o", width)(h.reshape(b, s, -1))
+        x = constrain(x + c.residual_scale * dense("o", width)(h.reshape(b, s, -1)), self.mesh, "batch")
 
         h = RMSNorm(c.eps, name="norm2")(x)
         if c.experts:

@@ -149,7 +149,7 @@ class EncoderLayer(nn.Module):
         q, k, v = (dense(n, c.width, n != "k" or c.k_bias)(h).reshape(heads) for n in ("q", "k", "v"))
         q, k, v = (constrain(y, self.mesh, "batch", None, "heads") for y in (q, k, v))
         h = self._attend(q, k, v, visible).reshape(x.shape)
-        x = x + dense("out", c.width)(h)
+        x = constrain(x + dense("out", c.width)(h), self.mesh, "batch")
 
         h = constrain(dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x)), self.mesh, "batch", None, "ffn")
         h, mlp = visit(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid)
@@ -191,7 +191,7 @@ class Encoder(nn.Module):
         total = audio.features.shape[1]
         if total % c.pad_frames and not c.chunked:
             raise ValueError(f"{total} mel frames are not a multiple of {c.pad_frames}")
-        x = self._stem(audio) if x is None else x
+        x = constrain(self._stem(audio) if x is None else x, self.mesh, "batch")
         valid = within(c, audio.frames, total)
         keys = valid if audio.keys is None else jnp.arange(valid.shape[1]) < audio.keys[:, None]
         visible = []

@@ -27,7 +27,7 @@ from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_AC
 from seen_jax.models.weights import flatten
 
 MESHES = {"8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4)}
-LENGTHS = (4800, 16080, 9000, 11200, 6400)
+LENGTHS = (4800, 8080, 7000, 6200, 6400)
 SHARED = Size(encoder_width=32, encoder_heads=8, heads=8, kv_heads=8, width=64, ffn=64)
 SITES = (ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, DECODER_MLP_ACT, DECODER_RESID)
 
