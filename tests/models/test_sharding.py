@@ -52,8 +52,8 @@ def test_weights_are_shared_by_the_tensor_axis_alone(differences):
     for name in MODELS:
         on_one = {mesh: differences[name][mesh]["on_one_device"] for mesh in MESHES}
         assert on_one["8x1"] == 1
-        assert on_one["1x8"] < on_one["2x4"] < 0.6
-    assert differences["shared_heads"]["1x8"]["on_one_device"] < 0.3
+        assert on_one["1x8"] < 0.7 and on_one["2x4"] < 0.71  # of the miniatures: 8 divides little of them
+    assert differences["seen-tiny"]["1x8"]["on_one_device"] < 0.23
 
 
 # --- rules ---
