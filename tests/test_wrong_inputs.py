@@ -142,6 +142,10 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ((*CALIBRATE, "--model", "{bad}/not_json"), 1, ("{bad}/not_json/config.json", "JSON")),
     ((*CALIBRATE, "--model", "{bad}/other_family"), 1, ("llama", "Supported: qwen2_5_omni")),
     ((*CALIBRATE, "--dtype", "int8"), 2, ("--dtype", "int8", "bfloat16")),
+    ((*CALIBRATE, "--mesh.tensor", "64"), 1, ("mesh", "data 1 x tensor 64 needs 64 devices; there")),
+    ((*CALIBRATE, "--mesh.data", "0"), 1, ("mesh", "0 x 1")),
+    ((*CALIBRATE, "--mesh.tensor", "four"), 2, ("--mesh.tensor", "'four'")),
+    ((*CALIBRATE, "--mesh.tensors", "4"), 2, ("--mesh.tensors", "Did you mean --mesh.tensor?")),
     (("models", "{bad}/gone"), 1, ("{bad}/gone",)),
     # outputs
     ((*CALIBRATE, "--out", "{bad}/in_use"), 1, ("{bad}/in_use/white", "card.json")),

@@ -27,6 +27,7 @@ from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.models.checkpoint import read_config
 from seen_jax.models.folders import find_folder
 from seen_jax.models.model import Model, load
+from seen_jax.models.sharding import MeshConfig
 from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors
 
@@ -124,9 +125,10 @@ def mixed(clips: Sequence[Clip], noise: Noise | None, snr_db: float | None, seed
 
 
 def load_model(args: Any, clips: Sequence[Clip] = ()) -> Model:
-    """The model of --model and --dtype; raises for clips longer than it takes."""
+    """The model of --model, --dtype and --mesh; raises for clips longer than it takes."""
+    mesh = MeshConfig(args.mesh.data, args.mesh.tensor).mesh()
     with progress(f"loading {args.model}") as tick:
-        model = load(args.model, args.dtype, progress=tick)
+        model = load(args.model, args.dtype, mesh, tick)
     for clip in clips:
         _check_length(model, clip.path, clip.wave)
     return model

@@ -85,7 +85,7 @@ class Parser(ArgumentParser):
 
     def options(self) -> list[str]:
         """Every long option that this parser knows."""
-        return ["--help", *re.findall(r"--[\w-]+", self.format_usage())]
+        return ["--help", *re.findall(r"--[\w.-]+", self.format_usage())]
 
 
 def make_parser(prog: str, description: str, examples: str) -> Parser:
@@ -106,6 +106,12 @@ def add_model(parser: Parser) -> None:
     parser.add_argument("--model", default="seen-tiny", help="folder, hub name, or seen-tiny (default)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of parameters and activations")
     parser.add_argument("--batch-size", type=PositiveInt, default=8, help="clips per forward pass (default 8)")
+    parser.add_argument(
+        "--mesh.data", type=int, default=1, metavar="N", help="devices that share a batch; -1: all (default 1)"
+    )
+    parser.add_argument(
+        "--mesh.tensor", type=int, default=1, metavar="M", help="devices that share the weights (default 1)"
+    )
 
 
 def add_basis(parser: Parser, required: bool) -> None:

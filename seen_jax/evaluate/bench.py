@@ -231,7 +231,7 @@ class Bench:
         even = math.ceil(len(subjects) / math.ceil(len(subjects) / size))
         if even not in self._batches:
             found = []
-            for own, rows in batches(list(range(len(subjects))), even):
+            for own, rows in batches(list(range(len(subjects))), even, self.model.rows):
                 batch, owners = self.model.processor.prepared([subjects[k].request for k in rows])
                 found.append((own, rows, batch, [clip for request in owners for clip in request]))
             self._batches[even] = found
@@ -480,7 +480,7 @@ def frame_moments(
     lalm = model.tapped(Taps((site,), "full"))
     depth, width = model.config.site_shape(site)
     found: dict[str, tuple[int, Any, Any]] = {}
-    for own, rows in batches(list(range(len(groups["clean"]))), batch_size):
+    for own, rows in batches(list(range(len(groups["clean"]))), batch_size, model.rows):
         taken: dict[str, np.ndarray] = {}
         for name, waves in groups.items():
             batch, owners = model.processor.prepared([Request([waves[i]], DEFAULT_PROMPT) for i in rows])

@@ -11,6 +11,7 @@ from typing import Any
 from seen_jax.audio.mix import MAX_SNR_DB
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate.datasets import DatasetConfig
+from seen_jax.models.sharding import MeshConfig
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, check_site
 from seen_jax.subspace import Selection
 
@@ -132,7 +133,7 @@ class CalibrationConfig:
             raise ConfigError(f"a calibration needs 2 clips or more, not {self.clips}")
 
 
-CALIBRATION = CalibrationConfig()
+CALIBRATION, ONE = CalibrationConfig(), MeshConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,7 @@ class ExperimentConfig:
 
     Attributes:
         model: "seen-tiny", a Hugging Face folder or a hub name; dtype: of parameters and activations.
+        mesh: the devices that it is split over; results do not depend on it.
         out: folder of the results; what is done in it already is not done again.
         datasets: what is asked. limit: at most so many items of each task of a data set.
         calibration: clips that the bases are made of; a clip that is tested is refused.
@@ -155,6 +157,7 @@ class ExperimentConfig:
 
     model: str = "seen-tiny"
     dtype: str = "float32"
+    mesh: MeshConfig = ONE
     out: str = "runs/evaluate"
     datasets: tuple[DatasetConfig, ...] = (ITEMS,)
     limit: int | None = None

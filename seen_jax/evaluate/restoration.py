@@ -257,7 +257,7 @@ def pair(
     heard: make 16 kHz waves, called ahead of the model. clean: of the same lengths; None: this condition needs no map.
     """
     found: list[Paired] = []
-    work = list(batches(list(range(len(heard))), batch_size))
+    work = list(batches(list(range(len(heard))), batch_size, model.rows))
     made = ahead(partial(_audio_of, model, heard, own, rows) for own, rows in work)
     for (own, rows), (audio, owners) in zip(work, made, strict=True):
         kept = [row for i in range(len(own)) for row in owners[i]]

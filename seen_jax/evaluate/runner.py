@@ -50,7 +50,7 @@ from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
 from seen_jax.models.lalm import Batch
-from seen_jax.models.model import Model, load
+from seen_jax.models.model import Model, load, up_to_multiple
 from seen_jax.models.processor import Request
 from seen_jax.models.prompts import task_messages
 from seen_jax.models.shapes import Room, share_rooms
@@ -98,6 +98,7 @@ class Experiment:
 
 def prepare(config: ExperimentConfig, report: Report) -> Experiment:
     """Load and check everything, claim the folder, and calibrate what is not calibrated yet."""
+    mesh = config.mesh.mesh()
     noises: Sequence[NoiseConfig] = config.noises  # type: ignore[assignment]
     arms: Sequence[MitigationConfig] = config.mitigations  # type: ignore[assignment]
     denoisers = {arm.name: denoiser(arm.denoiser, **arm.options) for arm in arms if arm.denoiser}
@@ -111,7 +112,8 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
     sources = {n.name or source.name: source for n, source in zip(noises, found, strict=True)}
     if len(sources) < len(noises):
         raise ConfigError("two noises have the same name: give each a `name`")
-    model = load(config.model, config.dtype, progress=lambda done, total: report("loading the model", done, total))
+    tick = lambda done, total: report("loading the model", done, total)  # noqa: E731
+    model = load(config.model, config.dtype, mesh, tick)
     folder = config.folder()
     claim(folder, manifest(config, model, entries, clips, further))
     waves = [entry.wave() for entry in clips]
@@ -232,7 +234,7 @@ def manifest(
 ) -> dict[str, Any]:
     """What the experiment is (its identity, which a resumed run must share), and where it was begun."""
     fields = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    for free in ("out", "studies", "study_items"):
+    for free in ("out", "studies", "study_items", "mesh"):
         fields.pop(free)
     sets = {name: digest([entry.id for entry in own]) for name, own in entries.items()}
     identity = {**fields, "fingerprint": model.fingerprint, "items": sets, "clips": digest([e.id for e in clips])}
@@ -466,7 +468,8 @@ def asked(experiment: Experiment, unit: Unit) -> Asked | dict[int, str]:
     if not items:
         return failed
     places = list(items)
-    rows = [*range(len(places)), *[0] * (min(config.batch_size, len(entries)) - len(places))]
+    size = up_to_multiple(min(config.batch_size, len(entries)), experiment.model.rows)
+    rows = [*range(len(places)), *[0] * (size - len(places))]
     requests = [request_of(experiment, entries[places[k]], items[places[k]]) for k in rows]
     batch, owners = experiment.model.processor.prepared(requests, room=unit.room)
     return Asked(places, list(items.values()), rows, unit.room, batch, owners, failed)

@@ -60,7 +60,7 @@ def prepared(model: Model, items: Sequence[Item], size: int) -> Iterator[tuple[l
     requests = [Request([item.wave], item.prompt) for item in items]
     length = [(len(item.wave), len(item.prompt)) for item in items]
     order = sorted(range(len(items)), key=length.__getitem__)
-    for own, rows in batches(order, size):
+    for own, rows in batches(order, size, model.rows):
         yield [order[i] for i in own], rows, model.processor.prepare([requests[i] for i in rows])
 
 

@@ -15,6 +15,7 @@ from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig
 from seen_jax.models.edits import Edits, add_layer_axis, layer_edits, single_layer, visit
 from seen_jax.models.encoder import Audio, Encoded, LayerNorm, within
+from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
 
 
@@ -70,6 +71,7 @@ class ConformerLayer(nn.Module):
     config: ConformerConfig
     taps: Taps
     dtype: Any
+    mesh: Any = None
 
     @nn.compact
     def __call__(self, x, xs, head, valid):
@@ -78,7 +80,7 @@ class ConformerLayer(nn.Module):
         x = x + self._attention(x, valid)
         x = x + self._convolution(x, valid)
         x, second = self._feed_forward("ff2", x, single_layer(edits, ENCODER_MLP_ACT, 1), valid)
-        x = LayerNorm(self.config.eps, name="norm_post")(x)
+        x = constrain(LayerNorm(self.config.eps, name="norm_post")(x), self.mesh, "batch")
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
 
         def fed_back(x: Array) -> Array:
@@ -93,7 +95,7 @@ class ConformerLayer(nn.Module):
 
     def _feed_forward(self, name, x, edits, valid):
         h = LayerNorm(self.config.eps, name=f"{name}_norm")(x)
-        h = jax.nn.silu(self._dense(f"{name}_up", self.config.ffn)(h))
+        h = constrain(jax.nn.silu(self._dense(f"{name}_up", self.config.ffn)(h)), self.mesh, "batch", None, "ffn")
         h, mlp = visit(ENCODER_MLP_ACT, h, edits, self.taps, valid)
         return x + 0.5 * self._dense(f"{name}_down", self.config.width)(h), mlp
 
@@ -104,7 +106,8 @@ class ConformerLayer(nn.Module):
         inner = c.heads * c.head_dim
         k, v = jnp.split(self._dense("kv", 2 * inner, bias=False)(h), 2, axis=-1)
         q = self._dense("q", inner, bias=False)(h)
-        q, k, v = (y.reshape(-1, c.pad_frames, c.heads, c.head_dim) for y in (q, k, v))
+        heads = (-1, c.pad_frames, c.heads, c.head_dim)
+        q, k, v = (constrain(y.reshape(heads), self.mesh, "batch", None, "heads") for y in (q, k, v))
         table = self.param("distances", nn.initializers.normal(1.0), (2 * c.distance + 1, c.head_dim))
         h = relative_attention(q, k, v, table, valid.reshape(-1, c.pad_frames))
         return self._dense("out", c.width)(h.reshape(*x.shape[:2], inner))
@@ -112,7 +115,7 @@ class ConformerLayer(nn.Module):
     def _convolution(self, x, valid):
         c = self.config
         h = nn.glu(self._dense("conv_up", 2 * c.conv)(LayerNorm(c.eps, name="norm_conv")(x)))
-        h = jnp.where(valid[..., None], h, 0)
+        h = constrain(jnp.where(valid[..., None], h, 0), self.mesh, "batch", None, "ffn")
         kernel = self.param("depthwise", nn.initializers.lecun_normal(), (c.kernel, 1, c.conv)).astype(h.dtype)
         before = c.kernel // 2
         h = jnp.pad(h, ((0, 0), (before, c.kernel - 1 - before), (0, 0)))
@@ -152,6 +155,7 @@ class Conformer(nn.Module):
     taps: Taps = Taps()
     dtype: Any = jnp.float32
     unroll: int = 1
+    mesh: Any = None
 
     @nn.compact
     def __call__(self, audio: Audio, edits: Edits) -> Encoded:
@@ -170,9 +174,9 @@ class Conformer(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.layers,
             unroll=self.unroll,
-        )(c, self.taps, self.dtype, name="layers")
+        )(c, self.taps, self.dtype, self.mesh, name="layers")
         head = Affine((c.width, c.labels), name="out")(), Affine((c.labels, c.width), name="out_mid")()
-        own = layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID))
+        own = layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID), self.mesh)
         if ENCODER_MLP_ACT in own:
             own[ENCODER_MLP_ACT] = jax.tree.map(lambda a: a.reshape(c.layers, 2, *a.shape[1:]), own[ENCODER_MLP_ACT])
         x, records = stack(x, (own, jnp.arange(1, c.layers + 1) == c.layers // 2), head, valid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from seen_jax.models import layers
 from seen_jax.models.config import DecoderConfig
 from seen_jax.models.edits import Edits, Records, layer_edits, visit
+from seen_jax.models.sharding import constrain, rows_of
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, Taps
 
 
@@ -42,6 +44,7 @@ class Experts(nn.Module):
     config: DecoderConfig
     taps: Taps
     dtype: Any
+    mesh: Any = None
 
     @nn.compact
     def __call__(self, x, edits, valid, audio):
@@ -52,14 +55,20 @@ class Experts(nn.Module):
         weights, chosen = jax.lax.top_k(jax.nn.softmax(router.astype(jnp.float32)), c.top_k)
         if c.renormalise:
             weights = weights / weights.sum(-1, keepdims=True)
-        groups = layers.group(chosen.reshape(-1), c.experts)
+        count = rows_of(self.mesh)
+        shards = count if b % count == 0 else 1  # each part of the batch is sorted alone, where it lies
+        split = lambda y: constrain(y.reshape(shards, len(y) // shards, *y.shape[1:]), self.mesh, "batch")  # noqa: E731
+        sort = functools.partial(layers.group, experts=c.experts)
+        groups = sort(chosen.reshape(-1)) if shards == 1 else jax.vmap(sort)(split(chosen.reshape(-1)))
 
         def dense(name, x, n):
             init = nn.initializers.lecun_normal(batch_axis=0)
             kernel = self.param(name, init, (c.experts, x.shape[-1], n)).astype(self.dtype)
-            return layers.grouped_dense(x, kernel, groups)
+            if shards == 1:
+                return layers.grouped_dense(x, kernel, groups)
+            return jax.vmap(layers.grouped_dense, (0, None, 0))(split(x), kernel, groups).reshape(len(x), n)
 
-        copies = jnp.repeat(tokens, c.top_k, axis=0)
+        copies = constrain(jnp.repeat(tokens, c.top_k, axis=0), self.mesh, "batch")
         gate = jax.nn.silu(dense("gate", copies, c.ffn))
         mlp: Records = {}
         if DECODER_MLP_ACT in edits or DECODER_MLP_ACT in self.taps.sites:
@@ -67,7 +76,8 @@ class Experts(nn.Module):
             every = jnp.zeros((b * s, c.experts, c.ffn), gate.dtype).at[where].set(gate.reshape(b * s, -1, c.ffn))
             every, mlp = visit(DECODER_MLP_ACT, every.reshape(b, s, -1), edits, self.taps, valid, audio)
             gate = every.reshape(b * s, c.experts, c.ffn)[where].reshape(-1, c.ffn)
-        out = dense("down", gate * dense("up", copies, c.ffn), width).reshape(b * s, c.top_k, width)
+        h = constrain(gate * dense("up", copies, c.ffn), self.mesh, "batch")
+        out = dense("down", h, width).reshape(b * s, c.top_k, width)
         return (out * weights.astype(out.dtype)[..., None]).sum(1).reshape(x.shape), mlp
 
 
@@ -78,6 +88,7 @@ class DecoderLayer(nn.Module):
     config: DecoderConfig
     taps: Taps
     dtype: Any
+    mesh: Any = None
 
     @nn.compact
     def __call__(self, x, edits, cache, positions, visible, valid, audio):
@@ -88,6 +99,8 @@ class DecoderLayer(nn.Module):
         q = dense("q", c.heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.heads, c.head_dim)
         k = dense("k", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
         v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
+        q = constrain(q, self.mesh, "batch", None, "heads")
+        k, v = (constrain(y, self.mesh, "batch", None, "kv_heads") for y in (k, v))
         if c.qk_norm:
             q, k = RMSNorm(c.eps, name="q_norm")(q), RMSNorm(c.eps, name="k_norm")(k)
         q, k = (layers.rope(y, positions, c.rope_theta, scaling=c.rope_scaling) for y in (q, k))
@@ -95,16 +108,16 @@ class DecoderLayer(nn.Module):
             h = layers.attention(q, k, v, visible, c.attention_scale)
         else:
             h = layers.cached_attention(q, k, v, cache.k, cache.v, visible, c.attention_scale)
-        x = x + c.residual_scale * dense("o", width)(h.reshape(b, s, -1))
+        x = constrain(x + c.residual_scale * dense("o", width)(h.reshape(b, s, -1)), self.mesh, "batch")
 
         h = RMSNorm(c.eps, name="norm2")(x)
         if c.experts:
-            h, mlp = Experts(c, self.taps, self.dtype, name="experts")(h, edits, valid, audio)
+            h, mlp = Experts(c, self.taps, self.dtype, self.mesh, name="experts")(h, edits, valid, audio)
         else:
-            gate = jax.nn.silu(dense("gate", c.ffn)(h))
+            gate = constrain(jax.nn.silu(dense("gate", c.ffn)(h)), self.mesh, "batch", None, "ffn")
             gate, mlp = visit(DECODER_MLP_ACT, gate, edits, self.taps, valid, audio)
             h = dense("down", width)(gate * dense("up", c.ffn)(h))
-        x = x + c.residual_scale * h
+        x = constrain(x + c.residual_scale * h, self.mesh, "batch")
         x, resid = visit(DECODER_RESID, x, edits, self.taps, valid, audio)
         return x, (KeysValues(k, v), mlp | resid)
 
@@ -114,6 +127,7 @@ class Decoder(nn.Module):
     taps: Taps = Taps()
     dtype: Any = jnp.float32
     unroll: int = 1
+    mesh: Any = None
 
     def setup(self):
         c = self.config
@@ -125,7 +139,7 @@ class Decoder(nn.Module):
             in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
             length=c.layers,
             unroll=self.unroll,
-        )(c, self.taps, self.dtype)
+        )(c, self.taps, self.dtype, self.mesh)
         self.norm = RMSNorm(c.eps)
         if not c.tied:
             self.lm_head = nn.Dense(c.vocab, use_bias=False, dtype=self.dtype)
@@ -161,6 +175,6 @@ class Decoder(nn.Module):
         return self._run(x, cache, positions, visible, here, ~here, edits)
 
     def _run(self, x, cache, positions, visible, valid, audio, edits):
-        edits = layer_edits(edits, (DECODER_MLP_ACT, DECODER_RESID))
+        edits = layer_edits(edits, (DECODER_MLP_ACT, DECODER_RESID), self.mesh)
         x, (kv, records) = self.layers(x * self.config.embedding_scale, edits, cache, positions, visible, valid, audio)
         return x, kv, records

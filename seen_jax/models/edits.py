@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from seen_jax.models.sharding import constrain_edit
 from seen_jax.models.sites import Taps
 from seen_jax.subspace.formulas import low_rank_edit, masked_mean, noise_energy
 
@@ -109,9 +110,9 @@ def visit(
     return a, ({site: record} if record else {})
 
 
-def layer_edits(edits: Edits, sites: tuple[str, ...]) -> dict[str, Edit]:
-    """The edits of `sites`, ready to be scanned over their leading layer axis."""
-    return {site: edits[site] for site in sites if site in edits}
+def layer_edits(edits: Edits, sites: tuple[str, ...], mesh: Any = None) -> dict[str, Edit]:
+    """The edits of `sites`, ready to be scanned over their leading layer axis; split over a mesh as the sites are."""
+    return {site: constrain_edit(edits[site], site, mesh) for site in sites if site in edits}
 
 
 def single_layer(edits: Edits, site: str, layer: int = 0) -> dict[str, Edit]:

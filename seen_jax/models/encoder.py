@@ -18,6 +18,7 @@ from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig, EncoderConfig, conv_length
 from seen_jax.models.decoder import RMSNorm
 from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit
+from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
 
 GATED_EPS = 1e-6  # of Ultravox's projector; no configuration states it
@@ -101,7 +102,7 @@ def encode_above(lalm: Any, variables: Any, audio: Audio, edits: Edits, first: i
         own = variables["params"]["encoder"]
         params = own | {"layers": jax.tree.map(lambda x: x[start:stop], own["layers"])}
         size = dataclasses.replace(config, layers=stop - start)
-        return Encoder(size, lalm.taps, lalm.dtype, lalm.unroll), {"params": params}
+        return Encoder(size, lalm.taps, lalm.dtype, lalm.unroll, lalm.mesh), {"params": params}
 
     sites = (ENCODER_MLP_ACT, ENCODER_RESID)
     cut = lambda edit, own: jax.tree.map(lambda x: x[own], edit)  # noqa: E731
@@ -136,6 +137,7 @@ class EncoderLayer(nn.Module):
     config: EncoderConfig
     taps: Taps
     dtype: Any
+    mesh: Any = None
 
     @nn.compact
     def __call__(self, x, edits, visible, valid):
@@ -145,12 +147,13 @@ class EncoderLayer(nn.Module):
         h = LayerNorm(c.eps, name="norm1")(x)
         heads = (*x.shape[:2], c.heads, c.width // c.heads)
         q, k, v = (dense(n, c.width, n != "k" or c.k_bias)(h).reshape(heads) for n in ("q", "k", "v"))
+        q, k, v = (constrain(y, self.mesh, "batch", None, "heads") for y in (q, k, v))
         h = self._attend(q, k, v, visible).reshape(x.shape)
-        x = x + dense("out", c.width)(h)
+        x = constrain(x + dense("out", c.width)(h), self.mesh, "batch")
 
-        h = dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x))
+        h = constrain(dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x)), self.mesh, "batch", None, "ffn")
         h, mlp = visit(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid)
-        x = x + dense("fc2", c.width)(h)
+        x = constrain(x + dense("fc2", c.width)(h), self.mesh, "batch")
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 
@@ -178,6 +181,7 @@ class Encoder(nn.Module):
     taps: Taps = Taps()
     dtype: Any = jnp.float32
     unroll: int = 1
+    mesh: Any = None
 
     @nn.compact
     def __call__(self, audio: Audio, edits: Edits, x: Any = None, project: bool = True) -> Any:
@@ -187,7 +191,7 @@ class Encoder(nn.Module):
         total = audio.features.shape[1]
         if total % c.pad_frames and not c.chunked:
             raise ValueError(f"{total} mel frames are not a multiple of {c.pad_frames}")
-        x = self._stem(audio) if x is None else x
+        x = constrain(self._stem(audio) if x is None else x, self.mesh, "batch")
         valid = within(c, audio.frames, total)
         keys = valid if audio.keys is None else jnp.arange(valid.shape[1]) < audio.keys[:, None]
         visible = []
@@ -203,8 +207,8 @@ class Encoder(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.layers,
             unroll=self.unroll,
-        )(c, self.taps, self.dtype, name="layers")
-        x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID)), visible, valid)
+        )(c, self.taps, self.dtype, self.mesh, name="layers")
+        x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID), self.mesh), visible, valid)
 
         if not project:
             return x, records

@@ -13,11 +13,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from seen_jax.errors import ConfigError
-from seen_jax.models.config import LalmConfig
 from seen_jax.models.decoder import KeysValues
 from seen_jax.models.edits import Edits, See
 from seen_jax.models.encoder import encode_above
 from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import ENCODER_SITES
 
 
@@ -124,7 +124,7 @@ def _generate(
     def step(last: Array, cache: KeysValues, visible: Array, positions: Array) -> tuple[Array, KeysValues]:
         return lalm.apply(variables, last, cache, visible, positions, edits, method="step")
 
-    tokens, lengths = _decode(lalm.config, step, pick, out.logits[:, 0], out.cache, batch.lengths, max_new)
+    tokens, lengths = _decode(lalm, step, pick, out.logits[:, 0], out.cache, batch.lengths, max_new)
     return Generated(tokens, lengths, out.see, out.taps, out.logits[:, 0])
 
 
@@ -175,14 +175,14 @@ def generate_each(
     cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), cache)
     pick = lambda logits, _: logits.argmax(-1)  # noqa: E731
     lengths = jnp.tile(batch.lengths, lanes)
-    tokens, lengths = _decode(lalm.config, step, pick, logits, cache, lengths, decoding.max_new_tokens)
+    tokens, lengths = _decode(lalm, step, pick, logits, cache, lengths, decoding.max_new_tokens)
     spread = lambda x: jnp.broadcast_to(x.reshape(lanes, rows, *x.shape[1:]), (count, rows, *x.shape[1:]))  # noqa: E731
     taps = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), taps) if measured else taps
     return Generated(spread(tokens), spread(lengths), see, taps, spread(logits))
 
 
 def _decode(
-    config: LalmConfig,
+    lalm: Lalm,
     step: Callable[[Array, KeysValues, Array, Array], tuple[Array, KeysValues]],
     pick: Callable[[Array, Any], Array],
     logits: Float[Array, "rows vocab"],
@@ -195,15 +195,15 @@ def _decode(
     step: (last token, cache, visible, positions) -> (logits, its keys and values). pick: (logits, i) -> i-th new token.
     """
     rows, prompt = len(logits), cache.k.shape[2]
-    stops = jnp.asarray(config.stop_tokens)
+    stops = jnp.asarray(lalm.config.stop_tokens)
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, max_new), (0, 0), (0, 0)))  # noqa: E731
-    cache = jax.tree.map(pad, cache)
+    cache = jax.tree.map(lambda x: constrain(pad(x), lalm.mesh, None, "batch", None, "kv_heads"), cache)
     slots = jnp.arange(prompt + max_new)
     in_prompt = slots < prompts[:, None]
     first = pick(logits, 0).astype(jnp.int32)
     done = jnp.isin(first, stops)
-    tokens = jnp.full((rows, max_new), config.pad_token, jnp.int32)
-    tokens = tokens.at[:, 0].set(jnp.where(done, config.pad_token, first))
+    tokens = jnp.full((rows, max_new), lalm.config.pad_token, jnp.int32)
+    tokens = tokens.at[:, 0].set(jnp.where(done, lalm.config.pad_token, first))
 
     def unfinished(state: Any) -> Bool[Array, ""]:
         i, done = state[0], state[-1]
@@ -217,7 +217,7 @@ def _decode(
         cache = jax.tree.map(write, cache, new)
         token = pick(logits, i).astype(jnp.int32)
         done = done | jnp.isin(token, stops)
-        tokens = tokens.at[:, i].set(jnp.where(done, config.pad_token, token))
+        tokens = tokens.at[:, i].set(jnp.where(done, lalm.config.pad_token, token))
         return i + 1, tokens, lengths + ~done, token, cache, done
 
     state = (jnp.int32(1), tokens, (~done).astype(jnp.int32), first, cache, done)

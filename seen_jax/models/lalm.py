@@ -14,6 +14,7 @@ from seen_jax.models.conformer import Conformer
 from seen_jax.models.decoder import Decoder, KeysValues
 from seen_jax.models.edits import Edits, Records, See
 from seen_jax.models.encoder import Audio, Encoded, Encoder
+from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import Taps
 
 
@@ -62,21 +63,23 @@ class Lalm(nn.Module):
         out = lalm.apply(variables, batch, edits)    # out.logits, out.taps[site], out.see[site]
 
     config and taps are static; edits are data. dtype is the compute dtype of activations. unroll: layers per iteration
-    of the layer scan; 1 compiles fastest, a small model trains about twice as fast on CPU when all are unrolled.
+    of the layer scan; 1 compiles fastest, a small model trains about twice as fast on CPU when all are unrolled. mesh:
+    the devices that activations are split over (`seen_jax.models.sharding`), None for one device.
     """
 
     config: LalmConfig
     taps: Taps = Taps()
     dtype: Any = jnp.float32
     unroll: int = 1
+    mesh: Any = None
 
     if TYPE_CHECKING:
         apply: ClassVar[Any]  # Linen types it as any output or (output, state)
 
     def setup(self):
-        config, options = self.config.encoder, (self.taps, self.dtype, self.unroll)
+        config, options = self.config.encoder, (self.taps, self.dtype, self.unroll, self.mesh)
         self.encoder = Conformer(config, *options) if isinstance(config, ConformerConfig) else Encoder(config, *options)
-        self.decoder = Decoder(self.config.decoder, self.taps, self.dtype, self.unroll)
+        self.decoder = Decoder(self.config.decoder, *options)
 
     def __call__(self, batch: Batch, edits: Edits | None = None, last_only: bool = False) -> Output:
         encoded = self.encode(batch.audio, edits)
@@ -92,6 +95,7 @@ class Lalm(nn.Module):
         x = self.decoder.embed(batch.tokens)
         flat = encoded.tokens.reshape(-1, encoded.tokens.shape[-1])
         x = jnp.where(audio[..., None], jnp.take(flat, jnp.maximum(batch.audio_index, 0), axis=0).astype(x.dtype), x)
+        x = constrain(x, self.mesh, "batch")
         valid = jnp.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
         x, cache, records = self.decoder.prompt(x, valid, audio & valid, edits or {})
         if last_only:

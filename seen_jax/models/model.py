@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.checkpoint import LORA, LORA_CONFIG, Sharding, Tensor, gather, load_params, read_config
+from seen_jax.models.checkpoint import LORA, LORA_CONFIG, Tensor, gather, load_params, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.folders import cache_folder, find_folder
 from seen_jax.models.lalm import Lalm, Output
 from seen_jax.models.processor import Processor, Request
 from seen_jax.models.shapes import Room, share_rooms
+from seen_jax.models.sharding import parameter_sharding, rows_of
 from seen_jax.models.sites import Taps
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -46,6 +47,15 @@ class Model:
     def config(self) -> LalmConfig:
         return self.lalm.config
 
+    @property
+    def rows(self) -> int:
+        """The number of rows of a batch is best a multiple of this: the devices on the mesh's data axis, or 1."""
+        return rows_of(self.lalm.mesh)
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        return self.lalm.mesh
+
     def tapped(self, taps: Taps) -> Lalm:
         """The same model returning other sites."""
         return self.lalm.clone(taps=taps)
@@ -54,24 +64,25 @@ class Model:
 def load(
     name: str | Path = "seen-tiny",
     dtype: str = "float32",
-    sharding: Sharding | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name.
 
-    dtype: of parameters and activations ("float32", "bfloat16", "float16"). sharding: (path, shape) of a parameter ->
-    the `jax.sharding.Sharding` it gets; None: all on the default device. progress: called with (bytes read, bytes in
-    all). Raises CheckpointError for anything that is missing, damaged or unsupported; nothing is unpickled and no
-    remote code runs.
+    dtype: of parameters and activations ("float32", "bfloat16", "float16"). mesh: of `make_mesh`, over which parameters
+    and all that is computed with them are split; None: all on the default device. progress: called with (bytes read,
+    bytes in all). Raises CheckpointError for anything that is missing, damaged or unsupported; nothing is unpickled and
+    no remote code runs.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"dtype must be float32, bfloat16 or float16, not '{dtype}'.")
     use_compilation_cache()
     folder = find_folder(name)
     config, family = read_config(folder)
+    sharding = None if mesh is None else functools.partial(parameter_sharding, mesh)
     params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress)
-    processor = Processor(_tokenizer(folder, config), config, family)
-    lalm = Lalm(config, dtype=jnp.dtype(dtype))
+    processor = Processor(_tokenizer(folder, config), config, family, mesh)
+    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh)
     extra = [folder / LORA, folder / LORA_CONFIG] if config.lora else []
     identity = fingerprint(gather(folder, config, family), extra)
     return Model(str(name), folder, lalm, {"params": params}, processor, identity)
@@ -131,12 +142,13 @@ def use_compilation_cache() -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def batches(items: Sequence[T], size: int) -> Iterator[tuple[list[int], list[T]]]:
-    """(indices, items) in groups of exactly `size` where there are that many items: the last group is filled up with
-    its own first item, so that every group has one compiled shape. Indices name the group's own items only."""
+def batches(items: Sequence[T], size: int, multiple: int = 1) -> Iterator[tuple[list[int], list[T]]]:
+    """(indices, items) in groups of exactly `size` where there are that many items, rounded up to a multiple: the last
+    group is filled up with its own first item, so that every group has one compiled shape. Indices name the group's own
+    items only."""
     if size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {size}.")
-    size = max(1, min(size, len(items)))
+    size = up_to_multiple(max(1, min(size, len(items))), multiple)
     for start in range(0, len(items), size):
         group = list(items[start : start + size])
         indices = list(range(start, start + len(group)))
@@ -147,10 +159,15 @@ def roomy_batches(
     model: Model, requests: Sequence[Request], size: int, text: bool = True
 ) -> Iterator[tuple[list[int], list[Request], Room]]:
     """`batches`, each with the room that it shares with others, so that few shapes are compiled."""
-    groups = list(batches(requests, size))
+    groups = list(batches(requests, size, model.rows))
     rooms = share_rooms([model.processor.room(group, text=text) for _, group in groups])
     for (indices, group), room in zip(groups, rooms, strict=True):
         yield indices, group, room
+
+
+def up_to_multiple(size: int, multiple: int) -> int:
+    """The next multiple that is not below `size`."""
+    return -(-size // multiple) * multiple
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -16,6 +16,7 @@ from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
 from seen_jax.models.shapes import NO_ROOM, Room
+from seen_jax.models.sharding import fill, place
 
 TEXT_BUCKET = 32
 FINE_BUCKET = 8  # of batches that share a room: there are few of them anyway
@@ -44,11 +45,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """Tokenizer, chat template and feature framing of one model."""
+    """Tokenizer, chat template and feature framing of one model. mesh: devices that batches are split over, or None."""
 
     tokenizer: Any
     config: LalmConfig
     family: ModuleType
+    mesh: Any = None
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the whole prompt, each audio already expanded to its audio tokens."""
@@ -85,8 +87,10 @@ class Processor:
         return ids, [i for i, token in enumerate(ids) if token == self.config.audio_token]
 
     def audio(self, waves: Sequence[np.ndarray], room: Room = NO_ROOM) -> tuple[Audio, list[list[int]]]:
-        """The encoder rows of some clips, and which of them belong to each clip."""
-        return self.family.FRAMING.audio([self.checked(wave) for wave in waves], self.config.encoder, room.frames)
+        """The encoder rows of some clips, and which of them belong to each clip. On a mesh empty rows may follow."""
+        checked = [self.checked(wave) for wave in waves]
+        audio, owners = self.family.FRAMING.audio(checked, self.config.encoder, room.frames)
+        return place(fill(audio, self.mesh), self.mesh), owners
 
     def room(
         self, requests: Sequence[Request], samples: Sequence[Sequence[int]] | None = None, text: bool = True
@@ -133,11 +137,9 @@ class Processor:
                     f"a prompt must not contain {self.family.AUDIO} itself."
                 )
             index[b, places] = sources
-        lengths = jnp.asarray([len(ids) for ids, _ in prompts], jnp.int32)
-        batch = Batch(
-            jnp.asarray(tokens), lengths, audio.features, audio.frames, jnp.asarray(index), audio.seen, audio.keys
-        )
-        return batch, rows
+        lengths = np.asarray([len(ids) for ids, _ in prompts], np.int32)
+        tokens, lengths, index = place(tuple(map(jnp.asarray, (tokens, lengths, index))), self.mesh)
+        return Batch(tokens, lengths, audio.features, audio.frames, index, audio.seen, audio.keys), rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Generated ids -> texts."""

@@ -114,26 +114,6 @@ def test_loading_holds_the_weights_once():
     assert found["size"] < found["peak"] < 1.2 * found["size"]
 
 
-def test_parameters_go_where_the_sharding_says(folder):
-    """Two devices, so in a process of its own."""
-    code = f"""
-import jax, numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from seen_jax.models.model import load
-mesh = Mesh(np.array(jax.devices()), ("model",))
-split = lambda path, shape: PartitionSpec(*[None] * (len(shape) - 1), "model" if shape[-1] % 2 == 0 else None)
-model = load({str(folder)!r}, sharding=lambda path, shape: NamedSharding(mesh, split(path, shape)))
-kernel = model.variables["params"]["decoder"]["layers"]["gate"]["kernel"]
-print([x.data.shape for x in kernel.addressable_shards], float(abs(kernel).sum()))
-"""
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env).stdout
-    kernel = load(folder).variables["params"]["decoder"]["layers"]["gate"]["kernel"]
-    layers, width, ffn = kernel.shape
-    assert out.startswith(str([(layers, width, ffn // 2)] * 2))
-    assert float(out.split()[-1]) == pytest.approx(float(abs(kernel).sum()), rel=1e-5)
-
-
 def test_loading_reports_its_progress(folder):
     seen: list[tuple[int, int]] = []
     load(folder, progress=lambda done, total: seen.append((done, total)))

@@ -1,0 +1,108 @@
+"""Rules of a mesh, and the same figures on meshes of 8 virtual devices as on one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from seen_jax.errors import ConfigError
+from seen_jax.models.checkpoint import parameter_shapes, published_config
+from seen_jax.models.families import families
+from seen_jax.models.model import batches
+from seen_jax.models.sharding import DATA, TENSOR, MeshConfig, make_mesh, parameter_sharding, spec
+
+MODELS = ("seen-tiny", "shared_heads", "qwen2_5_omni", "qwen3_omni", "granite_speech")
+MESHES = ("8x1", "1x8", "2x4")
+TOLERANCE = 1e-5
+
+
+def mesh_of(data: int, tensor: int) -> AbstractMesh:
+    return AbstractMesh((data, tensor), (DATA, TENSOR))
+
+
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory) -> dict:
+    """One process with 8 devices for all models and meshes."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.values["jax_compilation_cache_dir"])}
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(Path(__file__).parent / "mesh_differences.py"), str(tmp_path_factory.mktemp("mesh"))]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | cache | flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mesh_gives_the_same_answers_see_and_pooled_activations(differences, name, mesh):
+    found = dict(differences[name][mesh])
+    assert found.pop("same")
+    found.pop("on_one_device")
+    assert all(difference <= TOLERANCE for difference in found.values()), found
+
+
+def test_weights_are_shared_by_the_tensor_axis_alone(differences):
+    for name in MODELS:
+        on_one = {mesh: differences[name][mesh]["on_one_device"] for mesh in MESHES}
+        assert on_one["8x1"] == 1
+        assert on_one["1x8"] < 0.7 and on_one["2x4"] < 0.71  # of the miniatures: 8 divides little of them
+    assert differences["seen-tiny"]["1x8"]["on_one_device"] < 0.23
+
+
+# --- rules ---
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.NAME)
+def test_no_large_parameter_of_a_published_model_is_whole_on_eight_devices(family):
+    mesh = mesh_of(1, 8)
+    total = on_one = 0
+    for path, shape in parameter_shapes(published_config(family)).items():
+        split = parameter_sharding(mesh, path, shape)
+        size = math.prod(shape) * 2  # bfloat16
+        assert size <= 16e6 or TENSOR in split.spec, (path, shape)
+        assert "layers" not in path or not split.spec or split.spec[0] is None
+        total, on_one = total + size, on_one + math.prod(split.shard_shape(shape)) * 2
+    assert on_one < 0.14 * total
+
+
+def test_parameters_are_split_as_in_megatron():
+    mesh = mesh_of(2, 4)
+    where = lambda path, *shape: parameter_sharding(mesh, path.split("/"), shape).spec  # noqa: E731
+    assert where("decoder/layers/q/kernel", 3, 32, 64) == PartitionSpec(None, None, TENSOR)
+    assert where("decoder/layers/q/bias", 3, 64) == PartitionSpec(None, TENSOR)
+    assert where("decoder/layers/o/kernel", 3, 64, 32) == PartitionSpec(None, TENSOR, None)
+    assert where("decoder/layers/gate/kernel", 3, 32, 48) == PartitionSpec(None, None, TENSOR)
+    assert where("decoder/layers/down/kernel", 3, 48, 32) == PartitionSpec(None, TENSOR, None)
+    assert where("encoder/layers/fc2/bias", 3, 32) == PartitionSpec(None, None)
+    assert where("decoder/embed/embedding", 400, 32) == PartitionSpec(TENSOR, None)
+    assert where("decoder/embed/embedding", 402, 32) == PartitionSpec(None, None)  # 4 does not divide it
+    assert where("decoder/layers/norm1/scale", 4, 32) == PartitionSpec(None, None)
+
+
+def test_an_axis_that_does_not_divide_is_left_whole():
+    mesh = mesh_of(2, 4)
+    axes = ("batch", None, "kv_heads", None)
+    assert spec(mesh, (6, 10, 4, 8), axes) == PartitionSpec(DATA, None, TENSOR, None)
+    assert spec(mesh, (5, 10, 2, 8), axes) == PartitionSpec(None, None, None, None)
+
+
+def test_groups_have_a_multiple_of_rows():
+    assert [(own, len(rows)) for own, rows in batches("abcde", 3, 2)] == [([0, 1, 2, 3], 4), ([4], 4)]
+    assert [(own, rows) for own, rows in batches("abc", 8, 4)] == [([0, 1, 2], ["a", "b", "c", "a"])]
+
+
+def test_a_mesh_needs_its_devices():
+    count = len(jax.devices())
+    with pytest.raises(ConfigError, match=f"data 2 x tensor {count} needs {2 * count} devices; there"):
+        make_mesh(2, count)
+    with pytest.raises(ConfigError, match="not 0 x 1"):
+        MeshConfig(0, 1)
+    assert MeshConfig().mesh() is None
+    assert make_mesh(-1).shape == {DATA: count, TENSOR: 1}
