@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -39,8 +39,9 @@ from seen_jax.evaluate.experiment import (
     NoiseConfig,
 )
 from seen_jax.evaluate.guard import SplitGuard
+from seen_jax.evaluate.hosts import ALONE, Hosts, Report
 from seen_jax.evaluate.items import Entry, Item
-from seen_jax.evaluate.ledger import ANSWERS, Ledger, Row, claim
+from seen_jax.evaluate.ledger import ANSWERS, MANIFEST, Ledger, Row, claim
 from seen_jax.evaluate.metrics import cosine_similarities
 from seen_jax.evaluate.restoration import Paired, Restoration, fit_restoration, pair
 from seen_jax.evaluate.sweep import common_rank
@@ -54,7 +55,6 @@ from seen_jax.models.prompts import task_messages
 from seen_jax.models.sites import ENCODER_RESID, ENCODER_SITES, Taps
 from seen_jax.subspace import Calibration, NoiseBasis, union
 
-Report = Callable[[str, int, int], None]  # stage, done, in all
 Wave = Float[np.ndarray, " _"]
 COMMANDS = ("seen-jax", "cli")  # as the program may have been started: its own name, or python -m seen_jax.cli
 RANKS = 16
@@ -70,13 +70,28 @@ class Setting:
     strength: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """The least that is done or not done: a batch of items of a data set, by their positions, under one noise.
+
+    batch: its number among those of all data sets.
+    """
+
+    key: str
+    batch: int
+    dataset: str
+    positions: list[int]
+    noise: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """Everything that is made once: model, entries, noises, denoisers, calibrations and bases."""
+    """Everything that is made once: model, entries and their batches, noises, denoisers, calibrations and bases."""
 
     config: ExperimentConfig
     model: Model
     entries: Mapping[str, Sequence[Entry]]
+    batches: Sequence[tuple[str, int, list[int]]]  # as `batches_of`
     sources: Mapping[str, NoiseSource]
     denoisers: Mapping[str, Denoiser]
     calibrations: Mapping[tuple[str, str], Calibration]
@@ -91,9 +106,26 @@ class Experiment:
     def noises(self) -> tuple[str, ...]:
         return tuple(self.sources)
 
+    def units(self, hosts: Hosts = ALONE) -> list[Unit]:
+        """All the work of a process: whole batches in turns, for all noises have the clean answers in common."""
+        return [
+            Unit(f"{name}/{number}/{noise}", batch, name, positions, noise)
+            for batch, (name, number, positions) in enumerate(self.batches)
+            if hosts.owns(batch)
+            for noise in self.noises
+        ]
 
-def prepare(config: ExperimentConfig, report: Report) -> Experiment:
-    """Load and check everything, claim the folder, and calibrate what is not calibrated yet."""
+    def answers(self, units: Iterable[Unit]) -> int:
+        """How many answers some work has."""
+        per_item = (1 + len(self.config.snrs)) * len(self.arms)
+        return per_item * sum(len(unit.positions) for unit in units)
+
+
+def prepare(config: ExperimentConfig, report: Report, hosts: Hosts = ALONE) -> Experiment:
+    """Load and check everything, claim the folder, and calibrate what is not calibrated yet.
+
+    Of several processes the first claims and calibrates; the others wait for what they need of it.
+    """
     noises: Sequence[NoiseConfig] = config.noises  # type: ignore[assignment]
     arms: Sequence[MitigationConfig] = config.mitigations  # type: ignore[assignment]
     denoisers = {arm.name: denoiser(arm.denoiser, **arm.options) for arm in arms if arm.denoiser}
@@ -109,7 +141,9 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
         raise ConfigError("two noises have the same name: give each a `name`")
     model = load(config.model, config.dtype, progress=lambda done, total: report("loading the model", done, total))
     folder = config.folder()
-    claim(folder, manifest(config, model, entries, clips, further))
+    hosts.wait_for(folder / MANIFEST, "waiting for process 0", report, hosts.timeout)
+    batches = batches_of(entries, config.batch_size)
+    claim(folder, manifest(config, model, entries, clips, further) | {"batches": digest([str(b) for b in batches])})
     waves = [entry.wave() for entry in clips]
     own_waves = {name: [entry.wave() for entry in own] for name, own in further.items()}
     guard = SplitGuard()
@@ -124,7 +158,7 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
         drawn = [sources[name].clip(i, len(wave), config.seed, "calibration") for i, wave in enumerate(waves)]
         for site in sites:
             calibrations[name, site] = calibration_of(
-                model, config, folder / "calibration" / name / site, name, site, waves, drawn, report
+                model, config, folder / "calibration" / name / site, name, site, waves, drawn, report, hosts
             )
     bases = {}
     for arm in arms:
@@ -137,11 +171,11 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
             bases[name, arm.name] = basis
     known = {name: sources[name] for name in calibrated}
     restorations = {
-        arm.name: restoration_of(model, config, arm, denoisers.get(arm.name), own_waves[arm.name], known, report)
+        arm.name: restoration_of(model, config, arm, denoisers.get(arm.name), own_waves[arm.name], known, report, hosts)
         for arm in arms
         if arm.restoration
     }
-    return Experiment(config, model, entries, sources, denoisers, calibrations, bases, restorations)
+    return Experiment(config, model, entries, batches, sources, denoisers, calibrations, bases, restorations)
 
 
 def restoration_of(
@@ -152,6 +186,7 @@ def restoration_of(
     waves: Sequence[Wave],
     noises: Mapping[str, NoiseSource],
     report: Report,
+    hosts: Hosts,
 ) -> Restoration:
     """The restoration of a mitigation; what a condition leaves of the clips comes from its file if that is there."""
     settings = arm.restoration
@@ -167,6 +202,7 @@ def restoration_of(
     for noise, snr in conditions:
         stage = f"fitting {arm.name}" + (f" to {noise} at {snr:g} dB" if noise else "")
         path = folder / (f"{noise}_{snr:g}.npz" if noise else "clean.npz")
+        hosts.wait_for(path, f"waiting for process 0: {stage}", report)
         if path.exists():
             found.append(Paired.load(path))
             continue
@@ -279,8 +315,10 @@ def calibration_of(
     waves: Sequence[Wave],
     noises: Sequence[Wave],
     report: Report,
+    hosts: Hosts,
 ) -> Calibration:
     """The calibration of a noise and a site, from its folder if it is there."""
+    hosts.wait_for(folder, f"waiting for process 0: calibrating {noise}", report)
     if folder.exists():
         try:
             return Calibration.load(folder)
@@ -379,15 +417,14 @@ def short(values: Float[np.ndarray, " layers"]) -> list[float]:
     return [float(f"{float(x):.{SIGNIFICANT}g}") for x in values]
 
 
-def units(experiment: Experiment) -> Iterator[tuple[str, str, list[int], str]]:
-    """(key, data set, positions of a batch's items, noise) of all the work, items of like length together."""
-    size = experiment.config.batch_size
-    for name, entries in experiment.entries.items():
-        length = [seconds_of(entry) for entry in entries]
-        order = sorted(range(len(entries)), key=lambda i: (length[i], i))
-        for b in range(0, len(order), size):
-            for noise in experiment.noises:
-                yield f"{name}/{b // size}/{noise}", name, order[b : b + size], noise
+def batches_of(entries: Mapping[str, Sequence[Entry]], size: int) -> list[tuple[str, int, list[int]]]:
+    """(data set, number in it, positions of the items) of all batches, items of like length together."""
+    found = []
+    for name, own in entries.items():
+        length = [seconds_of(entry) for entry in own]
+        order = sorted(range(len(own)), key=lambda i: (length[i], i))
+        found += [(name, b // size, order[b : b + size]) for b in range(0, len(order), size)]
+    return found
 
 
 def seconds_of(entry: Entry) -> float:
@@ -603,19 +640,31 @@ def cosines(act: np.ndarray, deact: np.ndarray, act_noise: np.ndarray, deact_noi
     return {name: short(np.asarray([x]))[0] for name, x in found.items() if np.isfinite(x)}
 
 
-def run(experiment: Experiment, report: Report) -> Ledger:
-    """Do what is not done yet."""
-    ledger = Ledger(experiment.config.folder() / ANSWERS)
-    work = list(units(experiment))
-    sizes = {key: len(positions) for key, _, positions, _ in work}
-    per_item = (1 + len(experiment.config.snrs)) * len(experiment.arms)
-    total = per_item * sum(sizes.values())
-    done = per_item * sum(size for key, size in sizes.items() if key in ledger.done)
+def run(experiment: Experiment, report: Report, hosts: Hosts = ALONE) -> Ledger:
+    """Do what is not done yet of this process's share."""
+    ledger = Ledger(experiment.config.folder() / ANSWERS, hosts.index)
+    share = experiment.units(hosts)
+    pending = [unit for unit in share if unit.key not in ledger.done]
+    total = experiment.answers(share)
+    done = total - experiment.answers(pending)
     report("answering", done, total)
     clean = Clean(experiment)
-    for key, dataset, positions, noise in work:
-        if key not in ledger.done:
-            ledger.add(key, run_unit(experiment, clean, dataset, positions, noise))
-            done += per_item * len(positions)
-            report("answering", done, total)
+    for unit in pending:
+        ledger.add(unit.key, run_unit(experiment, clean, unit.dataset, unit.positions, unit.noise))
+        done += experiment.answers([unit])
+        report("answering", done, total)
     return ledger
+
+
+def gather(experiment: Experiment, ledger: Ledger, report: Report, hosts: Hosts = ALONE) -> None:
+    """Wait until all processes have done their shares, and leave the answers as one process would have."""
+    work = experiment.units()
+    total = experiment.answers(work)
+
+    def progress() -> tuple[int, int]:
+        ledger.refresh()
+        return experiment.answers(unit for unit in work if unit.key in ledger.done), total
+
+    needed = "answers of other processes: start those that stopped again, or this one without hosts to do the rest here"
+    hosts.wait(progress, "waiting for the other processes", report, needed=needed)
+    ledger.gather(unit.key for unit in work)
