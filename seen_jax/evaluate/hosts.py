@@ -110,9 +110,11 @@ def join(
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise ConfigError(f"hosts need coordinator, count and index together: {' and '.join(missing)} missing")
-    known = Hosts(index or 0, count or 1, coordinator, timeout)
-    if known.count == 1 and not missing:
-        return known
+    known = Hosts(timeout=timeout)
+    if coordinator is not None and count is not None and index is not None:
+        known = Hosts(index, count, coordinator, timeout)
+        if count == 1:
+            return known
     import jax
 
     # jax ends every process when one is lost, unless it is told that a lost one may come back.
@@ -122,7 +124,7 @@ def join(
         _await_coordinator(known)
     failed: list[Exception] = []
     # jax aborts the process where others do not come: it gets more time than this process waits for it.
-    remaining = timeout - (time.monotonic() - start)
+    remaining = max(1.0, timeout - (time.monotonic() - start))
     arguments: dict[str, Any] = {"initialization_timeout": int(remaining) + 60}
     if not missing:
         arguments |= {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
