@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import socket
 import threading
 import time
@@ -122,6 +123,8 @@ def join(
     start = time.monotonic()
     if not known.leads:
         _await_coordinator(known)
+    elif known.coordinator:
+        _check_port(known.coordinator)
     failed: list[Exception] = []
     # jax aborts the process where others do not come: it gets more time than this process waits for it.
     remaining = max(1.0, timeout - (time.monotonic() - start))
@@ -168,6 +171,17 @@ def _await_coordinator(hosts: Hosts) -> None:
                 "is the port open?"
             )
         time.sleep(POLL)
+
+
+def _check_port(coordinator: str) -> None:
+    """jax would crash where the port is in use."""
+    port = address_of(coordinator)[1]
+    both = socket.has_dualstack_ipv6()
+    try:
+        family = socket.AF_INET6 if both else socket.AF_INET
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise ConfigError(f"process 0 cannot listen at port {port}: {os.strerror(error.errno or 0)}") from None
 
 
 def _refuses(coordinator: str) -> bool:

@@ -274,7 +274,7 @@ def manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["seen-jax", *sys.argv[1:]]) if Path(sys.argv[0]).stem in COMMANDS else None,
         "versions": {name: version(name) for name in ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "device": f"{jax.local_devices()[0].device_kind} ({jax.default_backend()})",
         "model": {"name": model.name, "family": model.config.family, "fingerprint": model.fingerprint},
     }
 

@@ -142,6 +142,11 @@ def test_a_coordinator_that_does_not_answer():
         join(free_address(), 2, 1, timeout=0.1)
 
 
+def test_a_port_that_is_in_use():
+    with socket.create_server(("", 0)) as taken, pytest.raises(ConfigError, match="process 0 cannot listen at port"):
+        join(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0, timeout=1)
+
+
 def test_one_host_needs_nobody():
     assert join(free_address(), 1, 0).count == 1
     ALONE.wait_for(Path("never"), "waiting", QUIET)
@@ -162,7 +167,7 @@ class Process:
     def __init__(self, config: Path, out: Path, *options: str):
         argv = [sys.executable, "-m", "seen_jax.cli", "evaluate", str(config), "--out", str(out), "--json", *options]
         env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(CACHE), "PYTHONPATH": str(ROOT)}
-        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         self._process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def kill_after(self, ledger: Path) -> None:
@@ -191,7 +196,7 @@ def test_two_processes_of_which_one_is_killed_give_the_tables_of_one(tmp_path):
         f"model: {random_folder()}\n"
         f"datasets: [{{path: {tmp_path / 'test' / 'items.csv'}, name: birds}}]\n"
         f"calibration: {{dataset: {{path: {tmp_path / 'calibration' / 'items.csv'}}}, clips: 4}}\n"
-        "noises: [white, {spec: rain, calibrated: false}]\nsnrs: [-5, 5]\nmitigations: [none, seen]\n"
+        "noises: [white, {spec: pink, calibrated: false}]\nsnrs: [0]\nmitigations: [none, seen]\n"
         "selection: {method: complement, layers: all}\nbatch_size: 2\nmax_new_tokens: 3\n"
     )
     whole, shared = tmp_path / "whole", tmp_path / "shared"
@@ -199,11 +204,11 @@ def test_two_processes_of_which_one_is_killed_give_the_tables_of_one(tmp_path):
     hosts = ["--hosts.coordinator", free_address(), "--hosts.count", "2", "--hosts.timeout", "120", "--hosts.index"]
     first, second = (Process(config, shared, *hosts, index) for index in "01")
     second.kill_after(shared / "answers-00001.jsonl")
-    done = Ledger(shared / ANSWERS, 1).done
+    done = (shared / "answers-00001.jsonl").read_bytes().count(b"\n")
     again = Process(config, shared, *hosts, "1")
-    assert again.result() == {"out": str(shared), "answers": 2 * 2 * 2 * 3 * 2}
+    assert again.result() == {"out": str(shared), "answers": 2 * 2 * 2 * 2 * 2}
     summary = first.result()
-    assert summary["answers"] == 8 * 2 * 3 * 2 and 0 < len(done) < 8
+    assert summary["answers"] == 8 * 2 * 2 * 2 and 0 < done < 4  # of 2 batches under 2 noises
     left = [sorted(str(p.relative_to(out)) for p in out.rglob("*")) for out in (whole, shared)]
     assert left[0] == left[1]
     for path in [*(whole / "tables").iterdir(), whole / ANSWERS]:
