@@ -36,13 +36,13 @@ COMPLEMENT = Selection(method="complement", energy="sigma", layers="all")
 QUIET = lambda stage, done, total: None  # noqa: E731
 
 
-def write_clips(folder: Path, count: int, seed: int) -> None:
-    """Chords of different lengths: four questions with choices for every two transcripts."""
+def write_clips(folder: Path, count: int, seed: int, seconds: tuple[float, float, float] = (0.5, 0.6, 0.7)) -> None:
+    """Chords of three lengths: four questions with choices for every two transcripts."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(count):
-        t = np.arange(round((0.5 + 0.1 * (i % 3)) * 16_000)) / 16_000
+        t = np.arange(round(seconds[i % 3] * 16_000)) / 16_000
         tones = sum(np.sin(2 * np.pi * rng.uniform(100, 2000) * t) for _ in range(3))
         write_audio(folder / f"{i}.wav", 0.1 * tones + 0.01 * rng.standard_normal(len(t)))
         choice = {"question": "which bird", "choices": json.dumps(["cat", "dog"]), "answer": "dog", "task": "sound"}
