@@ -256,10 +256,10 @@ def test_settings_run_together_as_they_run_alone(config):
 
 def test_the_same_rows_give_the_same_tables_in_any_order(config, reference):
     experiment = runner.prepare(config, QUIET)
-    ledger = runner.run(experiment, QUIET)
+    tables = tables_of(experiment, runner.run(experiment, QUIET))
     lines = (config.folder() / ANSWERS).read_text().splitlines(keepends=True)
     (config.folder() / ANSWERS).write_text("".join(reversed(lines)))
-    assert tables_of(experiment, Ledger(config.folder() / ANSWERS)) == tables_of(experiment, ledger)
+    assert tables_of(experiment, Ledger(config.folder() / ANSWERS)) == tables
 
 
 @pytest.mark.parametrize(
