@@ -18,7 +18,7 @@ from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate import generate as generate_batch
 from seen_jax.models.lalm import split_records
-from seen_jax.models.model import Model, batches, by_length, encode, forward
+from seen_jax.models.model import Model, by_length, encode, forward, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR, Taps, check_site
 from seen_jax.subspace import Calibration, NoiseBasis, Statistics
@@ -131,12 +131,13 @@ def pool_sites(
     lalm = model.tapped(Taps(tuple(sites)))
     order = by_length(waves)
     out: dict[str, np.ndarray] = {}
-    for indices, group in batches([waves[i] for i in order], batch_size):
+    requests = [Request([waves[i]], prompt) for i in order]
+    for indices, group, room in roomy_batches(model, requests, batch_size, not lalm.taps.encoder_only):
         if lalm.taps.encoder_only:
-            audio, owners = model.processor.audio(group)
+            audio, owners = model.processor.audio([r.audio[0] for r in group], room)
             frames, taps = audio.frames, split_records(encode(lalm, model.variables, audio, {}).records)[0]
         else:
-            batch, rows = model.processor.prepared([Request([w], prompt) for w in group])
+            batch, rows = model.processor.prepared(group, room=room)
             owners = [clip for own in rows for clip in own]
             frames, taps = batch.frames, forward(lalm, model.variables, batch, {}).taps
         for site in sites:
@@ -179,14 +180,15 @@ def score(
     edits = seen_edit(model, basis, 0.0)
     order = by_length(audio)
     scores: dict[int, Score] = {}
-    for indices, group in batches([audio[i] for i in order], batch_size):
+    requests = [Request([audio[i]], prompt) for i in order]
+    for indices, group, room in roomy_batches(model, requests, batch_size, basis.site not in ENCODER_SITES):
         if basis.site in ENCODER_SITES:
-            rows, owners = model.processor.audio(group)
+            rows, owners = model.processor.audio([r.audio[0] for r in group], room)
             _, see = split_records(encode(model.lalm, model.variables, rows, edits).records)
             clips = lambda x, r=rows, o=owners: per_clip(model, basis.site, np.asarray(x), r.frames, o)  # noqa: E731
             here = jax.tree.map(clips, see[basis.site])
         else:
-            batch = model.processor.prepare([Request([w], prompt) for w in group])
+            batch = model.processor.prepare(group, room=room)
             here = jax.device_get(forward(model.lalm, model.variables, batch, edits).see[basis.site])
         mean = np.asarray(basis.mean_see(here.before))
         for row, i in enumerate(indices):
@@ -217,8 +219,8 @@ def generate(
     edits = seen_edit(model, basis, strength) if basis is not None else {}
     order = sorted(range(len(requests)), key=lambda i: sum(len(w) for w in requests[i].audio))
     answers: dict[int, Answer] = {}
-    for indices, group in batches([requests[i] for i in order], batch_size):
-        batch, rows = model.processor.prepared(group)
+    for indices, group, room in roomy_batches(model, [requests[i] for i in order], batch_size):
+        batch, rows = model.processor.prepared(group, room=room)
         own = [order[i] for i in indices] + [order[indices[0]]] * (len(group) - len(indices))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(own))
         out = jax.device_get(generate_batch(model.lalm, model.variables, batch, edits, decoding, keys))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     # A core for each of the processes: with all cores for all, XLA's threads spend most of the time waiting in turns.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+if metadata.version("jax").startswith("0.10."):
+    # Tests compile far more than they run: programs that are compiled quickly take half the time in all. The flags are
+    # XLA's own and change from version to version; an unknown one ends the process.
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    os.environ.setdefault("XLA_FLAGS", quick)  # XLA_FLAGS= pytest: as users compile
 CACHE = Path(__file__).parent.parent / ".cache" / "xla"
 
 hook = install_import_hook("seen_jax", "typecheck.checker")

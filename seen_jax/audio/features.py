@@ -101,13 +101,14 @@ def log_mel(
 
 
 def pad_waves(
-    waves: Sequence[np.ndarray], multiple: int = SAMPLE_RATE, extra: int = WINDOW
+    waves: Sequence[np.ndarray], multiple: int = SAMPLE_RATE, extra: int = WINDOW, least: int = 0
 ) -> tuple[Float[np.ndarray, "batch samples"], Int[np.ndarray, " batch"]]:
     """Zero-pad waves on the right to one common length, a multiple of `multiple` samples.
 
     At least `extra` zeros follow the longest wave, so that its last frames see zeros and not its own
     reflection, as under the padding to 30 or 300 s of the original pipelines; the features of valid frames
-    are then the same in every bucket. Few distinct lengths also mean few compilations.
+    are then the same in every bucket. Few distinct lengths also mean few compilations: with `least` there is room for
+    a wave of so many samples.
 
     Returns:
         float32 waves, and the true lengths in samples (int32).
@@ -123,7 +124,7 @@ def pad_waves(
         if np.ndim(wave) != 1 or np.size(wave) == 0:
             raise AudioError(f"Wave {i} must be one-dimensional and not empty, not of shape {np.shape(wave)}.")
     lengths = np.array([len(wave) for wave in waves], dtype=np.int32)
-    bucket = max(-(-(int(lengths.max()) + extra) // multiple) * multiple, 2 * HOP)
+    bucket = max(-(-(max(int(lengths.max()), least) + extra) // multiple) * multiple, 2 * HOP)
     padded = np.zeros((len(waves), bucket), dtype=np.float32)
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = wave

@@ -14,11 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seen_jax.audio import write_audio
 from seen_jax.bench.suites import Bench, Found
 from seen_jax.bench.timing import ratio
 from seen_jax.errors import SeenError
+from seen_jax.evaluate.items import load_clips
 from seen_jax.models.config import DecoderConfig
 from seen_jax.models.decoder import Decoder
+from seen_jax.models.model import load
 
 
 def started(*args: str, **env: str) -> float:
@@ -75,3 +78,56 @@ def compiling(bench: Bench) -> Found:
     finally:
         jax.config.update("jax_enable_compilation_cache", kept)
     return Found(times, {"compile_28_vs_4": ratio(times["28 layers"], times["4 layers"])})
+
+
+def loading(bench: Bench) -> Found:
+    """Loading the model beside reading its files into memory."""
+    files = sorted(bench.model.folder.glob("*.safetensors"))
+    sides = {
+        "load": lambda: jax.block_until_ready(load(bench.model.folder).variables),
+        "read": lambda: [file.read_bytes() for file in files],
+    }
+    times = bench.turns("loading", sides)
+    return Found(times, {"load_vs_read": ratio(times["load"], times["read"])})
+
+
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+
+
+def memory(bench: Bench) -> Found:
+    """Peak memory of `seen-jax evaluate` on 10 times as many items beside the peak on few; in turns, compiled before."""
+    few = 2 * bench.batch
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for i, (wave, item) in enumerate(zip(bench.waves, load_clips("demo"), strict=False)):
+            files.append((write_audio(Path(folder) / f"{i}.wav", wave), item.answer))
+
+        def peak(items: int, turn: str) -> float:
+            lines = [f"{i},{files[i % len(files)][0]},{files[i % len(files)][1]}" for i in range(items)]
+            manifest = Path(folder) / f"{turn}.csv"
+            manifest.write_text("\n".join(["id,path,answer", *lines]) + "\n")
+            config = Path(folder) / f"{turn}.yaml"
+            config.write_text(
+                f"model: seen-tiny\nout: {folder}/{turn}\ndatasets: [{{path: {manifest}}}]\n"
+                "calibration: {dataset: {path: seen-tiny/calibration}, clips: 8}\n"
+                f"noises: [white]\nsnrs: [0]\nmitigations: [none, seen]\nbatch_size: {bench.batch}\n"
+            )
+            program = f"import sys; from seen_jax.cli import main; code = main(sys.argv[1:]); {PEAK}; sys.exit(code)"
+            done = subprocess.run(
+                [sys.executable, "-c", program, "evaluate", str(config)],
+                env={**os.environ, "SEEN_JAX_CACHE": f"{folder}/cache"}, capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                raise SeenError(f"the evaluation failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+            return float(done.stdout.strip().splitlines()[-1]) / 1024
+
+        peak(few, "warm")
+        found: dict[str, list[float]] = {"few": [], "ten times": []}
+        for turn in range(bench.runs):
+            found["few"].append(peak(few, f"few{turn}"))
+            found["ten times"].append(peak(10 * few, f"many{turn}"))
+            bench.tick("memory", turn + 1, bench.runs)
+    return Found(
+        {}, {"memory_10x_items": ratio(found["ten times"], found["few"])}, values={"peak MiB": max(found["few"])}
+    )

@@ -15,14 +15,17 @@ EXAMPLES = """
 seen-jax bench
 seen-jax bench --suite evaluate --suite encoder --json
 """
-SUITES = ("evaluate", "sweep", "calibration", "scoring", "overhead", "encoder", "compile", "import", "demo")
+SUITES = (
+    "evaluate", "sweep", "calibration", "scoring", "overhead", "encoder", "compile", "loading", "import", "demo",
+    "memory", "card",
+)  # fmt: skip
 
 
 def options(parser: Parser) -> None:
     from jsonargparse.typing import PositiveInt
 
     parser.add_argument(
-        "--suite", action="append", choices=SUITES, help=f"one of {', '.join(SUITES)}; may be repeated (default: all)"
+        "--suite", action="append", choices=SUITES, help=f"one of {', '.join(SUITES)}; may be repeated (default: all but card)"
     )
     parser.add_argument("--runs", type=PositiveInt, default=5, help="turns that count (default 5)")
     parser.add_argument("--items", type=PositiveInt, default=32, help="items of an evaluation (default 32)")
@@ -35,8 +38,9 @@ def run(args: Any) -> Result:
     import dataclasses
     import json
 
+    from seen_jax.bench.card import card
     from seen_jax.bench.encoders import encoders
-    from seen_jax.bench.processes import compiling, demo, imports
+    from seen_jax.bench.processes import compiling, demo, imports, loading, memory
     from seen_jax.bench.roofline import machine
     from seen_jax.bench.suites import Bench, calibration, evaluate, overhead, scoring, sweep
     from seen_jax.models.model import load
@@ -45,14 +49,14 @@ def run(args: Any) -> Result:
     ways = dict(
         zip(
             SUITES,
-            (evaluate, sweep, calibration, scoring, overhead, encoders, compiling, imports, demo),
+            (evaluate, sweep, calibration, scoring, overhead, encoders, compiling, loading, imports, demo, memory, card),
             strict=True,
         )
     )
     found = {}
     with stages() as tick:
         bench = Bench(load("seen-tiny"), args.items, args.batch_size, args.runs, tick)
-        for name in dict.fromkeys(args.suite or SUITES):
+        for name in dict.fromkeys(args.suite or SUITES[:-1]):
             found[name] = ways[name](bench)
     data = {
         "ratios": {name: r.median for one in found.values() for name, r in one.ratios.items()},

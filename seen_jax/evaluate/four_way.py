@@ -15,7 +15,7 @@ from seen_jax.errors import ConfigError
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
-from seen_jax.models.model import Model, batches
+from seen_jax.models.model import Model, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.subspace import NoiseBasis
 
@@ -53,10 +53,10 @@ def four_way(
     first = first_edited(model.config.encoder, edits)
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].audio[0]))
     found: dict[int, FourWay] = {}
-    for own, rows in batches(order, batch_size):
-        both = [requests[i] for i in rows]
-        both += [dataclasses.replace(requests[i], audio=[noisy[i]]) for i in rows]
-        batch, owners = model.processor.prepared(both)
+    for own, asked, room in roomy_batches(model, [requests[i] for i in order], batch_size):
+        rows = [order[k] for k in own] + [order[own[0]]] * (len(asked) - len(own))
+        both = asked + [dataclasses.replace(requests[i], audio=[noisy[i]]) for i in rows]
+        batch, owners = model.processor.prepared(both, room=room)
         out = generate_each(model.lalm, model.variables, batch, edits, decoding or Decoding(), None, first)
         tokens, lengths, see = jax.device_get((out.tokens, out.lengths, out.see[basis.site]))
         answers = []

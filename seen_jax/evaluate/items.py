@@ -71,12 +71,12 @@ class Entry:
         except AudioError as error:
             raise AudioError(f"item {self.id}: {error}") from error
 
-    def item(self) -> Item:
-        """The item with its audio; without a prompt of its own it asks the question, or for a transcript."""
+    def item(self, wave: Float[np.ndarray, " samples"] | None = None) -> Item:
+        """The item with its audio, or with a wave in its place; without a prompt of its own it asks the question, or
+        for a transcript."""
         prompt = self.prompt or "\n".join([self.question, *self.choices]).strip() or DEFAULT_PROMPT
-        return Item(
-            self.id, self.task, self.wave(), prompt, self.answer, self.choices, self.letter, question=self.question
-        )
+        wave = self.wave() if wave is None else wave
+        return Item(self.id, self.task, wave, prompt, self.answer, self.choices, self.letter, question=self.question)
 
 
 def load_clips(subset: str, per_task: int | None = None) -> list[Item]:

@@ -91,12 +91,13 @@ class Ledger:
             file.seek(start)
             return file.read(length)
 
-    def gather(self, units: Iterable[str]) -> None:
+    def gather(self, units: Sequence[str]) -> None:
         """Put what all processes did into the file of process 0, in the order of `units`, as one alone would have.
 
         Wherever this is cut, nothing is lost and nothing counts twice.
         """
-        if not (others := self._others()):
+        others = self._others()
+        if not others and list(self._places) == list(units):
             return
         partial = self.path.with_suffix(".partial")
         try:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import shlex
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from jaxtyping import Float
 from seen_jax.ahead import ahead
 from seen_jax.api import calibrate, per_clip
 from seen_jax.audio.denoise import Denoiser, denoiser
+from seen_jax.audio.features import SAMPLE_RATE
 from seen_jax.audio.io import audio_seconds
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.audio.sources import NoiseSource, noise_source
@@ -52,12 +54,14 @@ from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model, load
 from seen_jax.models.processor import Request
 from seen_jax.models.prompts import task_messages
+from seen_jax.models.shapes import Room, share_rooms
 from seen_jax.models.sites import ENCODER_RESID, ENCODER_SITES, Taps
 from seen_jax.subspace import Calibration, NoiseBasis, union
 
 Wave = Float[np.ndarray, " _"]
 COMMANDS = ("seen-jax", "cli")  # as the program may have been started: its own name, or python -m seen_jax.cli
 RANKS = 16
+NO_WAVE = np.zeros(0, np.float32)  # of an item of which only the words are looked at
 SIGNIFICANT = 7  # digits of a float32 that are kept in rows
 
 
@@ -70,20 +74,6 @@ class Setting:
     strength: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """The least that is done or not done: a batch of items of a data set, by their positions, under one noise.
-
-    batch: its number among those of all data sets.
-    """
-
-    key: str
-    batch: int
-    dataset: str
-    positions: list[int]
-    noise: str
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
     """Everything that is made once: model, entries and their batches, noises, denoisers, calibrations and bases."""
@@ -91,7 +81,7 @@ class Experiment:
     config: ExperimentConfig
     model: Model
     entries: Mapping[str, Sequence[Entry]]
-    batches: Sequence[tuple[str, int, list[int]]]  # as `batches_of`
+    parts: Sequence[Part]
     sources: Mapping[str, NoiseSource]
     denoisers: Mapping[str, Denoiser]
     calibrations: Mapping[tuple[str, str], Calibration]
@@ -106,19 +96,14 @@ class Experiment:
     def noises(self) -> tuple[str, ...]:
         return tuple(self.sources)
 
-    def units(self, hosts: Hosts = ALONE) -> list[Unit]:
-        """All the work of a process: whole batches in turns, for all noises have the clean answers in common."""
-        return [
-            Unit(f"{name}/{number}/{noise}", batch, name, positions, noise)
-            for batch, (name, number, positions) in enumerate(self.batches)
-            if hosts.owns(batch)
-            for noise in self.noises
-        ]
+    @functools.cached_property
+    def units(self) -> list[Unit]:
+        return units(self)
 
     def answers(self, units: Iterable[Unit]) -> int:
         """How many answers some work has."""
         per_item = (1 + len(self.config.snrs)) * len(self.arms)
-        return per_item * sum(len(unit.positions) for unit in units)
+        return per_item * sum(len(unit.places) for unit in units)
 
 
 def prepare(config: ExperimentConfig, report: Report, hosts: Hosts = ALONE) -> Experiment:
@@ -142,7 +127,7 @@ def prepare(config: ExperimentConfig, report: Report, hosts: Hosts = ALONE) -> E
     model = load(config.model, config.dtype, progress=lambda done, total: report("loading the model", done, total))
     folder = config.folder()
     hosts.wait_for(folder / MANIFEST, "waiting for process 0", report, hosts.timeout)
-    batches = batches_of(entries, config.batch_size)
+    batches = parts(entries, config.batch_size)
     claim(folder, manifest(config, model, entries, clips, further) | {"batches": digest([str(b) for b in batches])})
     waves = [entry.wave() for entry in clips]
     own_waves = {name: [entry.wave() for entry in own] for name, own in further.items()}
@@ -417,14 +402,56 @@ def short(values: Float[np.ndarray, " layers"]) -> list[float]:
     return [float(f"{float(x):.{SIGNIFICANT}g}") for x in values]
 
 
-def batches_of(entries: Mapping[str, Sequence[Entry]], size: int) -> list[tuple[str, int, list[int]]]:
-    """(data set, number in it, positions of the items) of all batches, items of like length together."""
+class Part(NamedTuple):
+    """A batch of items of a data set, of like length. number: in it; places: of the items; seconds: of each, 0 where
+    only reading would tell."""
+
+    dataset: str
+    number: int
+    places: list[int]
+    seconds: list[float]
+
+
+def parts(entries: Mapping[str, Sequence[Entry]], size: int) -> list[Part]:
+    """All batches, of `size` items at most."""
     found = []
     for name, own in entries.items():
         length = [seconds_of(entry) for entry in own]
         order = sorted(range(len(own)), key=lambda i: (length[i], i))
-        found += [(name, b // size, order[b : b + size]) for b in range(0, len(order), size)]
+        for b in range(0, len(order), size):
+            places = order[b : b + size]
+            found.append(Part(name, b // size, places, [length[i] for i in places]))
     return found
+
+
+class Unit(NamedTuple):
+    """The least that is done or not done: a batch of items under one noise.
+
+    batch: its number among those of all data sets. places: of the items in their data set. room: what they are padded
+    to.
+    """
+
+    key: str
+    batch: int
+    dataset: str
+    places: list[int]
+    noise: str
+    room: Room
+
+
+def units(experiment: Experiment) -> list[Unit]:
+    """All the work, of all processes: which shapes batches share depends on all of them."""
+    wanted = []
+    for part in experiment.parts:
+        entries = [experiment.entries[part.dataset][i] for i in part.places]
+        requests = [request_of(experiment, entry, entry.item(NO_WAVE)) for entry in entries]
+        samples = [[math.ceil(seconds * SAMPLE_RATE)] for seconds in part.seconds]
+        wanted.append(experiment.model.processor.room(requests, samples))
+    return [
+        Unit(f"{part.dataset}/{part.number}/{noise}", batch, part.dataset, part.places, noise, room)
+        for batch, (part, room) in enumerate(zip(experiment.parts, share_rooms(wanted), strict=True))
+        for noise in experiment.noises
+    ]
 
 
 def seconds_of(entry: Entry) -> float:
@@ -459,17 +486,18 @@ class Asked:
     places: list[int]
     items: list[Item]
     rows: list[int]
+    room: Room
     batch: Batch
     owners: list[list[list[int]]]
     failed: dict[int, str]
 
 
-def asked(experiment: Experiment, dataset: str, positions: Sequence[int]) -> Asked | dict[int, str]:
+def asked(experiment: Experiment, unit: Unit) -> Asked | dict[int, str]:
     """What there is to ask about some items of a data set; why not, if none of them can be read."""
-    config, entries = experiment.config, experiment.entries[dataset]
+    config, entries = experiment.config, experiment.entries[unit.dataset]
     items: dict[int, Item] = {}
     failed: dict[int, str] = {}
-    for i in positions:
+    for i in unit.places:
         try:
             item = entries[i].item()
             experiment.model.processor.checked(item.wave)
@@ -482,8 +510,8 @@ def asked(experiment: Experiment, dataset: str, positions: Sequence[int]) -> Ask
     places = list(items)
     rows = [*range(len(places)), *[0] * (min(config.batch_size, len(entries)) - len(places))]
     requests = [request_of(experiment, entries[places[k]], items[places[k]]) for k in rows]
-    batch, owners = experiment.model.processor.prepared(requests)
-    return Asked(places, list(items.values()), rows, batch, owners, failed)
+    batch, owners = experiment.model.processor.prepared(requests, room=unit.room)
+    return Asked(places, list(items.values()), rows, unit.room, batch, owners, failed)
 
 
 Answers = dict[tuple[str, str], list[Heard]]  # of a noise and a mitigation
@@ -525,7 +553,7 @@ def features_of(experiment: Experiment, ask: Asked, waves: Sequence[Wave], arm: 
     """Features of all rows, after the denoiser of a mitigation if it has one."""
     if arm.denoiser:
         waves = [experiment.denoisers[arm.name](wave) for wave in waves]
-    return experiment.model.processor.audio([waves[k] for k in ask.rows])[0].features
+    return experiment.model.processor.audio([waves[k] for k in ask.rows], ask.room)[0].features
 
 
 def alike(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:
@@ -542,24 +570,25 @@ class Clean:
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
-        self._of: tuple[str, tuple[int, ...]] | None = None
+        self._of: tuple[str, list[int]] | None = None
         self._ask: Asked | dict[int, str] = {}
         self._answers: Answers = {}
 
-    def __call__(self, dataset: str, positions: Sequence[int]) -> tuple[Asked | dict[int, str], Answers]:
-        if self._of != (dataset, tuple(positions)):
-            self._ask, self._answers = asked(self.experiment, dataset, positions), {}
+    def __call__(self, unit: Unit) -> tuple[Asked | dict[int, str], Answers]:
+        if self._of != (unit.dataset, unit.places):
+            self._ask, self._answers = asked(self.experiment, unit), {}
             if isinstance(self._ask, Asked):
                 waves = [item.wave for item in self._ask.items]
                 [self._answers] = answers(self.experiment, self._ask, [waves], self.experiment.noises)
-            self._of = dataset, tuple(positions)
+            self._of = unit.dataset, unit.places
         return self._ask, self._answers
 
 
-def run_unit(experiment: Experiment, clean: Clean, dataset: str, positions: Sequence[int], noise: str) -> list[Row]:
+def run_unit(experiment: Experiment, clean: Clean, unit: Unit) -> list[Row]:
     """Rows of one batch of items under one noise: clean, and at every SNR, under every mitigation."""
-    config, entries = experiment.config, experiment.entries[dataset]
-    ask, quiet = clean(dataset, positions)
+    config, dataset, noise = experiment.config, unit.dataset, unit.noise
+    entries = experiment.entries[dataset]
+    ask, quiet = clean(unit)
     failed = dict(ask if isinstance(ask, dict) else ask.failed)
     noisy: dict[int, list[Wave]] = {}
     for i, item in [] if isinstance(ask, dict) else zip(ask.places, ask.items, strict=True):
@@ -641,16 +670,17 @@ def cosines(act: np.ndarray, deact: np.ndarray, act_noise: np.ndarray, deact_noi
 
 
 def run(experiment: Experiment, report: Report, hosts: Hosts = ALONE) -> Ledger:
-    """Do what is not done yet of this process's share."""
+    """Do what is not done yet of this process's share: whole batches, for all noises have their clean answers in
+    common."""
     ledger = Ledger(experiment.config.folder() / ANSWERS, hosts.index)
-    share = experiment.units(hosts)
+    share = [unit for unit in experiment.units if hosts.owns(unit.batch)]
     pending = [unit for unit in share if unit.key not in ledger.done]
     total = experiment.answers(share)
     done = total - experiment.answers(pending)
     report("answering", done, total)
     clean = Clean(experiment)
     for unit in pending:
-        ledger.add(unit.key, run_unit(experiment, clean, unit.dataset, unit.positions, unit.noise))
+        ledger.add(unit.key, run_unit(experiment, clean, unit))
         done += experiment.answers([unit])
         report("answering", done, total)
     return ledger
@@ -658,7 +688,7 @@ def run(experiment: Experiment, report: Report, hosts: Hosts = ALONE) -> Ledger:
 
 def gather(experiment: Experiment, ledger: Ledger, report: Report, hosts: Hosts = ALONE) -> None:
     """Wait until all processes have done their shares, and leave the answers as one process would have."""
-    work = experiment.units()
+    work = experiment.units
     total = experiment.answers(work)
 
     def progress() -> tuple[int, int]:
@@ -667,4 +697,4 @@ def gather(experiment: Experiment, ledger: Ledger, report: Report, hosts: Hosts 
 
     needed = "answers of other processes: start those that stopped again, or this one without hosts to do the rest here"
     hosts.wait(progress, "waiting for the other processes", report, needed=needed)
-    ledger.gather(unit.key for unit in work)
+    ledger.gather([unit.key for unit in work])

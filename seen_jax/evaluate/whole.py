@@ -39,7 +39,8 @@ def evaluate(
     ledger = run(experiment, report, hosts)
     folder = config.folder()
     if not hosts.leads:
-        return {"out": str(folder), "answers": experiment.answers(experiment.units(hosts))}
+        share = (unit for unit in experiment.units if hosts.owns(unit.batch))
+        return {"out": str(folder), "answers": experiment.answers(share)}
     studies = run_studies(experiment, report) if config.studies else {}
     gather(experiment, ledger, report, hosts)
     found = tables_of(experiment, ledger)

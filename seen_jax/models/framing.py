@@ -66,7 +66,7 @@ class Framing:
         wave = np.pad(wave, (0, max(0, self.least - len(wave))))
         if not self._frames(len(wave)):
             raise AudioError(f"a clip of {len(wave)} samples is too short: {family} needs at least {HOP}.")
-        limit = round(self.seconds * SAMPLE_RATE)
+        limit = self.heard(len(wave))
         if len(wave) <= limit:
             return wave
         lasts = f"the clip lasts {len(wave) / SAMPLE_RATE:.1f} s; {family}"
@@ -74,6 +74,10 @@ class Framing:
             raise AudioError(f"{lasts} takes at most {self.seconds:.0f} s: cut it.")
         warnings.warn(f"{lasts} hears the first {self.seconds:.0f} s.", stacklevel=3)
         return wave[:limit]
+
+    def heard(self, samples: int) -> int:
+        """How long a clip of so many samples is for the model."""
+        return min(max(samples, self.least), round(self.seconds * SAMPLE_RATE))
 
     def rows(self, samples: int) -> list[Row]:
         """The encoder rows of a clip."""
@@ -98,9 +102,12 @@ class Framing:
         return samples if self.unit is None else -(-samples // self.unit) * self.unit
 
     def audio(
-        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig
+        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig, least: int = 0
     ) -> tuple[Audio, list[list[int]]]:
-        """The encoder rows of some clips (checked before), and the numbers of the rows of each clip."""
+        """The encoder rows of some clips (checked before), and the numbers of the rows of each clip.
+
+        least: mel frames to which the rows are padded at least, one of the sizes that `config.padded` gives.
+        """
         pieces: list[np.ndarray] = []
         plan: list[Row] = []
         owners: list[list[int]] = []
@@ -110,8 +117,8 @@ class Framing:
             plan += [row._replace(piece=row.piece + len(pieces)) for row in rows]
             size = self.piece or len(wave)
             pieces += [np.pad(wave[i : i + size], (0, self.tail)) for i in range(0, len(wave), size)]
-        mels = self._log_mels(pieces, config.n_mels)
-        total = config.padded(max(row.seen for row in plan))
+        mels = self._log_mels(pieces, config.n_mels, least * HOP if self.piece is None else 0)
+        total = max(config.padded(max(row.seen for row in plan)), least)
         frames = np.array([row.frames for row in plan])
         seen = np.array([row.seen for row in plan])
         features = np.zeros((len(plan), total, config.n_mels), np.float32)
@@ -133,15 +140,16 @@ class Framing:
             jnp.asarray(features), ints(frames), ints(seen) if self.filled or self.behind else None, ints(keys)
         ), owners
 
-    def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int) -> list[Float[np.ndarray, "_ mels"]]:
-        """One log-mel per piece, on the host, where a cut compiles nothing. Equal padded lengths are one batch."""
+    def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int, least: int) -> list[Float[np.ndarray, "_ mels"]]:
+        """One log-mel per piece, on the host, where a cut compiles nothing. Equal padded lengths are one batch, with
+        room for a piece of `least` samples."""
         if self.reflected:
             whole = [np.pad(piece, (0, self._filled(len(piece)) - len(piece))) for piece in pieces]
-            padded, _ = pad_waves([np.pad(piece, (0, STFT_WINDOW // 2), mode="reflect") for piece in whole])
+            padded, _ = pad_waves([np.pad(p, (0, STFT_WINDOW // 2), mode="reflect") for p in whole], least=least)
             real = jnp.asarray([len(piece) // HOP for piece in whole], jnp.int32)
             return list(np.asarray(log_mel(jnp.asarray(padded), n_mels, real)))
         if self.unit is None:
-            return list(np.asarray(log_mel(jnp.asarray(pad_waves(pieces)[0]), n_mels)))
+            return list(np.asarray(log_mel(jnp.asarray(pad_waves(pieces, least=least)[0]), n_mels)))
         length = [self._filled(len(piece)) for piece in pieces]
         found: dict[int, np.ndarray] = {}
         for size in sorted(set(length)):
@@ -169,14 +177,15 @@ class PairedFraming(Framing):
         return (samples // HOP + 1) // 2
 
     def audio(
-        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig
+        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig, least: int = 0
     ) -> tuple[Audio, list[list[int]]]:
         """One row per clip."""
-        padded, _ = pad_waves([np.pad(wave, (0, STFT_WINDOW // 2), mode="reflect") for wave in waves])
+        reflected = [np.pad(wave, (0, STFT_WINDOW // 2), mode="reflect") for wave in waves]
+        padded, _ = pad_waves(reflected, least=2 * least * HOP)
         real = jnp.asarray([len(wave) // HOP + 1 for wave in waves], jnp.int32)
         mels = np.asarray(log_mel(jnp.asarray(padded), config.n_mels // 2, real, htk=True))
         frames = [self._frames(len(wave)) for wave in waves]
-        total = -(-max(frames) // config.pad_frames) * config.pad_frames
+        total = max(config.padded(max(frames)), least)
         features = np.zeros((len(waves), total, config.n_mels), np.float32)
         for out, mel, n in zip(features, mels, frames, strict=True):
             out[:n] = mel[: 2 * n].reshape(n, -1)

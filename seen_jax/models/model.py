@@ -22,7 +22,8 @@ from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.folders import cache_folder, find_folder
 from seen_jax.models.lalm import Lalm, Output
-from seen_jax.models.processor import Processor
+from seen_jax.models.processor import Processor, Request
+from seen_jax.models.shapes import Room, share_rooms
 from seen_jax.models.sites import Taps
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -140,6 +141,16 @@ def batches(items: Sequence[T], size: int) -> Iterator[tuple[list[int], list[T]]
         group = list(items[start : start + size])
         indices = list(range(start, start + len(group)))
         yield indices, group + [group[0]] * (size - len(group))
+
+
+def roomy_batches(
+    model: Model, requests: Sequence[Request], size: int, text: bool = True
+) -> Iterator[tuple[list[int], list[Request], Room]]:
+    """`batches`, each with the room that it shares with others, so that few shapes are compiled."""
+    groups = list(batches(requests, size))
+    rooms = share_rooms([model.processor.room(group, text=text) for _, group in groups])
+    for (indices, group), room in zip(groups, rooms, strict=True):
+        yield indices, group, room
 
 
 @functools.partial(jax.jit, static_argnums=0)

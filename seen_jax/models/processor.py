@@ -15,6 +15,7 @@ from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
+from seen_jax.models.shapes import Room
 
 TEXT_BUCKET = 32
 
@@ -82,27 +83,43 @@ class Processor:
         ids = self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
         return ids, [i for i, token in enumerate(ids) if token == self.config.audio_token]
 
-    def audio(self, waves: Sequence[np.ndarray]) -> tuple[Audio, list[list[int]]]:
+    def audio(self, waves: Sequence[np.ndarray], room: Room = Room()) -> tuple[Audio, list[list[int]]]:
         """The encoder rows of some clips, and which of them belong to each clip."""
-        return self.family.FRAMING.audio([self.checked(wave) for wave in waves], self.config.encoder)
+        return self.family.FRAMING.audio([self.checked(wave) for wave in waves], self.config.encoder, room.frames)
 
-    def prepare(self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET) -> Batch:
+    def room(
+        self, requests: Sequence[Request], samples: Sequence[Sequence[int]] | None = None, text: bool = True
+    ) -> Room:
+        """What a batch of requests needs. samples: of their clips, where the requests do not hold them. text: False:
+        nobody will look at the prompts."""
+        framing, config, frames, tokens = self.family.FRAMING, self.config.encoder, 0, 0
+        for k, request in enumerate(requests):
+            lengths = [len(wave) for wave in request.audio] if samples is None else samples[k]
+            rows = [framing.rows(framing.heard(n)) if n else [] for n in lengths]
+            frames = max(frames, *(config.padded(row.seen) for own in rows for row in own), 0)
+            counts = [[int(config.token_count(row.frames)) for row in own] for own in rows]
+            tokens = max(tokens, len(self.prompt(request, counts)[0])) if text else 0
+        return Room(frames, tokens)
+
+    def prepare(
+        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = Room()
+    ) -> Batch:
         """One batch of requests; text is padded to a multiple of `text_bucket`, audio as the encoder wants it."""
-        return self.prepared(requests, text_bucket)[0]
+        return self.prepared(requests, text_bucket, room)[0]
 
     def prepared(
-        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET
+        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = Room()
     ) -> tuple[Batch, list[list[list[int]]]]:
         """`prepare`, and the encoder rows of every clip of every request."""
         if not requests or not all(request.audio for request in requests):
             raise AudioError("a request without audio: every request needs at least one clip.")
-        audio, owners = self.audio([wave for request in requests for wave in request.audio])
+        audio, owners = self.audio([wave for request in requests for wave in request.audio], room)
         counts = np.asarray(self.config.encoder.token_count(np.asarray(audio.frames)))
         per_row = int(self.config.encoder.token_count(audio.features.shape[1]))
         clips = iter(owners)
         rows = [[next(clips) for _ in request.audio] for request in requests]
         prompts = [self.prompt(q, [counts[r].tolist() for r in own]) for q, own in zip(requests, rows, strict=True)]
-        length = -(-max(len(ids) for ids, _ in prompts) // text_bucket) * text_bucket
+        length = -(-max(room.tokens, *(len(ids) for ids, _ in prompts)) // text_bucket) * text_bucket
         tokens = np.full((len(requests), length), self.config.pad_token, np.int32)
         index = np.full((len(requests), length), -1, np.int32)
         for b, ((ids, places), own) in enumerate(zip(prompts, rows, strict=True)):

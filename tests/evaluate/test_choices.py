@@ -21,7 +21,9 @@ def make(texts, form="{text}", letter="B", prompt="which one?", answer=None, nam
 
 
 @given(
-    st.lists(st.text("abcxyz. ", min_size=1, max_size=5).map(str.strip), min_size=2, max_size=6, unique=True),
+    st.lists(
+        st.text("abcxyz. ", min_size=1, max_size=5).map(str.strip).filter(bool), min_size=2, max_size=6, unique=True
+    ),
     st.sampled_from(FORMS),
     st.integers(0, 99),
     st.data(),

@@ -154,14 +154,14 @@ def test_a_noise_without_a_basis_gets_the_union_of_the_others(reference):
 def test_an_interrupted_run_goes_on_and_ends_the_same(config, reference, monkeypatch):
     """Stopped after every unit in turn, and once in the middle of a line: no unit is computed twice."""
     whole = runner.run_unit
-    computed: list[tuple] = []
+    computed: list[str] = []
 
-    def one_more(experiment, clean, dataset, positions, noise):
+    def one_more(experiment, clean, unit):
         if computed and computed[-1] == "stop":
             computed.pop()
             raise KeyboardInterrupt
-        computed.append((dataset, *positions, noise))
-        rows = whole(experiment, clean, dataset, positions, noise)
+        computed.append(unit.key)
+        rows = whole(experiment, clean, unit)
         computed.append("stop")
         return rows
 

@@ -71,7 +71,11 @@ def test_parity_of_greedy_answers_on_200_clips(model, original, requests):
 
 
 def test_parity_of_logits_and_sites(model, original, requests):
-    """Logits of all clips, sites of every eighth: `docs/seen_tiny.md` says how far they are apart on all of them."""
+    """Logits of all clips, sites of every eighth: `docs/seen_tiny.md` says how far they are apart on all of them.
+
+    Where a trained layer's activations come near 60, float32 itself is no nearer than 1e-4: PyTorch's own is 0.9e-4 off
+    its float64. There 5e-6 of the layer's largest activation counts.
+    """
     lalm = model.tapped(Taps(SITES, "full"))
     for i, request in enumerate(requests):
         one = row(model, request)
@@ -80,7 +84,9 @@ def test_parity_of_logits_and_sites(model, original, requests):
         np.testing.assert_allclose(out.logits[0, : len(one.ids)], logits, atol=1e-4)
         for site in SITES if i % 8 == 0 else ():
             n = taps[site].shape[1]
-            np.testing.assert_allclose(out.taps[site][:, 0, :n], taps[site], atol=1e-4, err_msg=site)
+            allowed = np.maximum(1e-4, 5e-6 * np.abs(taps[site]).max((1, 2), keepdims=True))
+            gap = np.abs(np.asarray(out.taps[site][:, 0, :n]) - taps[site])
+            assert (gap <= allowed).all(), f"{site} of clip {i}: {gap.max():g}"
 
 
 def test_parity_of_seen_at_the_papers_site(model, original, requests, basis):
