@@ -153,9 +153,11 @@ def split_overrides(parser: Parser, argv: Sequence[str]) -> tuple[list[str], lis
     """(arguments of the command itself, overrides of configuration fields with their values)."""
     own, overrides, rest = [], [], list(argv)
     known = parser.options()
+    groups = {name.partition(".")[0] for name in known if "." in name}
     while rest:
         token = rest.pop(0)
-        if not token.startswith("--") or token.partition("=")[0] in known:
+        name = token.partition("=")[0]
+        if not token.startswith("--") or name in known or name.partition(".")[0] in groups:
             own.append(token)
             continue
         overrides.append(token)

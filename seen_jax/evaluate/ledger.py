@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seen_jax.errors import ConfigError
 
@@ -15,49 +15,107 @@ Row = dict[str, Any]
 
 
 class Ledger:
-    """The unit is the least that is done or not done: its rows go to disk together, in one line."""
+    """The unit is the least that is done or not done: its rows go to disk together, in one line.
 
-    def __init__(self, path: Path):
+    Each of several processes appends to a file of its own and reads those of all, also of an earlier run with more of
+    them. A unit that two of them did counts once, as process 0 has it, else the one with the lower index.
+    """
+
+    def __init__(self, path: Path, process: int = 0):
+        """path: of process 0. A last line of the own file that was cut is taken off. ConfigError for a damaged file."""
         self.path = path
-        self.done: set[str] = set()
-        if path.exists():
-            self._repair()
+        self.own = path.with_name(f"{path.stem}-{process:05d}{path.suffix}") if process else path
+        self._ends: dict[Path, int] = {}  # of the whole lines that were read
+        self._places: dict[str, tuple[Path, int, int]] = {}  # of units: file, first byte, length
+        self.refresh()
+        self._repair()
 
-    def _repair(self) -> None:
-        """Read the keys of whole lines, and cut off a last one that was not finished."""
-        good = 0
-        with self.path.open("rb") as file:
+    @property
+    def done(self) -> Set[str]:
+        """The units that some process has done, as far as was known at the last refresh."""
+        return self._places.keys()
+
+    def refresh(self) -> None:
+        """Take in what all processes have added since the last time; a line that is not whole yet is left for later."""
+        for path in (self.path, *self._others()):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:  # nothing is done yet, or it was gathered just now
+            return
+        with file:
+            start = file.seek(self._ends.get(path, 0))
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    self.done.add(json.loads(line)["unit"])
+                    unit = json.loads(line)["unit"]
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ConfigError(f"{self.path} is damaged ({error}): move it away to start anew") from None
-                good += len(line)
-        if good < self.path.stat().st_size:
-            os.truncate(self.path, good)
+                    raise ConfigError(f"{path} is damaged ({error}): move it away to start anew") from None
+                if unit not in self._places or self._rank(path) < self._rank(self._places[unit][0]):
+                    self._places[unit] = path, start, len(line)
+                start += len(line)
+            self._ends[path] = start
+
+    def _others(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}"))
+
+    def _rank(self, path: Path) -> tuple[bool, str]:
+        return path != self.path, path.name
+
+    def _repair(self) -> None:
+        """Only of the own file: others may be writing theirs."""
+        if self.own.exists() and self._ends.get(self.own, 0) < self.own.stat().st_size:
+            os.truncate(self.own, self._ends.get(self.own, 0))
 
     def add(self, unit: str, rows: Sequence[Row]) -> None:
         """Write the rows of a unit. ConfigError where the disk refuses; what was written before stays."""
         line = json.dumps({"unit": unit, "rows": list(rows)}, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            with self.path.open("ab") as file:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            _write(self.own, [line.encode()], "ab")
         except OSError as error:
             self._repair()
-            raise ConfigError(f"cannot write {self.path}: {error.strerror or error}; what was done is kept") from None
-        self.done.add(unit)
+            raise ConfigError(f"cannot write {self.own}: {error.strerror or error}; what was done is kept") from None
+        self._read(self.own)
 
     def rows(self) -> Iterator[Row]:
-        """All rows, in the order in which the units were done."""
-        if not self.path.exists():
+        """All rows, each once."""
+        for unit in self._places:
+            yield from json.loads(self._line(unit))["rows"]
+
+    def _line(self, unit: str) -> bytes:
+        path, start, length = self._places[unit]
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def gather(self, units: Sequence[str]) -> None:
+        """Put what all processes did into the file of process 0, in the order of `units`, as one alone would have.
+
+        Wherever this is cut, nothing is lost and nothing counts twice.
+        """
+        others = self._others()
+        if not others and list(self._places) == list(units):
             return
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                yield from json.loads(line)["rows"]
+        partial = self.path.with_suffix(".partial")
+        try:
+            _write(partial, map(self._line, units), "wb")
+            partial.replace(self.path)
+            for path in others:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.path}: {error.strerror or error}; what was done is kept") from None
+        self._ends, self._places = {}, {}
+        self.refresh()
+
+
+def _write(path: Path, lines: Iterable[bytes], mode: Literal["ab", "wb"]) -> None:
+    with path.open(mode) as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -73,6 +131,10 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
         if keys:
             raise ConfigError(
                 f"{folder} holds another experiment (different: {', '.join(keys)}): choose another folder with --out"
+            )
+        if found.get("batches", wanted.get("batches")) != wanted.get("batches"):
+            raise ConfigError(
+                f"the audio has other lengths here than when {folder} was begun: is it the same everywhere?"
             )
         return
     if folder.exists() and any(folder.iterdir()):

@@ -11,7 +11,7 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -41,8 +41,9 @@ from seen_jax.evaluate.experiment import (
     NoiseConfig,
 )
 from seen_jax.evaluate.guard import SplitGuard
+from seen_jax.evaluate.hosts import ALONE, Hosts, Report
 from seen_jax.evaluate.items import Entry, Item
-from seen_jax.evaluate.ledger import ANSWERS, Ledger, Row, claim
+from seen_jax.evaluate.ledger import ANSWERS, MANIFEST, Ledger, Row, claim
 from seen_jax.evaluate.metrics import cosine_similarities
 from seen_jax.evaluate.restoration import Paired, Restoration, fit_restoration, pair
 from seen_jax.evaluate.sweep import common_rank
@@ -57,7 +58,6 @@ from seen_jax.models.shapes import Room, share_rooms
 from seen_jax.models.sites import ENCODER_RESID, ENCODER_SITES, Taps
 from seen_jax.subspace import Calibration, NoiseBasis, union
 
-Report = Callable[[str, int, int], None]  # stage, done, in all
 Wave = Float[np.ndarray, " _"]
 COMMANDS = ("seen-jax", "cli")  # as the program may have been started: its own name, or python -m seen_jax.cli
 RANKS = 16
@@ -76,11 +76,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """Everything that is made once: model, entries, noises, denoisers, calibrations and bases."""
+    """Everything that is made once: model, entries and their batches, noises, denoisers, calibrations and bases."""
 
     config: ExperimentConfig
     model: Model
     entries: Mapping[str, Sequence[Entry]]
+    parts: Sequence[Part]
     sources: Mapping[str, NoiseSource]
     denoisers: Mapping[str, Denoiser]
     calibrations: Mapping[tuple[str, str], Calibration]
@@ -95,9 +96,21 @@ class Experiment:
     def noises(self) -> tuple[str, ...]:
         return tuple(self.sources)
 
+    @functools.cached_property
+    def units(self) -> list[Unit]:
+        return units(self)
 
-def prepare(config: ExperimentConfig, report: Report) -> Experiment:
-    """Load and check everything, claim the folder, and calibrate what is not calibrated yet."""
+    def answers(self, units: Iterable[Unit]) -> int:
+        """How many answers some work has."""
+        per_item = (1 + len(self.config.snrs)) * len(self.arms)
+        return per_item * sum(len(unit.places) for unit in units)
+
+
+def prepare(config: ExperimentConfig, report: Report, hosts: Hosts = ALONE) -> Experiment:
+    """Load and check everything, claim the folder, and calibrate what is not calibrated yet.
+
+    Of several processes the first claims and calibrates; the others wait for what they need of it.
+    """
     mesh = config.mesh.mesh()
     noises: Sequence[NoiseConfig] = config.noises  # type: ignore[assignment]
     arms: Sequence[MitigationConfig] = config.mitigations  # type: ignore[assignment]
@@ -115,7 +128,9 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
     tick = lambda done, total: report("loading the model", done, total)  # noqa: E731
     model = load(config.model, config.dtype, mesh, tick)
     folder = config.folder()
-    claim(folder, manifest(config, model, entries, clips, further))
+    hosts.wait_for(folder / MANIFEST, "waiting for process 0", report, hosts.timeout)
+    batches = parts(entries, config.batch_size)
+    claim(folder, manifest(config, model, entries, clips, further) | {"batches": digest([str(b) for b in batches])})
     waves = [entry.wave() for entry in clips]
     own_waves = {name: [entry.wave() for entry in own] for name, own in further.items()}
     guard = SplitGuard()
@@ -130,7 +145,7 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
         drawn = [sources[name].clip(i, len(wave), config.seed, "calibration") for i, wave in enumerate(waves)]
         for site in sites:
             calibrations[name, site] = calibration_of(
-                model, config, folder / "calibration" / name / site, name, site, waves, drawn, report
+                model, config, folder / "calibration" / name / site, name, site, waves, drawn, report, hosts
             )
     bases = {}
     for arm in arms:
@@ -143,11 +158,11 @@ def prepare(config: ExperimentConfig, report: Report) -> Experiment:
             bases[name, arm.name] = basis
     known = {name: sources[name] for name in calibrated}
     restorations = {
-        arm.name: restoration_of(model, config, arm, denoisers.get(arm.name), own_waves[arm.name], known, report)
+        arm.name: restoration_of(model, config, arm, denoisers.get(arm.name), own_waves[arm.name], known, report, hosts)
         for arm in arms
         if arm.restoration
     }
-    return Experiment(config, model, entries, sources, denoisers, calibrations, bases, restorations)
+    return Experiment(config, model, entries, batches, sources, denoisers, calibrations, bases, restorations)
 
 
 def restoration_of(
@@ -158,6 +173,7 @@ def restoration_of(
     waves: Sequence[Wave],
     noises: Mapping[str, NoiseSource],
     report: Report,
+    hosts: Hosts,
 ) -> Restoration:
     """The restoration of a mitigation; what a condition leaves of the clips comes from its file if that is there."""
     settings = arm.restoration
@@ -173,6 +189,7 @@ def restoration_of(
     for noise, snr in conditions:
         stage = f"fitting {arm.name}" + (f" to {noise} at {snr:g} dB" if noise else "")
         path = folder / (f"{noise}_{snr:g}.npz" if noise else "clean.npz")
+        hosts.wait_for(path, f"waiting for process 0: {stage}", report)
         if path.exists():
             found.append(Paired.load(path))
             continue
@@ -244,7 +261,7 @@ def manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["seen-jax", *sys.argv[1:]]) if Path(sys.argv[0]).stem in COMMANDS else None,
         "versions": {name: version(name) for name in ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")},
-        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "device": f"{jax.local_devices()[0].device_kind} ({jax.default_backend()})",
         "model": {"name": model.name, "family": model.config.family, "fingerprint": model.fingerprint},
     }
 
@@ -285,8 +302,10 @@ def calibration_of(
     waves: Sequence[Wave],
     noises: Sequence[Wave],
     report: Report,
+    hosts: Hosts,
 ) -> Calibration:
     """The calibration of a noise and a site, from its folder if it is there."""
+    hosts.wait_for(folder, f"waiting for process 0: calibrating {noise}", report)
     if folder.exists():
         try:
             return Calibration.load(folder)
@@ -385,33 +404,56 @@ def short(values: Float[np.ndarray, " layers"]) -> list[float]:
     return [float(f"{float(x):.{SIGNIFICANT}g}") for x in values]
 
 
+class Part(NamedTuple):
+    """A batch of items of a data set, of like length. number: in it; places: of the items; seconds: of each, 0 where
+    only reading would tell."""
+
+    dataset: str
+    number: int
+    places: list[int]
+    seconds: list[float]
+
+
+def parts(entries: Mapping[str, Sequence[Entry]], size: int) -> list[Part]:
+    """All batches, of `size` items at most."""
+    found = []
+    for name, own in entries.items():
+        length = [seconds_of(entry) for entry in own]
+        order = sorted(range(len(own)), key=lambda i: (length[i], i))
+        for b in range(0, len(order), size):
+            places = order[b : b + size]
+            found.append(Part(name, b // size, places, [length[i] for i in places]))
+    return found
+
+
 class Unit(NamedTuple):
-    """A batch of items under one noise. places: of the items in their data set. room: what they are padded to."""
+    """The least that is done or not done: a batch of items under one noise.
+
+    batch: its number among those of all data sets. places: of the items in their data set. room: what they are padded
+    to.
+    """
 
     key: str
+    batch: int
     dataset: str
     places: list[int]
     noise: str
     room: Room
 
 
-def units(experiment: Experiment) -> Iterator[Unit]:
-    """All the work, items of like length together."""
-    size = experiment.config.batch_size
-    found: list[tuple[str, str, list[int]]] = []
+def units(experiment: Experiment) -> list[Unit]:
+    """All the work, of all processes: which shapes batches share depends on all of them."""
     wanted = []
-    for name, entries in experiment.entries.items():
-        length = [seconds_of(entry) for entry in entries]
-        order = sorted(range(len(entries)), key=lambda i: (length[i], i))
-        for b in range(0, len(order), size):
-            places = order[b : b + size]
-            found.append((f"{name}/{b // size}", name, places))
-            requests = [request_of(experiment, entries[i], entries[i].item(NO_WAVE)) for i in places]
-            samples = [[math.ceil(length[i] * SAMPLE_RATE)] for i in places]
-            wanted.append(experiment.model.processor.room(requests, samples))
-    for (key, name, places), room in zip(found, share_rooms(wanted), strict=True):
-        for noise in experiment.noises:
-            yield Unit(f"{key}/{noise}", name, places, noise, room)
+    for part in experiment.parts:
+        entries = [experiment.entries[part.dataset][i] for i in part.places]
+        requests = [request_of(experiment, entry, entry.item(NO_WAVE)) for entry in entries]
+        samples = [[math.ceil(seconds * SAMPLE_RATE)] for seconds in part.seconds]
+        wanted.append(experiment.model.processor.room(requests, samples))
+    return [
+        Unit(f"{part.dataset}/{part.number}/{noise}", batch, part.dataset, part.places, noise, room)
+        for batch, (part, room) in enumerate(zip(experiment.parts, share_rooms(wanted), strict=True))
+        for noise in experiment.noises
+    ]
 
 
 def seconds_of(entry: Entry) -> float:
@@ -630,19 +672,32 @@ def cosines(act: np.ndarray, deact: np.ndarray, act_noise: np.ndarray, deact_noi
     return {name: short(np.asarray([x]))[0] for name, x in found.items() if np.isfinite(x)}
 
 
-def run(experiment: Experiment, report: Report) -> Ledger:
-    """Do what is not done yet."""
-    ledger = Ledger(experiment.config.folder() / ANSWERS)
-    work = list(units(experiment))
-    sizes = {unit.key: len(unit.places) for unit in work}
-    per_item = (1 + len(experiment.config.snrs)) * len(experiment.arms)
-    total = per_item * sum(sizes.values())
-    done = per_item * sum(size for key, size in sizes.items() if key in ledger.done)
+def run(experiment: Experiment, report: Report, hosts: Hosts = ALONE) -> Ledger:
+    """Do what is not done yet of this process's share: whole batches, for all noises have their clean answers in
+    common."""
+    ledger = Ledger(experiment.config.folder() / ANSWERS, hosts.index)
+    share = [unit for unit in experiment.units if hosts.owns(unit.batch)]
+    pending = [unit for unit in share if unit.key not in ledger.done]
+    total = experiment.answers(share)
+    done = total - experiment.answers(pending)
     report("answering", done, total)
     clean = Clean(experiment)
-    for unit in work:
-        if unit.key not in ledger.done:
-            ledger.add(unit.key, run_unit(experiment, clean, unit))
-            done += per_item * len(unit.places)
-            report("answering", done, total)
+    for unit in pending:
+        ledger.add(unit.key, run_unit(experiment, clean, unit))
+        done += experiment.answers([unit])
+        report("answering", done, total)
     return ledger
+
+
+def gather(experiment: Experiment, ledger: Ledger, report: Report, hosts: Hosts = ALONE) -> None:
+    """Wait until all processes have done their shares, and leave the answers as one process would have."""
+    work = experiment.units
+    total = experiment.answers(work)
+
+    def progress() -> tuple[int, int]:
+        ledger.refresh()
+        return experiment.answers(unit for unit in work if unit.key in ledger.done), total
+
+    needed = "answers of other processes: start those that stopped again, or this one without hosts to do the rest here"
+    hosts.wait(progress, "waiting for the other processes", report, needed=needed)
+    ledger.gather([unit.key for unit in work])

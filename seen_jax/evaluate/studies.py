@@ -29,7 +29,8 @@ from seen_jax.evaluate.bench import (
     pearson,
     removed,
 )
-from seen_jax.evaluate.runner import Experiment, Report
+from seen_jax.evaluate.hosts import Report
+from seen_jax.evaluate.runner import Experiment
 from seen_jax.evaluate.tables import Table
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, SITES
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, Statistics, directions_of_moments

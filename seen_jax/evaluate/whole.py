@@ -12,26 +12,38 @@ from typing import Any
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import tables
 from seen_jax.evaluate.experiment import NONE, ExperimentConfig
+from seen_jax.evaluate.hosts import ALONE, Hosts, Report
 from seen_jax.evaluate.ledger import MANIFEST, Ledger
 from seen_jax.evaluate.paper import write_report
-from seen_jax.evaluate.runner import Experiment, Report, prepare, run
+from seen_jax.evaluate.runner import Experiment, gather, prepare, run
 from seen_jax.evaluate.studies import run_studies
 from seen_jax.evaluate.tables import Table
 
 SUMMARY = "summary.json"
 
 
-def evaluate(config: ExperimentConfig, report: Report = lambda stage, done, total: None) -> dict[str, Any]:
+def evaluate(
+    config: ExperimentConfig,
+    report: Report = lambda stage, done, total: None,
+    hosts: Hosts = ALONE,
+) -> dict[str, Any]:
     """Run what is not done yet of an experiment, and write its tables and report anew.
 
-    report: called with (stage, done, in all). Returns what summary.json holds and, as "page", the path of the report.
-    Raises ConfigError, CheckpointError, AudioError, BasisError; what was done stays, and the next call goes on from it.
+    report: called with (stage, done, in all). hosts: this process among those that share the work, as
+    `seen_jax.evaluate.hosts.join` found it; all need the same config and folder. Returns what summary.json holds and,
+    as "page", the path of the report; a process that does not lead returns only "out" and, once its share is done, the
+    number of its "answers". Raises ConfigError, CheckpointError, AudioError, BasisError; what was done stays, and the
+    next call goes on from it.
     """
-    experiment = prepare(config, report)
-    ledger = run(experiment, report)
-    found = tables_of(experiment, ledger)
+    experiment = prepare(config, report, hosts)
+    ledger = run(experiment, report, hosts)
     folder = config.folder()
+    if not hosts.leads:
+        share = (unit for unit in experiment.units if hosts.owns(unit.batch))
+        return {"out": str(folder), "answers": experiment.answers(share)}
     studies = run_studies(experiment, report) if config.studies else {}
+    gather(experiment, ledger, report, hosts)
+    found = tables_of(experiment, ledger)
     for name, table in [*found.items(), *((f"study_{name}", table) for name, table in studies.items())]:
         write_table(folder / "tables" / f"{name}.csv", table)
     summary = summarise(experiment, found)

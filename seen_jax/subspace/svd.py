@@ -70,7 +70,7 @@ def right_singular(
     if center:
         matrix = matrix - matrix.mean(axis=1, keepdims=True)
     try:
-        cpu = jax.devices("cpu")[0]
+        cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
         raise ConfigError(
             "the SVD of a calibration runs on the CPU backend, which JAX_PLATFORMS hides: add ',cpu' to it"

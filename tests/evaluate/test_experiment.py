@@ -36,13 +36,13 @@ COMPLEMENT = Selection(method="complement", energy="sigma", layers="all")
 QUIET = lambda stage, done, total: None  # noqa: E731
 
 
-def write_clips(folder: Path, count: int, seed: int) -> None:
-    """Chords of different lengths: four questions with choices for every two transcripts."""
+def write_clips(folder: Path, count: int, seed: int, seconds: tuple[float, float, float] = (0.5, 0.6, 0.7)) -> None:
+    """Chords of three lengths: four questions with choices for every two transcripts."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(count):
-        t = np.arange(round((0.5 + 0.1 * (i % 3)) * 16_000)) / 16_000
+        t = np.arange(round(seconds[i % 3] * 16_000)) / 16_000
         tones = sum(np.sin(2 * np.pi * rng.uniform(100, 2000) * t) for _ in range(3))
         write_audio(folder / f"{i}.wav", 0.1 * tones + 0.01 * rng.standard_normal(len(t)))
         choice = {"question": "which bird", "choices": json.dumps(["cat", "dog"]), "answer": "dog", "task": "sound"}
@@ -154,14 +154,14 @@ def test_a_noise_without_a_basis_gets_the_union_of_the_others(reference):
 def test_an_interrupted_run_goes_on_and_ends_the_same(config, reference, monkeypatch):
     """Stopped after every unit in turn, and once in the middle of a line: no unit is computed twice."""
     whole = runner.run_unit
-    computed: list[tuple] = []
+    computed: list[str] = []
 
-    def one_more(experiment, clean, dataset, positions, noise):
+    def one_more(experiment, clean, unit):
         if computed and computed[-1] == "stop":
             computed.pop()
             raise KeyboardInterrupt
-        computed.append((dataset, *positions, noise))
-        rows = whole(experiment, clean, dataset, positions, noise)
+        computed.append(unit.key)
+        rows = whole(experiment, clean, unit)
         computed.append("stop")
         return rows
 
@@ -256,10 +256,10 @@ def test_settings_run_together_as_they_run_alone(config):
 
 def test_the_same_rows_give_the_same_tables_in_any_order(config, reference):
     experiment = runner.prepare(config, QUIET)
-    ledger = runner.run(experiment, QUIET)
+    tables = tables_of(experiment, runner.run(experiment, QUIET))
     lines = (config.folder() / ANSWERS).read_text().splitlines(keepends=True)
     (config.folder() / ANSWERS).write_text("".join(reversed(lines)))
-    assert tables_of(experiment, Ledger(config.folder() / ANSWERS)) == tables_of(experiment, ledger)
+    assert tables_of(experiment, Ledger(config.folder() / ANSWERS)) == tables
 
 
 @pytest.mark.parametrize(
