@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -335,9 +334,9 @@ def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
         here = common_rank({str(i): s.basis for i, s in enumerate(settings) if s.basis.site == site}, RANKS)
         other = next(iter(here.values()))
         bases = [here.get(str(i)) for i in range(len(settings))]
-        off = jnp.zeros(len(other.ranks), jnp.float32)
-        scales = [b.strengths(s.strength) if b else off for b, s in zip(bases, settings, strict=True)]
-        found[site] = Edit(u=jnp.stack([jnp.asarray((b or other).q) for b in bases]), scale=jnp.stack(scales))
+        scales = [(b or other).strengths(s.strength if b else 0.0) for b, s in zip(bases, settings, strict=True)]
+        parts = [np.stack([np.asarray(x) for x in own]) for own in ([(b or other).q for b in bases], scales)]
+        found[site] = Edit(*jax.device_put(parts))
     return found
 
 
@@ -375,8 +374,8 @@ def hear(
     shared = restoration.edit(model, batch.audio) if restoration else None
     edits = stacked(settings) if any(setting.strength for setting in settings) else measured(settings)
     first = first_edited(model.config.encoder, edits | (shared or {}))
-    out = generate_each(lalm, model.variables, batch, edits, decoding, shared, first)
-    tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
+    out = jax.device_get(generate_each(lalm, model.variables, batch, edits, decoding, shared, first))
+    tokens, lengths = out.tokens, out.lengths
     clips = [clip for own in rows for clip in own]
 
     def of_clips(site: str, values: np.ndarray) -> np.ndarray:
@@ -525,8 +524,8 @@ def answers(
 ) -> Iterator[Answers]:
     """Answers under every mitigation to each of some versions of the audio of all items.
 
-    noises: whose bases SEE is measured along, in one pass where nothing is edited, and SEEN takes away. Denoisers run
-    ahead of the model, each once.
+    noises: whose bases SEEN takes away. Where nothing is edited SEE is measured along those of all noises, in one pass
+    of one shape. Denoisers run ahead of the model, each once.
     """
     kinds = alike(experiment.arms)
     work = itertools.product(heard, kinds)
@@ -536,7 +535,7 @@ def answers(
         for arms in kinds:
             batch = dataclasses.replace(ask.batch, features=next(features))
             for own in calls(arms):
-                for together in [[noise] for noise in noises] if own[0].seen else [noises]:
+                for together in [[noise] for noise in noises] if own[0].seen else [experiment.noises]:
                     pairs = list(itertools.product(together, own))
                     settings = [setting_of(experiment, arm, noise) for noise, arm in pairs]
                     told = hear(experiment, batch, ask.owners, settings, experiment.restorations.get(own[0].name))

@@ -6,7 +6,7 @@ import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -72,8 +72,8 @@ def with_waves(model: Model, batch: Batch, waves: Sequence[np.ndarray]) -> Batch
 def common_rank(bases: Mapping[str, NoiseBasis], multiple: int = 1) -> dict[str, NoiseBasis]:
     """The same bases, padded with zero columns to one rank, a multiple of `multiple`, for one compiled program."""
     rank = -(-max(basis.q.shape[-1] for basis in bases.values()) // multiple) * multiple
-    pad = lambda q: jnp.pad(q, ((0, 0), (0, 0), (0, rank - q.shape[-1])))  # noqa: E731
-    return {name: dataclasses.replace(basis, q=pad(jnp.asarray(basis.q))) for name, basis in bases.items()}
+    pad = lambda q: jax.device_put(np.pad(q, ((0, 0), (0, 0), (0, rank - q.shape[-1]))))  # noqa: E731
+    return {name: dataclasses.replace(basis, q=pad(np.asarray(basis.q))) for name, basis in bases.items()}
 
 
 def sweep(

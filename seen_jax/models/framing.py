@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -135,10 +134,8 @@ class Framing:
         keys = {"seen": config.position_count(seen), "mel": np.minimum(frames, config.position_count(seen))}.get(
             self.keys
         )
-        ints = lambda x: None if x is None else jnp.asarray(x, jnp.int32)  # noqa: E731
-        return Audio(
-            jnp.asarray(features), ints(frames), ints(seen) if self.filled or self.behind else None, ints(keys)
-        ), owners
+        ints = lambda x: None if x is None else np.asarray(x, np.int32)  # noqa: E731
+        return Audio(features, ints(frames), ints(seen) if self.filled or self.behind else None, ints(keys)), owners
 
     def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int, least: int) -> list[Float[np.ndarray, "_ mels"]]:
         """One log-mel per piece, on the host, where a cut compiles nothing. Equal padded lengths are one batch, with
@@ -146,16 +143,16 @@ class Framing:
         if self.reflected:
             whole = [np.pad(piece, (0, self._filled(len(piece)) - len(piece))) for piece in pieces]
             padded, _ = pad_waves([np.pad(p, (0, STFT_WINDOW // 2), mode="reflect") for p in whole], least=least)
-            real = jnp.asarray([len(piece) // HOP for piece in whole], jnp.int32)
-            return list(np.asarray(log_mel(jnp.asarray(padded), n_mels, real)))
+            real = np.asarray([len(piece) // HOP for piece in whole], np.int32)
+            return list(np.asarray(log_mel(padded, n_mels, real)))
         if self.unit is None:
-            return list(np.asarray(log_mel(jnp.asarray(pad_waves(pieces, least=least)[0]), n_mels)))
+            return list(np.asarray(log_mel(pad_waves(pieces, least=least)[0], n_mels)))
         length = [self._filled(len(piece)) for piece in pieces]
         found: dict[int, np.ndarray] = {}
         for size in sorted(set(length)):
             own = [i for i, n in enumerate(length) if n == size]
             padded = np.stack([np.pad(pieces[i], (0, size - len(pieces[i]))) for i in own])
-            found |= dict(zip(own, np.asarray(log_mel(jnp.asarray(padded, jnp.float32), n_mels)), strict=True))
+            found |= dict(zip(own, np.asarray(log_mel(padded.astype(np.float32), n_mels)), strict=True))
         return [found[i] for i in range(len(pieces))]
 
 
@@ -182,11 +179,11 @@ class PairedFraming(Framing):
         """One row per clip."""
         reflected = [np.pad(wave, (0, STFT_WINDOW // 2), mode="reflect") for wave in waves]
         padded, _ = pad_waves(reflected, least=2 * least * HOP)
-        real = jnp.asarray([len(wave) // HOP + 1 for wave in waves], jnp.int32)
-        mels = np.asarray(log_mel(jnp.asarray(padded), config.n_mels // 2, real, htk=True))
+        real = np.asarray([len(wave) // HOP + 1 for wave in waves], np.int32)
+        mels = np.asarray(log_mel(padded, config.n_mels // 2, real, htk=True))
         frames = [self._frames(len(wave)) for wave in waves]
         total = max(config.padded(max(frames)), least)
         features = np.zeros((len(waves), total, config.n_mels), np.float32)
         for out, mel, n in zip(features, mels, frames, strict=True):
             out[:n] = mel[: 2 * n].reshape(n, -1)
-        return Audio(jnp.asarray(features), jnp.asarray(frames, jnp.int32)), [[i] for i in range(len(waves))]
+        return Audio(features, np.asarray(frames, np.int32)), [[i] for i in range(len(waves))]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -138,7 +137,7 @@ class Processor:
                 )
             index[b, places] = sources
         lengths = np.asarray([len(ids) for ids, _ in prompts], np.int32)
-        tokens, lengths, index = place(tuple(map(jnp.asarray, (tokens, lengths, index))), self.mesh)
+        tokens, lengths, index = place((tokens, lengths, index), self.mesh)
         return Batch(tokens, lengths, audio.features, audio.frames, index, audio.seen, audio.keys), rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MOST = 3  # shapes of a run, however ragged its clips are
+MOST = 2  # shapes of a run, however ragged its clips are
 
 
 class Room(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -106,16 +106,16 @@ def parameter_sharding(mesh: AnyMesh, path: Sequence[str], shape: Sequence[int])
 
 
 def place(tree: T, mesh: Mesh | None) -> T:
-    """Arrays of a batch, by their leading axis. Without a mesh they stay where they are."""
+    """Arrays of a batch on the devices, by their leading axis."""
     if mesh is None:
-        return tree
+        return jax.device_put(tree)
     return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec(mesh, x.shape, ("batch",)))), tree)
 
 
 def fill(tree: T, mesh: Mesh | None) -> T:
     """The same arrays with rows of zeros behind them, as many as `rows_of` asks for."""
     wanted = lambda x: -len(x) % rows_of(mesh)  # noqa: E731
-    pad = lambda x: jnp.pad(x, ((0, wanted(x)), *[(0, 0)] * (x.ndim - 1))) if wanted(x) else x  # noqa: E731
+    pad = lambda x: np.pad(x, ((0, wanted(x)), *[(0, 0)] * (x.ndim - 1))) if wanted(x) else x  # noqa: E731
     return jax.tree.map(pad, tree)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
@@ -60,13 +61,14 @@ class NoiseBasis:
 
     def mean_see(self, per_layer: Float[Array | np.ndarray, "layers ..."]) -> Float[Array, "..."]:
         """SEE [...] of the stack: the mean over the kept layers of per_layer [L, ...]; rank 0 counts as 0."""
-        kept = jnp.stack([per_layer[i] if self.ranks[i] else jnp.zeros_like(per_layer[i]) for i in self.layers])
+        xp: Any = np if isinstance(per_layer, np.ndarray) else jnp  # on the host nothing is compiled
+        kept = xp.stack([per_layer[i] if self.ranks[i] else xp.zeros_like(per_layer[i]) for i in self.layers])
         return kept.mean(axis=0)
 
     def strengths(self, strength: ScalarLike = 1.0) -> Float[Array, " layers"]:
         """SEEN's lambda per layer, float32: `strength` (may be traced) at kept layers, 0 elsewhere."""
-        kept = np.isin(np.arange(len(self.ranks)), self.layers)
-        return jnp.where(kept, jnp.asarray(strength, jnp.float32), 0)
+        kept = np.isin(np.arange(len(self.ranks)), self.layers).astype(np.float32)
+        return kept * strength if isinstance(strength, jax.Array) else jax.device_put(kept * np.float32(strength))
 
     def with_layers(self, layers: NamedLayers | tuple[int, ...]) -> "NoiseBasis":
         """The same directions, other layers kept. Raises ConfigError on unknown layers and on "auto"."""

@@ -152,16 +152,15 @@ def select_columns(
     alpha, noise_alpha, energy = selection.semantic_alpha, selection.noise_alpha, selection.energy
     if selection.method == "threshold":
         mask = threshold_mask(semantic, noise, alpha, noise_alpha, selection.delta, energy, selection.absolute)
-        q = columns(noise, mask)
+        host = np.asarray(noise.v).swapaxes(-1, -2) * np.asarray(mask)[:, None]
     else:
         dominant = dominant_mask(semantic.s, alpha, energy, semantic.floor)
         candidate = dominant_mask(noise.s, noise_alpha, energy, noise.floor)
-        q = complement(semantic, noise, dominant, candidate, selection.remainder)
-    host = np.asarray(q)
+        host = np.asarray(complement(semantic, noise, dominant, candidate, selection.remainder))
     kept = host.any(axis=1)
     ranks = kept.sum(axis=-1)
     order = np.argsort(~kept, axis=-1, kind="stable")[:, None, : max(1, ranks.max())]  # kept columns first
-    return jnp.asarray(np.take_along_axis(host, order, axis=-1)), ranks
+    return jax.device_put(np.take_along_axis(host, order, axis=-1)), ranks
 
 
 def noise_directions(

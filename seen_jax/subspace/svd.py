@@ -80,7 +80,7 @@ def right_singular(
         found = [np.asarray(x) for x in _svd(jax.device_put(matrix, cpu), floor)]
     if not all(np.isfinite(x).all() for x in found):
         raise BasisError("the singular value decomposition of the pooled activations did not converge")
-    return Directions(*(jnp.asarray(x) for x in found))  # through the host: not bound to the CPU device
+    return Directions(*jax.device_put(found))  # through the host: not bound to the CPU device
 
 
 def directions_of_moments(moments: Float[np.ndarray, "layers width width"], n: int) -> Directions:
