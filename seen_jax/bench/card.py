@@ -85,25 +85,24 @@ def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Found:
     theirs: Mapping[str, Any] = {}
     if torch_side is not None:
         theirs = torch_side(q, {"decode": (one, NEW), "first token": (one, 1), "prompt": (many, 0)})
-    times = {}
+    times: dict[str, list[float]] = {}
     for name, side in sides.items():
         both = {f"{name}, ours": side, **({f"{name}, PyTorch": theirs[name]} if theirs else {})}
-        times |= alternate(both, bench.runs, lambda done, total, name=name: bench.tick(f"card: {name}", done, total))
+        times |= alternate(both, bench.runs, functools.partial(bench.tick, f"card: {name}"))
 
     middle = lambda name: float(np.median(times[name]))  # noqa: E731
     weights = sum(x.nbytes for x in jax.tree.leaves(variables["params"]["decoder"]))
     read = weights - 2 * config.decoder.vocab * config.decoder.width * (not config.decoder.tied)  # one row of the table
-    lines, ratios, values = {}, {}, {}
-    for side in ("ours", "PyTorch") if theirs else ("ours",):
-        loop = middle(f"decode, {side}") - middle(f"first token, {side}")
-        lines[f"decode, {side}"] = roofline(0.0, read * (NEW - 1), loop, top)
-        lines[f"prompt, {side}"] = roofline(operations(config, PREFILL), 0.0, middle(f"prompt, {side}"), top)
-        values[f"tokens per second, {side}"] = (NEW - 1) / loop
-    if theirs:
-        ratios = {
-            f"{name}_vs_torch".replace(" ", "_"): ratio(times[f"{name}, PyTorch"], times[f"{name}, ours"])
-            for name in sides
-        }
+    lines, values = {}, {}
+    for who in ("ours", "PyTorch") if theirs else ("ours",):
+        loop = middle(f"decode, {who}") - middle(f"first token, {who}")
+        lines[f"decode, {who}"] = roofline(0.0, read * (NEW - 1), loop, top)
+        lines[f"prompt, {who}"] = roofline(operations(config, PREFILL), 0.0, middle(f"prompt, {who}"), top)
+        values[f"tokens per second, {who}"] = (NEW - 1) / loop
+    ratios = {
+        f"{name}_vs_torch".replace(" ", "_"): ratio(times[f"{name}, PyTorch"], times[f"{name}, ours"])
+        for name in theirs
+    }
     return Found(times, ratios, lines, values)
 
 

@@ -157,7 +157,7 @@ class EncoderLayer(nn.Module):
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 
-    def _attend(self, q: Array, k: Array, v: Array, visible: Sequence[Array]) -> Array:
+    def _attend(self, q: Array, k: Array, v: Array, visible: Sequence[Any]) -> Array:
         """Attention inside windows. visible: of each run of equal windows, who sees whom [A * windows, #s, s]."""
         c, (rows, _, *head), parts, start = self.config, q.shape, [], 0
         for mask in visible:

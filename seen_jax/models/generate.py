@@ -50,7 +50,7 @@ class Generated:
     tokens: Any
     lengths: Any
     see: dict[str, See]
-    taps: dict[str, Array]
+    taps: dict[str, Any]
     logits: Any
 
 

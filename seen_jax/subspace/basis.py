@@ -59,11 +59,11 @@ class NoiseBasis:
         if bad := np.flatnonzero(error > _ORTHONORMAL).tolist():
             raise BasisError(f"the columns of the noise basis of {self.site} are not orthonormal in layers {bad}")
 
-    def mean_see(self, per_layer: Float[Array | np.ndarray, "layers ..."]) -> Float[Array, "..."]:
+    def mean_see(self, per_layer: Float[Array | np.ndarray, "layers ..."]) -> Float[Array | np.ndarray, "..."]:
         """SEE [...] of the stack: the mean over the kept layers of per_layer [L, ...]; rank 0 counts as 0."""
         xp: Any = np if isinstance(per_layer, np.ndarray) else jnp  # on the host nothing is compiled
         kept = xp.stack([per_layer[i] if self.ranks[i] else xp.zeros_like(per_layer[i]) for i in self.layers])
-        return kept.mean(axis=0)
+        return xp.asarray(kept.mean(axis=0))
 
     def strengths(self, strength: ScalarLike = 1.0) -> Float[Array, " layers"]:
         """SEEN's lambda per layer, float32: `strength` (may be traced) at kept layers, 0 elsewhere."""

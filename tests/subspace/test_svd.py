@@ -103,9 +103,9 @@ def test_empty_matrix_and_hidden_cpu_are_refused(monkeypatch):
     with pytest.raises(BasisError, match="empty"):
         right_singular(np.ones((1, 0, 3), np.float32))
 
-    def no_backend(name):
-        raise RuntimeError(f"Unknown backend {name}")
+    def no_backend(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
 
-    monkeypatch.setattr(jax, "devices", no_backend)
+    monkeypatch.setattr(jax, "local_devices", no_backend)
     with pytest.raises(ConfigError, match="JAX_PLATFORMS"):
         right_singular(np.ones((1, 2, 3), np.float32))
