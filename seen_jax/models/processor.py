@@ -118,8 +118,8 @@ class Processor:
                 )
             index[b, places] = sources
         lengths = np.asarray([len(ids) for ids, _ in prompts], np.int32)
-        tokens, lengths, index = place(tuple(map(jnp.asarray, (tokens, lengths, index))), self.mesh)
-        return Batch(tokens, lengths, audio.features, audio.frames, index, audio.seen, audio.keys), rows
+        text = place(tuple(map(jnp.asarray, (tokens, lengths, index))), self.mesh)
+        return Batch(*text[:2], audio.features, audio.frames, text[2], audio.seen, audio.keys), rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Generated ids -> texts."""
