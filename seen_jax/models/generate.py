@@ -166,13 +166,13 @@ def generate_each(
         if not in_decoder:
             return one({}, last, cache, visible, positions)
         split = lambda x: x.reshape(lanes, rows, *x.shape[1:])  # noqa: E731
-        caches = jax.tree.map(lambda x: x.reshape(len(x), lanes, rows, *x.shape[2:]), cache)
         each = jax.vmap(one, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
-        logits, new = each(in_decoder, split(last), caches, split(visible), split(positions))
-        return logits.reshape(lanes * rows, -1), jax.tree.map(lambda x: x.reshape(len(x), -1, *x.shape[3:]), new)
+        logits, new = each(in_decoder, split(last), cache, split(visible), split(positions))
+        return logits.reshape(lanes * rows, -1), new
 
     logits = logits.reshape(lanes * rows, -1)
-    cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), cache)
+    if not in_decoder:
+        cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), cache)
     pick = lambda logits, _: logits.argmax(-1)  # noqa: E731
     lengths = jnp.tile(batch.lengths, lanes)
     tokens, lengths = _decode(lalm, step, pick, logits, cache, lengths, decoding.max_new_tokens)
@@ -190,14 +190,15 @@ def _decode(
     prompts: Int[Array, " rows"],
     max_new: int,
 ) -> tuple[Int[Array, "rows new"], Int[Array, " rows"]]:
-    """(tokens, lengths) from the logits and the cache of prompts [L, rows, S, ...] of `prompts` tokens each.
+    """(tokens, lengths) from the logits and the cache of prompts [L, rows or (K, B), S, ...] of `prompts` tokens each.
 
     step: (last token, cache, visible, positions) -> (logits, its keys and values). pick: (logits, i) -> i-th new token.
     """
-    rows, prompt = len(logits), cache.k.shape[2]
+    rows, prompt = len(logits), cache.k.shape[-3]
     stops = jnp.asarray(lalm.config.stop_tokens)
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, max_new), (0, 0), (0, 0)))  # noqa: E731
-    cache = jax.tree.map(lambda x: constrain(pad(x), lalm.mesh, None, "batch", None, "kv_heads"), cache)
+    lead = cache.k.ndim - 4
+    pad = lambda x: jnp.pad(x, (*[(0, 0)] * (lead + 1), (0, max_new), (0, 0), (0, 0)))  # noqa: E731
+    cache = jax.tree.map(lambda x: constrain(pad(x), lalm.mesh, *[None] * lead, "batch", None, "kv_heads"), cache)
     slots = jnp.arange(prompt + max_new)
     in_prompt = slots < prompts[:, None]
     first = pick(logits, 0).astype(jnp.int32)
@@ -213,7 +214,7 @@ def _decode(
         i, tokens, lengths, last, cache, done = state
         visible = in_prompt | ((slots >= prompt) & (slots < prompt + i - 1))
         logits, new = step(last, cache, visible, prompts + i - 1)
-        write = lambda old, fresh: jax.lax.dynamic_update_slice_in_dim(old, fresh, prompt + i - 1, axis=2)  # noqa: E731
+        write = lambda old, fresh: jax.lax.dynamic_update_slice_in_dim(old, fresh, prompt + i - 1, axis=-3)  # noqa: E731
         cache = jax.tree.map(write, cache, new)
         token = pick(logits, i).astype(jnp.int32)
         done = done | jnp.isin(token, stops)

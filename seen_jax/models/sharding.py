@@ -27,14 +27,14 @@ RULES = {
     "kv_heads": TENSOR,
     "ffn": TENSOR,
     "vocab": TENSOR,
-    "out": TENSOR,  # outputs that are gathered at once
+    "spare": TENSOR,  # of a weight that is split to save memory: where no other axis of it is split
     "experts": None,  # any token may choose any expert: each one is split, not their list
     "width": None,
 }
 _HEADS, _FFN = r"(q|k|v|kv|self_[qkv]|cross_[qkv])", r"(fc1|gate|up|ff\d_up|conv_up|proj1)"
 PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (  # of the last axes; what is not named here is on every device
-    (r"decoder/embed/embedding", ("vocab", "width")),
-    (r"decoder/lm_head/kernel", ("width", "vocab")),
+    (r"decoder/embed/embedding", ("vocab", "spare")),
+    (r"decoder/lm_head/kernel", ("spare", "vocab")),
     (rf".*/{_HEADS}/kernel", ("width", "heads")),
     (rf".*/{_HEADS}/bias", ("heads",)),
     (r".*/(layers/o|layers/out|self_out|cross_out)/kernel", ("heads", "width")),
@@ -42,8 +42,8 @@ PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (  # of the last axes; wha
     (rf".*/{_FFN}/bias", ("ffn",)),
     (r".*/(fc2|down|ff\d_down|conv_down|proj2)/kernel", ("ffn", "width")),
     (r".*/experts/(gate|up)", ("experts", "width", "ffn")),
-    (r".*/experts/down", ("experts", "width", "out")),
-    (r"encoder/(conv_out|proj)/kernel", ("width", "out")),
+    (r".*/experts/down", ("experts", "width", "spare")),
+    (r"encoder/(conv_out|proj)/kernel", ("width", "spare")),
 )
 SITES = {ENCODER_MLP_ACT: "ffn", DECODER_MLP_ACT: "ffn"}  # the width of the others is not split
 
@@ -91,11 +91,12 @@ def rows_of(mesh: Mesh | None) -> int:
 
 
 def spec(mesh: AnyMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
-    """How an array with these logical axes is split. An axis that does not divide its dimension is not."""
+    """How an array with these logical axes is split: not where the devices do not divide a dimension."""
     names = [RULES[axis] if axis else None for axis in axes]
-    return PartitionSpec(
-        *(name if name and size % mesh.shape[name] == 0 else None for name, size in zip(names, shape, strict=False))
-    )
+    split = [name if name and size % mesh.shape[name] == 0 else None for name, size in zip(names, shape, strict=False)]
+    if "spare" in axes and split.count(RULES["spare"]) > 1:
+        split[list(axes).index("spare")] = None
+    return PartitionSpec(*split)
 
 
 def parameter_sharding(mesh: AnyMesh, path: Sequence[str], shape: Sequence[int]) -> NamedSharding:

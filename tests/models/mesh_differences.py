@@ -7,6 +7,7 @@ FOLDER gets a miniature checkpoint whose heads and vocabulary 8 devices can shar
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from golden_cases import FOLDER
-from tiny_omni import Size, random_edit, wave, write_checkpoint
+from tiny_omni import Size, random_basis, random_edit, wave, write_checkpoint
 
 import seen_jax
 from seen_jax.evaluate.four_way import four_way
@@ -27,30 +28,44 @@ from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_AC
 from seen_jax.models.weights import flatten
 
 MESHES = {"8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4)}
+MIXED = ("2x4",)
 LENGTHS = (4800, 8080, 7000, 6200, 6400)
 SHARED = Size(encoder_width=32, encoder_heads=8, heads=8, kv_heads=8, width=64, ffn=64)
 SITES = (ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, DECODER_MLP_ACT, DECODER_RESID)
 
 
-def through_the_api(model: Model) -> dict[str, Any]:
-    """Calibration, SEE, answers with SEEN and the paper's four answers, in uneven batches."""
-    clips = [wave(n, seed) for seed, n in enumerate(LENGTHS)]
+def sounds() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Clips, and a noise for each."""
     rng = np.random.default_rng(0)
     noises = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in LENGTHS]
+    return [wave(n, seed) for seed, n in enumerate(LENGTHS)], noises
+
+
+def through_the_api(model: Model) -> dict[str, Any]:
+    """Calibration and answers with SEEN, in uneven batches."""
+    clips, noises = sounds()
     calibration = seen_jax.calibrate(model, clips, noises, batch_size=3)
-    basis = calibration.select()
-    scores = seen_jax.score(model, clips, basis, batch_size=3)
-    seen = seen_jax.generate(model, clips, basis=basis, decoding=Decoding(8), batch_size=3)
-    requests = [Request([x], "transcribe the speech") for x in clips[:2]]
-    four = four_way(model, requests, [x + y for x, y in zip(clips[:2], noises, strict=False)], basis, 1.0, Decoding(8))
-    four_answers = [x for f in four for x in (f.clean, f.clean_seen, f.noisy, f.noisy_seen)]
-    answers = [*seen, *four_answers]
+    answers = seen_jax.generate(model, clips, basis=calibration.select(), decoding=Decoding(8), batch_size=3)
     statistics = calibration.statistics
     return {
         "answers": [a.text for a in answers],
-        "see": np.array([[s.see for s in scores], *zip(*[(a.see, a.see_after) for a in seen], strict=True)]),
-        "see_four": np.array([(a.see, a.see_after) for a in four_answers]),
+        "see": np.array([(a.see, a.see_after) for a in answers]),
         "pooled": np.stack([statistics.clean, statistics.noise, statistics.noisy]),
+    }
+
+
+def four_and_scores(model: Model) -> dict[str, Any]:
+    """The paper's four answers about each clip, several edits in one call, and scores."""
+    clips, noises = sounds()
+    basis = random_basis(model.config, DECODER_RESID, [2] * model.config.site_shape(DECODER_RESID)[0])
+    basis = dataclasses.replace(basis, card={"fingerprint": model.fingerprint})
+    requests = [Request([x], "which color ?") for x in clips]
+    four = four_way(model, requests, [x + y for x, y in zip(clips, noises, strict=True)], basis, 1.0, Decoding(8))
+    answers = [x for f in four for x in (f.clean, f.clean_seen, f.noisy, f.noisy_seen)]
+    return {
+        "answers": [a.tokens for a in answers],
+        "see": np.array([(a.see, a.see_after) for a in answers]),
+        "scores": np.array([s.per_layer for s in seen_jax.score(model, clips, basis)]),
     }
 
 
@@ -82,13 +97,14 @@ def split(model: Model) -> float:
 def main() -> None:
     shared = write_checkpoint(Path(sys.argv[1]), SHARED)
     found: dict[str, dict[str, Any]] = {}
-    cases = [("seen-tiny", through_the_api), (shared, in_one_call)]
-    cases += [(FOLDER / family, in_one_call) for family in ("qwen2_5_omni", "qwen3_omni", "granite_speech")]
-    for name, figures in cases:
+    cases = [("seen-tiny", through_the_api, MESHES), (shared, in_one_call, MESHES)]
+    cases += [(FOLDER / family, in_one_call, MIXED) for family in ("qwen3_omni", "granite_speech")]
+    cases += [(FOLDER / "qwen2_5_omni", four_and_scores, MIXED)]
+    for name, figures, meshes in cases:
         alone = figures(load(name))
         here = found.setdefault("shared_heads" if name == shared else Path(name).name, {})
-        for mesh, size in MESHES.items():
-            model = load(name, mesh=make_mesh(*size))
+        for mesh in meshes:
+            model = load(name, mesh=make_mesh(*MESHES[mesh]))
             there = figures(model)
             here[mesh] = {
                 "same": there.pop("answers") == alone["answers"],

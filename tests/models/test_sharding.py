@@ -19,8 +19,9 @@ from seen_jax.models.families import families
 from seen_jax.models.model import batches
 from seen_jax.models.sharding import DATA, TENSOR, MeshConfig, make_mesh, parameter_sharding, spec
 
-MODELS = ("seen-tiny", "shared_heads", "qwen2_5_omni", "qwen3_omni", "granite_speech")
 MESHES = ("8x1", "1x8", "2x4")
+CASES = [(name, mesh) for name in ("seen-tiny", "shared_heads") for mesh in MESHES]
+CASES += [(name, "2x4") for name in ("qwen2_5_omni", "qwen3_omni", "granite_speech")]
 TOLERANCE = 1e-5
 
 
@@ -32,6 +33,7 @@ def mesh_of(data: int, tensor: int) -> AbstractMesh:
 def differences(tmp_path_factory) -> dict:
     """One process with 8 devices for all models and meshes."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.values["jax_compilation_cache_dir"])}
+    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(Path(__file__).parent / "mesh_differences.py"), str(tmp_path_factory.mktemp("mesh"))]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | cache | flags)
@@ -39,8 +41,7 @@ def differences(tmp_path_factory) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "mesh"), CASES)
 def test_a_mesh_gives_the_same_answers_see_and_pooled_activations(differences, name, mesh):
     found = dict(differences[name][mesh])
     assert found.pop("same")
@@ -49,11 +50,9 @@ def test_a_mesh_gives_the_same_answers_see_and_pooled_activations(differences, n
 
 
 def test_weights_are_shared_by_the_tensor_axis_alone(differences):
-    for name in MODELS:
-        on_one = {mesh: differences[name][mesh]["on_one_device"] for mesh in MESHES}
-        assert on_one["8x1"] == 1
-        assert on_one["1x8"] < 0.7 and on_one["2x4"] < 0.71  # of the miniatures: 8 divides little of them
-    assert differences["seen-tiny"]["1x8"]["on_one_device"] < 0.23
+    on_one = {case: differences[case[0]][case[1]]["on_one_device"] for case in CASES}
+    assert all((share == 1) == (mesh == "8x1") for (_, mesh), share in on_one.items())
+    assert on_one["seen-tiny", "1x8"] < 0.23 and on_one["seen-tiny", "2x4"] < 0.34
 
 
 # --- rules ---
@@ -66,7 +65,7 @@ def test_no_large_parameter_of_a_published_model_is_whole_on_eight_devices(famil
     for path, shape in parameter_shapes(published_config(family)).items():
         split = parameter_sharding(mesh, path, shape)
         size = math.prod(shape) * 2  # bfloat16
-        assert size <= 16e6 or TENSOR in split.spec, (path, shape)
+        assert size <= 32e6 or TENSOR in split.spec, (path, shape)
         assert "layers" not in path or not split.spec or split.spec[0] is None
         total, on_one = total + size, on_one + math.prod(split.shard_shape(shape)) * 2
     assert on_one < 0.14 * total
@@ -82,7 +81,8 @@ def test_parameters_are_split_as_in_megatron():
     assert where("decoder/layers/down/kernel", 3, 48, 32) == PartitionSpec(None, TENSOR, None)
     assert where("encoder/layers/fc2/bias", 3, 32) == PartitionSpec(None, None)
     assert where("decoder/embed/embedding", 400, 32) == PartitionSpec(TENSOR, None)
-    assert where("decoder/embed/embedding", 402, 32) == PartitionSpec(None, None)  # 4 does not divide it
+    assert where("decoder/embed/embedding", 402, 32) == PartitionSpec(None, TENSOR)  # 4 does not divide it
+    assert where("decoder/lm_head/kernel", 32, 400) == PartitionSpec(None, TENSOR)
     assert where("decoder/layers/norm1/scale", 4, 32) == PartitionSpec(None, None)
 
 
