@@ -160,6 +160,7 @@ class Conformer(nn.Module):
     @nn.compact
     def __call__(self, audio: Audio, edits: Edits) -> Encoded:
         c = self.config
+        audio = jax.tree.map(jnp.asarray, audio)
         total = audio.features.shape[1]
         if total % c.pad_frames:
             raise ValueError(f"{total} frames are not a multiple of {c.pad_frames}")

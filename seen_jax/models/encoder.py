@@ -157,7 +157,7 @@ class EncoderLayer(nn.Module):
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 
-    def _attend(self, q: Array, k: Array, v: Array, visible: Sequence[Any]) -> Array:
+    def _attend(self, q: Array, k: Array, v: Array, visible: Sequence[Array]) -> Array:
         """Attention inside windows. visible: of each run of equal windows, who sees whom [A * windows, #s, s]."""
         c, (rows, _, *head), parts, start = self.config, q.shape, [], 0
         for mask in visible:
@@ -188,6 +188,7 @@ class Encoder(nn.Module):
         """Encoded. x: the residual stream that another encoder, of the layers below, gave with project=False; it gives
         (x, records)."""
         c = self.config
+        audio = jax.tree.map(jnp.asarray, audio)
         total = audio.features.shape[1]
         if total % c.pad_frames and not c.chunked:
             raise ValueError(f"{total} mel frames are not a multiple of {c.pad_frames}")

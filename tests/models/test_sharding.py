@@ -34,7 +34,8 @@ def differences(tmp_path_factory) -> dict:
     """One process with 8 devices for all models and meshes."""
     cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.values["jax_compilation_cache_dir"])}
     cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    eight = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    flags = {"XLA_FLAGS": eight, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(Path(__file__).parent / "mesh_differences.py"), str(tmp_path_factory.mktemp("mesh"))]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | cache | flags)
     assert done.returncode == 0, done.stderr
