@@ -21,6 +21,11 @@ if metadata.version("jax").startswith("0.10."):
     # XLA's own and change from version to version; an unknown one ends the process.
     quick = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
     os.environ.setdefault("XLA_FLAGS", quick)  # XLA_FLAGS= pytest: as users compile
+SLOW = (  # minutes each: begun first, so that no process ends long after the other
+    "test_parity_families.py", "test_sharding.py", "test_training.py", "test_golden_parity.py", "test_studies.py",
+    "test_plots.py", "test_cli.py", "test_apply.py", "test_hosts.py", "test_stream.py", "test_released_bases.py",
+    "test_experiment.py", "test_parity_seen_tiny.py", "test_checkpoint.py", "test_notebook.py",
+)  # fmt: skip
 CACHE = Path(__file__).parent.parent / ".cache" / "xla"
 
 hook = install_import_hook("seen_jax", "typecheck.checker")
@@ -33,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
 
 
 @pytest.fixture(autouse=True)
