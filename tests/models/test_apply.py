@@ -93,7 +93,7 @@ def test_see_is_the_formula_on_the_full_taps(model, batch, plain, site):
 
 
 def as_users_compile(lalm, variables, batch, edits):
-    """Without the flags of conftest: programs that are compiled quickly may round otherwise where one has more in it."""
+    """Not with the flags of conftest: a program compiled quickly may round otherwise where it has more in it."""
     options = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3} if QUICK else None
     compiled = forward.lower(lalm, variables, batch, edits).compile(compiler_options=options)
     return compiled(variables, batch, edits)
