@@ -17,7 +17,7 @@ from seen_jax.evaluate.items import load_clips  # noqa: E402
 from seen_jax.models.generate import Decoding  # noqa: E402
 from seen_jax.models.model import forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
-from seen_jax.models.sites import ENCODER_MLP_ACT, SITES, Taps  # noqa: E402
+from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT, SITES, Taps  # noqa: E402
 from seen_jax.subspace import Calibration, Selection, Statistics  # noqa: E402
 
 CLIPS = 200
@@ -73,9 +73,10 @@ def test_parity_of_greedy_answers_on_200_clips(model, original, requests):
 def test_parity_of_logits_and_sites(model, original, requests):
     """Logits of all clips, sites of every eighth: `docs/seen_tiny.md` says how far they are apart on all of them.
 
-    Where a trained layer's activations come near 60, float32 itself is no nearer than 1e-4: PyTorch's own is 0.9e-4 off
-    its float64. There 5e-6 of the layer's largest activation counts.
+    decoder.resid comes near 60, where PyTorch's own float32 is 0.9e-4 off its float64: past 1e-4 it is reported as an
+    expected failure, past 5e-6 of its layer's largest activation it fails.
     """
+    beyond = 0.0
     lalm = model.tapped(Taps(SITES, "full"))
     for i, request in enumerate(requests):
         one = row(model, request)
@@ -84,9 +85,14 @@ def test_parity_of_logits_and_sites(model, original, requests):
         np.testing.assert_allclose(out.logits[0, : len(one.ids)], logits, atol=1e-4)
         for site in SITES if i % 8 == 0 else ():
             n = taps[site].shape[1]
-            allowed = np.maximum(1e-4, 5e-6 * np.abs(taps[site]).max((1, 2), keepdims=True))
             gap = np.abs(np.asarray(out.taps[site][:, 0, :n]) - taps[site])
+            allowed = np.full((len(gap), 1, 1), 1e-4)
+            if site == DECODER_RESID:
+                beyond = max(beyond, float(gap.max()))
+                allowed = np.maximum(allowed, 5e-6 * np.abs(taps[site]).max((1, 2), keepdims=True))
             assert (gap <= allowed).all(), f"{site} of clip {i}: {gap.max():g}"
+    if beyond > 1e-4:
+        pytest.xfail(f"{DECODER_RESID} is {beyond:.2g} off, past 1e-4")
 
 
 def test_parity_of_seen_at_the_papers_site(model, original, requests, basis):
