@@ -137,8 +137,8 @@ class Processor:
                 )
             index[b, places] = sources
         lengths = np.asarray([len(ids) for ids, _ in prompts], np.int32)
-        text: Any = place((tokens, lengths, index), self.mesh)
-        return Batch(*text[:2], audio.features, audio.frames, text[2], audio.seen, audio.keys), rows
+        placed = place((tokens, lengths, index), self.mesh)
+        return Batch(placed[0], placed[1], audio.features, audio.frames, placed[2], audio.seen, audio.keys), rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Generated ids -> texts."""

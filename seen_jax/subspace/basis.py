@@ -68,7 +68,10 @@ class NoiseBasis:
     def strengths(self, strength: ScalarLike = 1.0) -> Float[Array, " layers"]:
         """SEEN's lambda per layer, float32: `strength` (may be traced) at kept layers, 0 elsewhere."""
         kept = np.isin(np.arange(len(self.ranks)), self.layers).astype(np.float32)
-        return kept * strength if isinstance(strength, jax.Array) else jax.device_put(kept * np.float32(strength))
+        if isinstance(strength, jax.Array):
+            return kept * strength
+        scaled = np.multiply(kept, strength, dtype=np.float32)
+        return jnp.asarray(jax.device_put(scaled))  # on the host nothing is compiled
 
     def with_layers(self, layers: NamedLayers | tuple[int, ...]) -> "NoiseBasis":
         """The same directions, other layers kept. Raises ConfigError on unknown layers and on "auto"."""
