@@ -69,7 +69,7 @@ class NoiseBasis:
         """SEEN's lambda per layer, float32: `strength` (may be traced) at kept layers, 0 elsewhere."""
         kept = np.isin(np.arange(len(self.ranks)), self.layers).astype(np.float32)
         if isinstance(strength, jax.Array):
-            return kept * strength
+            return strength * kept
         scaled = np.multiply(kept, strength, dtype=np.float32)
         return jnp.asarray(jax.device_put(scaled))  # on the host nothing is compiled
 
