@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seen_jax.models import layers
 from seen_jax.models.config import DecoderConfig
@@ -83,7 +83,11 @@ class Experts(nn.Module):
 
 class DecoderLayer(nn.Module):
     """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x))), or such MLPs for experts; what is added may be
-    scaled."""
+    scaled.
+
+    last [B]: one position of each row, of which alone the output [B, 1, width] is wanted; keys and values are those of
+    all positions.
+    """
 
     config: DecoderConfig
     taps: Taps
@@ -91,19 +95,23 @@ class DecoderLayer(nn.Module):
     mesh: Any = None
 
     @nn.compact
-    def __call__(self, x, edits, cache, positions, visible, valid, audio):
+    def __call__(self, x, edits, cache, positions, visible, valid, audio, last=None):
         c = self.config
-        b, s, width = x.shape
         dense = lambda name, n, bias=False: nn.Dense(n, use_bias=bias, dtype=self.dtype, name=name)  # noqa: E731
         h = RMSNorm(c.eps, name="norm1")(x)
-        q = dense("q", c.heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.heads, c.head_dim)
-        k = dense("k", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
-        v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.kv_heads, c.head_dim)
-        q = constrain(q, self.mesh, "batch", None, "heads")
+        k = dense("k", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(*h.shape[:2], c.kv_heads, c.head_dim)
+        v = dense("v", c.kv_heads * c.head_dim, c.qkv_bias)(h).reshape(*h.shape[:2], c.kv_heads, c.head_dim)
         k, v = (constrain(y, self.mesh, "batch", None, "kv_heads") for y in (k, v))
-        if c.qk_norm:
-            q, k = RMSNorm(c.eps, name="q_norm")(q), RMSNorm(c.eps, name="k_norm")(k)
-        q, k = (layers.rope(y, positions, c.rope_theta, scaling=c.rope_scaling) for y in (q, k))
+        rotate = lambda y, at: layers.rope(y, at, c.rope_theta, scaling=c.rope_scaling)  # noqa: E731
+        k = rotate(RMSNorm(c.eps, name="k_norm")(k) if c.qk_norm else k, positions)
+        if last is not None:
+            x, h, visible, positions, valid, audio = (
+                position(y, last) for y in (x, h, visible, positions, valid, audio)
+            )
+        b, s, width = x.shape
+        q = dense("q", c.heads * c.head_dim, c.qkv_bias)(h).reshape(b, s, c.heads, c.head_dim)
+        q = constrain(q, self.mesh, "batch", None, "heads")
+        q = rotate(RMSNorm(c.eps, name="q_norm")(q) if c.qk_norm else q, positions)
         if cache is None:
             h = layers.attention(q, k, v, visible, c.attention_scale)
         else:
@@ -120,6 +128,21 @@ class DecoderLayer(nn.Module):
         x = constrain(x + c.residual_scale * h, self.mesh, "batch")
         x, resid = visit(DECODER_RESID, x, edits, self.taps, valid, audio)
         return x, (KeysValues(k, v), mlp | resid)
+
+
+def position(x: Shaped[Array, "batch text *rest"], at: Int[Array, " batch"]) -> Shaped[Array, "batch 1 *rest"]:
+    """Of every row the position `at`."""
+    return jnp.take_along_axis(x, at.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
+
+
+def run_layers(layer: nn.Module, params: Any, own: range, unroll: int, x: Any, edits: Any, *args: Any) -> Any:
+    """(x, outputs) of some layers of a stack; params and edits are those of all of them, and are not copied."""
+
+    def one(x: Any, i: Any) -> Any:
+        mine, edit = jax.tree.map(lambda y: jax.lax.dynamic_index_in_dim(y, i, keepdims=False), (params, edits))
+        return layer.apply({"params": mine}, x, edit, *args)
+
+    return jax.lax.scan(one, x, jnp.arange(own.start, own.stop), unroll=unroll)
 
 
 class Decoder(nn.Module):
@@ -155,12 +178,26 @@ class Decoder(nn.Module):
         valid: Bool[Array, "batch text"],
         audio: Bool[Array, "batch text"],
         edits: Edits,
-    ) -> tuple[Float[Array, "batch text width"], KeysValues, Records]:
-        """Causal pass over right-padded embeddings; positions are 0.. over the real tokens, audio tokens included."""
+        last: Int[Array, " batch"] | None = None,
+    ) -> tuple[Float[Array, "batch _ width"], KeysValues, Records]:
+        """Causal pass over right-padded embeddings; positions are 0.. over the real tokens, audio tokens included.
+
+        last: of which position of each row alone the output is wanted [B, 1, width]; unless an edit or a tap wants
+        them all, the last layer then computes no more than that and the keys and values.
+        """
         b, s, _ = x.shape
         positions = jnp.broadcast_to(jnp.arange(s), (b, s))
         visible = jnp.tril(jnp.ones((s, s), bool))[None] & valid[:, None, :]
-        return self._run(x, None, positions, visible, valid, audio, edits)
+        args = None, positions, visible, valid, audio
+        if last is None or {*edits, *self.taps.sites} & {DECODER_MLP_ACT, DECODER_RESID}:
+            x, cache, records = self._run(x, *args, edits)
+            return x if last is None else position(x, last), cache, records
+        layer = DecoderLayer(self.config, self.taps, self.dtype, self.mesh, parent=None)
+        params, top = self.layers.variables["params"], self.config.layers - 1
+        x, (below, _) = run_layers(layer, params, range(top), self.unroll, x * self.config.embedding_scale, {}, *args)
+        x, (own, _) = layer.apply({"params": jax.tree.map(lambda y: y[top], params)}, x, {}, *args, last)
+        own = jax.tree.map(lambda y: y[None], own)
+        return x, jax.tree.map(lambda *y: jnp.concatenate(y), below, own), {}
 
     def step(
         self,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig, EncoderConfig, conv_length
-from seen_jax.models.decoder import RMSNorm
+from seen_jax.models.decoder import RMSNorm, run_layers
 from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit
 from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
@@ -98,25 +98,13 @@ def encode_above(lalm: Any, variables: Any, audio: Audio, edits: Edits, first: i
     if not first or isinstance(config, ConformerConfig):
         return lalm.apply(variables, audio, edits, method="encode")
 
-    def part(start: int, stop: int) -> tuple[Encoder, Any]:
-        own = variables["params"]["encoder"]
-        params = own | {"layers": jax.tree.map(lambda x: x[start:stop], own["layers"])}
-        size = dataclasses.replace(config, layers=stop - start)
-        return Encoder(size, lalm.taps, lalm.dtype, lalm.unroll, lalm.mesh), {"params": params}
-
     sites = (ENCODER_MLP_ACT, ENCODER_RESID)
-    cut = lambda edit, own: jax.tree.map(lambda x: x[own], edit)  # noqa: E731
-    own = {site: edit for site, edit in edits.items() if site in sites}
-    below = {
-        site: dataclasses.replace(cut(edit, slice(first)), scale=None, bias=None)
-        for site, edit in own.items()
-        if edit.v is None
-    }
-    above = {**edits, **{site: cut(edit, slice(first, None)) for site, edit in own.items()}}
-    lower, params = part(0, first)
-    x, records = lower.apply(params, audio, below, project=False)
-    upper, params = part(first, config.layers)
-    encoded: Any = upper.apply(params, audio, above, x)
+    measure = lambda edit: dataclasses.replace(edit, scale=None, bias=None)  # noqa: E731
+    below = {site: measure(edit) for site, edit in edits.items() if site in sites and edit.v is None}
+    encoder = Encoder(config, lalm.taps, lalm.dtype, lalm.unroll, lalm.mesh)
+    params = {"params": variables["params"]["encoder"]}
+    x, records = encoder.apply(params, audio, below, part=range(first), project=False)
+    encoded: Any = encoder.apply(params, audio, edits, x, range(first, config.layers))
     join = lambda site: jax.tree.map(lambda *x: jnp.concatenate(x), records[site], encoded.records[site])  # noqa: E731
     return encoded.replace(records=encoded.records | {site: join(site) for site in records})
 
@@ -184,9 +172,11 @@ class Encoder(nn.Module):
     mesh: Any = None
 
     @nn.compact
-    def __call__(self, audio: Audio, edits: Edits, x: Any = None, project: bool = True) -> Any:
-        """Encoded. x: the residual stream that another encoder, of the layers below, gave with project=False; it gives
-        (x, records)."""
+    def __call__(
+        self, audio: Audio, edits: Edits, x: Any = None, part: range | None = None, project: bool = True
+    ) -> Any:
+        """Encoded. part: the layers to run, of all; from x on, if that is the residual stream behind those below.
+        project=False: (x, records) behind them instead."""
         c = self.config
         audio = jax.tree.map(jnp.asarray, audio)
         total = audio.features.shape[1]
@@ -201,16 +191,21 @@ class Encoder(nn.Module):
             own = np.arange(size) // (c.block or size)
             visible.append(seen & (own[:, None] >= own) if c.block else seen)
 
-        stack = nn.scan(
-            EncoderLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
-            length=c.layers,
-            unroll=self.unroll,
-        )(c, self.taps, self.dtype, self.mesh, name="layers")
-        x, records = stack(x, layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID), self.mesh), visible, valid)
-
+        args = layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID), self.mesh), visible, valid
+        options = c, self.taps, self.dtype, self.mesh
+        if part is None:
+            stack = nn.scan(
+                EncoderLayer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast, nn.broadcast),
+                length=c.layers,
+                unroll=self.unroll,
+            )
+            x, records = stack(*options, name="layers")(x, *args)
+        else:
+            params = self.variables["params"]["layers"]
+            x, records = run_layers(EncoderLayer(*options, parent=None), params, part, self.unroll, x, *args)
         if not project:
             return x, records
         states, tokens = self._project(x, c.position_count(audio.frames if audio.seen is None else audio.seen))

@@ -97,9 +97,8 @@ class Lalm(nn.Module):
         x = jnp.where(audio[..., None], jnp.take(flat, jnp.maximum(batch.audio_index, 0), axis=0).astype(x.dtype), x)
         x = constrain(x, self.mesh, "batch")
         valid = jnp.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
-        x, cache, records = self.decoder.prompt(x, valid, audio & valid, edits or {})
-        if last_only:
-            x = jnp.take_along_axis(x, (batch.lengths - 1)[:, None, None], axis=1)
+        last = batch.lengths - 1 if last_only else None
+        x, cache, records = self.decoder.prompt(x, valid, audio & valid, edits or {}, last)
         taps, see = split_records(encoded.records | records)
         return Output(self.decoder.logits(x).astype(jnp.float32), taps, see, cache)
 
