@@ -74,13 +74,13 @@ class EncoderConfig:
         """Frames of a row of `total` padded ones that are convolved and numbered alone."""
         return self.conv_frames or (self.pad_frames if self.chunked else total)
 
-    def padded(self, frames: int) -> int:
+    def padded(self, frames: int, parts: int = 5) -> int:
         """Mel frames to which a row of so many is padded: whole chunks, and of a last one that is attended alone only
-        as many fifths as it needs, unless there are many chunks already."""
+        as many of some parts as it needs, unless there are many chunks already."""
         whole, tail = divmod(frames, self.pad_frames)
         if not self.chunked or self.conv_frames or whole > MOST_FINE:
             return (whole + (tail > 0)) * self.pad_frames
-        step = max(4, self.pad_frames // 20 * 4)  # four frames make an audio token
+        step = max(4, self.pad_frames // (4 * parts) * 4)  # four frames make an audio token
         return whole * self.pad_frames + min(-(-tail // step) * step, self.pad_frames)
 
     def spans(self, total: int) -> list[tuple[int, int]]:
@@ -156,8 +156,8 @@ class ConformerConfig:
         """Frames of a row of `total` padded ones that are numbered alone: all."""
         return total
 
-    def padded(self, frames: int) -> int:
-        """Frames to which a row of so many is padded."""
+    def padded(self, frames: int, parts: int = 1) -> int:
+        """Frames to which a row of so many is padded: whole blocks, whatever the parts."""
         return -(-frames // self.pad_frames) * self.pad_frames
 
     def spans(self, total: int) -> list[tuple[int, int]]:

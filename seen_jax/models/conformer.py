@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig
-from seen_jax.models.edits import Edits, add_layer_axis, layer_edits, single_layer, visit
+from seen_jax.models.edits import Edits, add_layer_axis, layer_edits, single_layer, visit, visit_dense
 from seen_jax.models.encoder import Audio, Encoded, LayerNorm, within
 from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
@@ -96,8 +96,9 @@ class ConformerLayer(nn.Module):
     def _feed_forward(self, name, x, edits, valid):
         h = LayerNorm(self.config.eps, name=f"{name}_norm")(x)
         h = constrain(jax.nn.silu(self._dense(f"{name}_up", self.config.ffn)(h)), self.mesh, "batch", None, "ffn")
-        h, mlp = visit(ENCODER_MLP_ACT, h, edits, self.taps, valid)
-        return x + 0.5 * self._dense(f"{name}_down", self.config.width)(h), mlp
+        down = self._dense(f"{name}_down", self.config.width)
+        h, mlp = visit_dense(ENCODER_MLP_ACT, h, edits, self.taps, valid, down)
+        return x + 0.5 * h, mlp
 
     def _attention(self, x, valid):
         """Inside blocks of `pad_frames`."""

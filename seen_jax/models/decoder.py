@@ -142,6 +142,9 @@ def run_layers(layer: nn.Module, params: Any, own: range, unroll: int, x: Any, e
         mine, edit = jax.tree.map(lambda y: jax.lax.dynamic_index_in_dim(y, i, keepdims=False), (params, edits))
         return layer.apply({"params": mine}, x, edit, *args)
 
+    if len(own) == 1:
+        x, found = one(x, own.start)
+        return x, jax.tree.map(lambda y: y[None], found)
     return jax.lax.scan(one, x, jnp.arange(own.start, own.stop), unroll=unroll)
 
 
@@ -195,8 +198,7 @@ class Decoder(nn.Module):
         layer = DecoderLayer(self.config, self.taps, self.dtype, self.mesh, parent=None)
         params, top = self.layers.variables["params"], self.config.layers - 1
         x, (below, _) = run_layers(layer, params, range(top), self.unroll, x * self.config.embedding_scale, {}, *args)
-        x, (own, _) = layer.apply({"params": jax.tree.map(lambda y: y[top], params)}, x, {}, *args, last)
-        own = jax.tree.map(lambda y: y[None], own)
+        x, (own, _) = run_layers(layer, params, range(top, top + 1), 1, x, {}, *args, last)
         return x, jax.tree.map(lambda *y: jnp.concatenate(y), below, own), {}
 
     def step(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from seen_jax.models.sharding import constrain_edit
 from seen_jax.models.sites import Taps
-from seen_jax.subspace.formulas import low_rank_edit, masked_mean, noise_energy
+from seen_jax.subspace.formulas import low_rank_edit, mapped_low_rank_edit, masked_mean, noise_energy
 
 EPS = 1e-12
 
@@ -74,14 +75,15 @@ def _see(a: Array, edited: Array, edit: Any, strength: Array | float, mask: Arra
     return See(mean(before), mean(after), mean(part), before if frames else None)
 
 
-def _edited(a: Array, edit: Any, valid: Array, audio: Array | None) -> tuple[Array, Array]:
-    """(edited activations, strength of every position)."""
-    share = jnp.ones(valid.shape, jnp.float32)
-    if audio is not None:
-        share = jnp.where(audio, share, 0.0 if edit.text is None else edit.text)
-    strength = share * edit.scale
-    bias = jnp.zeros(a.shape[-1]) if edit.bias is None else share[..., None] * edit.bias
-    return low_rank_edit(a, edit.u, edit.u if edit.v is None else edit.v, strength[..., None], bias), strength
+def _map(edit: Any, valid: Array, audio: Array | None) -> tuple[Any, Any, Array, Array]:
+    """(u, v, strength, bias) of the low-rank map at every position."""
+    v = edit.u if edit.v is None else edit.v
+    if audio is None:
+        bias = jnp.zeros(v.shape[-2]) if edit.bias is None else edit.bias
+        return edit.u, v, jnp.broadcast_to(edit.scale, valid.shape)[..., None], bias
+    share = jnp.where(audio, 1.0, 0.0 if edit.text is None else edit.text)
+    bias = jnp.zeros(v.shape[-2]) if edit.bias is None else share[..., None] * edit.bias
+    return edit.u, v, (share * edit.scale)[..., None], bias
 
 
 def visit(
@@ -101,13 +103,33 @@ def visit(
     counted = valid if audio is None or taps.positions == "all" else audio
     edit = edits.get(site)
     if edit is not None:
-        edited, strength = (a, 0.0) if edit.scale is None else _edited(a, edit, valid, audio)
+        strength: Array | float = 0.0
+        edited = a
+        if edit.scale is not None:
+            u, v, scale, bias = _map(edit, valid, audio)
+            edited, strength = low_rank_edit(a, u, v, scale, bias), scale[..., 0]
         if edit.v is None:
             record["see"] = _see(a, edited, edit, strength, counted, taps.see_frames)
         a = edited
     if site in taps.sites:
         record["tap"] = masked_mean(a.astype(jnp.float32), counted) if taps.reduce == "mean" else a
     return a, ({site: record} if record else {})
+
+
+def visit_dense(
+    site: str,
+    a: Float[Array, "items positions width"],
+    edits: Mapping[str, Any],
+    taps: Taps,
+    valid: Bool[Array, "items positions"],
+    dense: nn.Dense,
+) -> tuple[Float[Array, "items positions out"], Records]:
+    """`visit` at an encoder site, and a linear layer that only reads the activations there: (its output, records)."""
+    _, records = visit(site, a, edits, taps, valid)
+    y = dense(a)
+    if site in edits and edits[site].scale is not None:
+        y = mapped_low_rank_edit(y, a, *_map(edits[site], valid, None), dense.variables["params"]["kernel"])
+    return y, records
 
 
 def layer_edits(edits: Edits, sites: tuple[str, ...], mesh: Any = None) -> dict[str, Edit]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig, EncoderConfig, conv_length
 from seen_jax.models.decoder import RMSNorm, run_layers
-from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit
+from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit, visit_dense
 from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
 
@@ -103,10 +103,15 @@ def encode_above(lalm: Any, variables: Any, audio: Audio, edits: Edits, first: i
     below = {site: measure(edit) for site, edit in edits.items() if site in sites and edit.v is None}
     encoder = Encoder(config, lalm.taps, lalm.dtype, lalm.unroll, lalm.mesh)
     params = {"params": variables["params"]["encoder"]}
-    x, records = encoder.apply(params, audio, below, part=range(first), project=False)
-    encoded: Any = encoder.apply(params, audio, edits, x, range(first, config.layers))
-    join = lambda site: jax.tree.map(lambda *x: jnp.concatenate(x), records[site], encoded.records[site])  # noqa: E731
-    return encoded.replace(records=encoded.records | {site: join(site) for site in records})
+    x, parts = None, []
+    # Of the first edited layer the edit is all that differs, so it is no part of the stack above.
+    for own, part in ((below, range(first)), (edits, range(first, config.layers)[:1])):
+        x, found = encoder.apply(params, audio, own, x, part, False)
+        parts.append(found)
+    encoded: Any = encoder.apply(params, audio, edits, x, range(first, config.layers)[1:])
+    parts.append(encoded.records)
+    join = lambda site: jax.tree.map(lambda *y: jnp.concatenate(y), *(part[site] for part in parts))  # noqa: E731
+    return encoded.replace(records=encoded.records | {site: join(site) for site in parts[0]})
 
 
 class LayerNorm(nn.Module):
@@ -140,8 +145,8 @@ class EncoderLayer(nn.Module):
         x = constrain(x + dense("out", c.width)(h), self.mesh, "batch")
 
         h = constrain(dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x)), self.mesh, "batch", None, "ffn")
-        h, mlp = visit(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid)
-        x = constrain(x + dense("fc2", c.width)(h), self.mesh, "batch")
+        h, mlp = visit_dense(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid, dense("fc2", c.width))
+        x = constrain(x + h, self.mesh, "batch")
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 

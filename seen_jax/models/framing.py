@@ -105,7 +105,7 @@ class Framing:
     ) -> tuple[Audio, list[list[int]]]:
         """The encoder rows of some clips (checked before), and the numbers of the rows of each clip.
 
-        least: mel frames to which the rows are padded at least, one of the sizes that `config.padded` gives.
+        least: mel frames to which the rows are padded if they have no more; a size that `config.padded` gives.
         """
         pieces: list[np.ndarray] = []
         plan: list[Row] = []
@@ -117,7 +117,7 @@ class Framing:
             size = self.piece or len(wave)
             pieces += [np.pad(wave[i : i + size], (0, self.tail)) for i in range(0, len(wave), size)]
         mels = self._log_mels(pieces, config.n_mels, least * HOP if self.piece is None else 0)
-        total = max(config.padded(max(row.seen for row in plan)), least)
+        total = _room(config, max(row.seen for row in plan), least)
         frames = np.array([row.frames for row in plan])
         seen = np.array([row.seen for row in plan])
         features = np.zeros((len(plan), total, config.n_mels), np.float32)
@@ -146,7 +146,8 @@ class Framing:
             real = np.asarray([len(piece) // HOP for piece in whole], np.int32)
             return list(np.asarray(log_mel(padded, n_mels, real)))
         if self.unit is None:
-            return list(np.asarray(log_mel(pad_waves(pieces, least=least)[0], n_mels)))
+            multiple = 10 * HOP if max(map(len, pieces)) <= least else SAMPLE_RATE
+            return list(np.asarray(log_mel(pad_waves(pieces, multiple, least=least)[0], n_mels)))
         length = [self._filled(len(piece)) for piece in pieces]
         found: dict[int, np.ndarray] = {}
         for size in sorted(set(length)):
@@ -154,6 +155,10 @@ class Framing:
             padded = np.stack([np.pad(pieces[i], (0, size - len(pieces[i]))) for i in own])
             found |= dict(zip(own, np.asarray(log_mel(padded.astype(np.float32), n_mels)), strict=True))
         return [found[i] for i in range(len(pieces))]
+
+
+def _room(config: EncoderConfig | ConformerConfig, frames: int, least: int) -> int:
+    return least if frames <= least else config.padded(frames)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +187,7 @@ class PairedFraming(Framing):
         real = np.asarray([len(wave) // HOP + 1 for wave in waves], np.int32)
         mels = np.asarray(log_mel(padded, config.n_mels // 2, real, htk=True))
         frames = [self._frames(len(wave)) for wave in waves]
-        total = max(config.padded(max(frames)), least)
+        total = _room(config, max(frames), least)
         features = np.zeros((len(waves), total, config.n_mels), np.float32)
         for out, mel, n in zip(features, mels, frames, strict=True):
             out[:n] = mel[: 2 * n].reshape(n, -1)

@@ -84,7 +84,15 @@ def attention(
     scale: float | None = None,
 ) -> Float[Array, "b s h d"]:
     """Masked attention with grouped key/value heads, softmax in float32. mask: True = visible. scale None: d^-0.5."""
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
+    b, s, h, d = q.shape
+    g = k.shape[2]
+    f32 = jnp.float32
+    logits = jnp.einsum("bsgrd,btgd->bgrst", q.reshape(b, s, g, h // g, d), k, preferred_element_type=f32)
+    logits = jnp.where(mask[:, None, None], logits * (d**-0.5 if scale is None else scale), jnp.finfo(f32).min)
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    total = weights.sum(-1, keepdims=True)  # divides what comes out, which is smaller than the weights
+    out = jnp.einsum("bgrst,btgd->bgrsd", weights.astype(v.dtype), v, preferred_element_type=f32) / total
+    return out.astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(b, s, h, d)
 
 
 def cached_attention(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,8 @@ from seen_jax.models.shapes import NO_ROOM, Room
 from seen_jax.models.sharding import fill, place
 
 TEXT_BUCKET = 32
-FINE_BUCKET = 8  # of batches that share a room: there are few of them anyway
+FINE_BUCKET, FINE_PARTS = 8, 30  # of batches that share a room: there are few of them anyway
+KNOWN = 4096  # prompts whose token ids are remembered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Processor:
     config: LalmConfig
     family: ModuleType
     mesh: Any = None
+    _known: dict[Any, tuple[list[int], list[int]]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the whole prompt, each audio already expanded to its audio tokens."""
@@ -65,7 +68,18 @@ class Processor:
         return self.family.FRAMING.check(np.asarray(wave, np.float32), self.config.family)
 
     def prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-        """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row."""
+        """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row.
+
+        The same prompt is asked about a clip again and again: without noise, with every noise, under every edit.
+        """
+        key = json.dumps([request.chat(), counts], default=repr)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = self._prompt(request, counts)
+        return self._known[key]
+
+    def _prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
         if hasattr(self.family, "prompt"):
             return self.family.prompt(self.tokenizer, request.chat(), counts)
         marker = self.family.AUDIO
@@ -100,7 +114,7 @@ class Processor:
         for k, request in enumerate(requests):
             lengths = [len(wave) for wave in request.audio] if samples is None else samples[k]
             rows = [framing.rows(framing.heard(n)) if n else [] for n in lengths]
-            frames = max(frames, *(config.padded(row.seen) for own in rows for row in own), 0)
+            frames = max(frames, *(config.padded(row.seen, FINE_PARTS) for own in rows for row in own), 0)
             counts = [[int(config.token_count(row.frames)) for row in own] for own in rows]
             tokens = max(tokens, len(self.prompt(request, counts)[0])) if text else 0
         return Room(frames, tokens)

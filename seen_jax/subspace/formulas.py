@@ -74,19 +74,46 @@ def _add_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tup
     return _add(a, change), (da.astype(jnp.float32) + dchange).astype(a.dtype)
 
 
+def low_rank_change(
+    a: Float[Array, "*batch width"],
+    u: Float[Array, "... width rank"],
+    v: Float[Array, "out rank"],
+    scale: ScalarLike | Float[Array, "*batch 1"],
+    bias: Float[Array, " out"] | Float[Array, "*#batch out"],
+) -> Float[Array, "*batch out"]:
+    """What the general affine edit adds to activations, bias - scale (a U) V^T, in float32."""
+    return bias.astype(jnp.float32) - scale * _matmul(_matmul(a, u), v.T)
+
+
 def low_rank_edit(
     a: Float[Array, "*batch width"],
     u: Float[Array, "... width rank"],
     v: Float[Array, "width rank"],
     scale: ScalarLike | Float[Array, "*batch 1"],
-    bias: Float[Array, " width"] | Float[Array, "*batch width"],
+    bias: Float[Array, " width"] | Float[Array, "*#batch width"],
 ) -> Float[Array, "*batch width"]:
     """The general affine edit a - scale (a U) V^T + bias, in float32, cast back to the dtype of a.
 
     SEEN is U = V = Q, bias = 0; a steering vector is scale = 0; a restoration map is U != V, and with leading axes
     U differs from item to item. Where the change is 0, the activations come back bit for bit.
     """
-    return _add(a, bias.astype(jnp.float32) - scale * _matmul(_matmul(a, u), v.T))
+    return _add(a, low_rank_change(a, u, v, scale, bias))
+
+
+def mapped_low_rank_edit(
+    mapped: Float[Array, "*batch out"],
+    a: Float[Array, "*batch width"],
+    u: Float[Array, "... width rank"],
+    v: Float[Array, "width rank"],
+    scale: ScalarLike | Float[Array, "*batch 1"],
+    bias: Float[Array, " width"] | Float[Array, "*#batch width"],
+    kernel: Float[Array, "width out"],
+) -> Float[Array, "*batch out"]:
+    """The edited activations times a kernel, from `mapped`, those of `a` itself: a W - scale (a U) (W^T V)^T + bias W.
+
+    The edit then costs no pass over activations of the full width beyond a U.
+    """
+    return _add(mapped, low_rank_change(a, u, _matmul(kernel.T, v), scale, _matmul(bias, kernel)))
 
 
 def seen(
