@@ -181,6 +181,11 @@ def generate_each(
     return Generated(spread(tokens), spread(lengths), see, taps, spread(logits))
 
 
+def cached(new: KeysValues) -> KeysValues:
+    """Keys [..., kv_heads, head_dim, S] and values [..., kv_heads, S, head_dim] as the decode loop wants them."""
+    return KeysValues(jnp.moveaxis(new.k, -3, -1), jnp.swapaxes(new.v, -3, -2))
+
+
 def _decode(
     lalm: Lalm,
     step: Callable[[Array, KeysValues, Array, Array], tuple[Array, KeysValues]],
@@ -196,9 +201,11 @@ def _decode(
     """
     rows, prompt = len(logits), cache.k.shape[-3]
     stops = jnp.asarray(lalm.config.stop_tokens)
-    lead = cache.k.ndim - 4
-    pad = lambda x: jnp.pad(x, (*[(0, 0)] * (lead + 1), (0, max_new), (0, 0), (0, 0)))  # noqa: E731
-    cache = jax.tree.map(lambda x: constrain(pad(x), lalm.mesh, *[None] * lead, "batch", None, "kv_heads"), cache)
+    room = lambda x, axis: jnp.pad(x, [(0, max_new * (i == axis % x.ndim)) for i in range(x.ndim)])  # noqa: E731
+    lead = [None] * (cache.k.ndim - 4)
+    split = lambda x: constrain(x, lalm.mesh, *lead, "batch", "kv_heads")  # noqa: E731
+    cache = cached(cache)
+    cache = KeysValues(split(room(cache.k, -1)), split(room(cache.v, -2)))
     slots = jnp.arange(prompt + max_new)
     in_prompt = slots < prompts[:, None]
     first = pick(logits, 0).astype(jnp.int32)
@@ -214,8 +221,9 @@ def _decode(
         i, tokens, lengths, last, cache, done = state
         visible = in_prompt | ((slots >= prompt) & (slots < prompt + i - 1))
         logits, new = step(last, cache, visible, prompts + i - 1)
-        write = lambda old, fresh: jax.lax.dynamic_update_slice_in_dim(old, fresh, prompt + i - 1, axis=-3)  # noqa: E731
-        cache = jax.tree.map(write, cache, new)
+        new, write = cached(new), jax.lax.dynamic_update_slice_in_dim
+        at = prompt + i - 1
+        cache = KeysValues(write(cache.k, new.k, at, axis=-1), write(cache.v, new.v, at, axis=-2))
         token = pick(logits, i).astype(jnp.int32)
         done = done | jnp.isin(token, stops)
         tokens = tokens.at[:, i].set(jnp.where(done, lalm.config.pad_token, token))

@@ -99,27 +99,28 @@ def cached_attention(
     q: Float[Array, "b 1 h d"],
     k: Float[Array, "b 1 g d"],
     v: Float[Array, "b 1 g d"],
-    k_cache: Float[Array, "b t g d"],
-    v_cache: Float[Array, "b t g d"],
+    k_cache: Float[Array, "b g d t"],
+    v_cache: Float[Array, "b g t d"],
     mask: Bool[Array, "b t"],
     scale: float | None = None,
 ) -> Float[Array, "b 1 h d"]:
     """Attention of one new position over a read-only cache and itself.
 
-    Two products instead of one over a concatenation, so that the cache is never copied inside the decode loop.
+    Two products instead of one over a concatenation, and axes in the order that they want, so that the cache is not
+    rearranged inside the decode loop.
     """
     b, _, h, d = q.shape
     g = k.shape[2]
     scale = d**-0.5 if scale is None else scale
     grouped = q.reshape(b, g, h // g, d)
     f32 = jnp.float32
-    past = jnp.einsum("bgrd,btgd->bgrt", grouped, k_cache, preferred_element_type=f32)
+    past = jnp.einsum("bgrd,bgdt->bgrt", grouped, k_cache, preferred_element_type=f32)
     past = jnp.where(mask[:, None, None, :], past * scale, -jnp.inf)
     own = jnp.einsum("bgrd,bgd->bgr", grouped, k[:, 0], preferred_element_type=f32)[..., None] * scale
     top = jnp.maximum(past.max(-1, keepdims=True), own)
     past, own = jnp.exp(past - top), jnp.exp(own - top)
     total = past.sum(-1, keepdims=True) + own
-    out = jnp.einsum("bgrt,btgd->bgrd", (past / total).astype(v.dtype), v_cache)
+    out = jnp.einsum("bgrt,bgtd->bgrd", (past / total).astype(v.dtype), v_cache)
     out = out + (own / total).astype(v.dtype) * v[:, 0, :, None, :]
     return out.reshape(b, 1, h, d)
 

@@ -12,7 +12,7 @@ from tiny_omni import AUDIO, Row, pack, random_edit, random_row
 
 from seen_jax.models.config import conv_length, token_count
 from seen_jax.models.edits import Edit, visit
-from seen_jax.models.generate import Decoding, _generate, generate
+from seen_jax.models.generate import Decoding, _generate, cached, generate
 from seen_jax.models.model import encode, forward
 from seen_jax.models.sites import DECODER_RESID, DECODER_SITES, ENCODER_MLP_ACT, PROJECTOR, SITES, Taps
 from seen_jax.subspace import formulas
@@ -267,14 +267,14 @@ def test_prefill_and_decode_give_the_logits_of_one_full_pass(model, full, rows, 
     new, prompt = 4, batch.tokens.shape[1]
     prefix = shaped_like(batch, [Row(row.ids[:-new], row.features) for row in rows], model.config)
     out = forward(full, model.variables, prefix, edits)
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, new), (0, 0), (0, 0))), out.cache)
+    longer = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, new), (0, 0), (0, 0))), out.cache)
     step = jax.jit(lambda *args: model.lalm.apply(model.variables, *args, edits, method="step"))
     slots = jnp.arange(prompt + new)
     for t in range(new):
         visible = (slots < prefix.lengths[:, None]) | ((slots >= prompt) & (slots < prompt + t))
         forced = jnp.asarray([row.ids[len(row.ids) - new + t] for row in rows])
-        logits, fresh = step(forced, cache, visible, prefix.lengths + t)
-        cache = jax.tree.map(lambda old, x, at=prompt + t: old.at[:, :, at : at + 1].set(x), cache, fresh)
+        logits, fresh = step(forced, cached(longer), visible, prefix.lengths + t)
+        longer = jax.tree.map(lambda old, x, at=prompt + t: old.at[:, :, at : at + 1].set(x), longer, fresh)
         for b, row in enumerate(rows):
             np.testing.assert_allclose(logits[b], whole[b, len(row.ids) - new + t], atol=1e-5)
 

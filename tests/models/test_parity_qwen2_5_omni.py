@@ -251,5 +251,6 @@ def test_parity_of_attention_with_grouped_heads():
     np.testing.assert_allclose(ours, expected, atol=PART)
     # The same position as a step over the cache of the positions before it.
     last = [jnp.asarray(x[:1, 6:7]) for x in (q, k, v)]
-    cached = layers.cached_attention(*last, jnp.asarray(k[:1]), jnp.asarray(v[:1]), jnp.arange(7)[None] < 6)
+    keys, values = jnp.asarray(k[:1].transpose(0, 2, 3, 1)), jnp.asarray(v[:1].transpose(0, 2, 1, 3))
+    cached = layers.cached_attention(*last, keys, values, jnp.arange(7)[None] < 6)
     np.testing.assert_allclose(cached[0, 0], expected[0, 6], atol=PART)
