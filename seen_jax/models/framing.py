@@ -146,8 +146,8 @@ class Framing:
             real = np.asarray([len(piece) // HOP for piece in whole], np.int32)
             return list(np.asarray(log_mel(padded, n_mels, real)))
         if self.unit is None:
-            multiple = 10 * HOP if max(map(len, pieces)) <= least else SAMPLE_RATE
-            return list(np.asarray(log_mel(pad_waves(pieces, multiple, least=least)[0], n_mels)))
+            size = 2 * SAMPLE_RATE if least else SAMPLE_RATE  # coarse: rooms of a run often share a program then
+            return list(np.asarray(log_mel(pad_waves(pieces, size, least=least)[0], n_mels)))
         length = [self._filled(len(piece)) for piece in pieces]
         found: dict[int, np.ndarray] = {}
         for size in sorted(set(length)):
