@@ -57,6 +57,7 @@ def bench() -> Bench:
     return Bench(load("seen-tiny"), items=3, batch=2, runs=1)
 
 
+@pytest.mark.slow
 def test_all_sides_of_the_evaluation_give_the_same_answers(bench):
     pytest.importorskip("torch", reason="the other side needs the `parity` extra")
     found = evaluate(bench)  # raises where they differ
@@ -66,10 +67,12 @@ def test_all_sides_of_the_evaluation_give_the_same_answers(bench):
         assert suite(bench).ratios[name].median > 0
 
 
+@pytest.mark.slow
 def test_a_sweep_is_timed_without_pytorch(bench):
     assert sweep(bench).ratios["sweep_vs_evaluation"].median > 0
 
 
+@pytest.mark.slow
 def test_a_random_model_of_any_size_is_measured(bench):
     found = seven_b(bench, TINY)
     assert set(found.rooflines) == {"decode, ours", "prompt, ours"} and not found.ratios
@@ -108,7 +111,7 @@ def test_the_other_side_of_the_card(bench):
     vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 48}
     config = Qwen2_5OmniThinkerConfig(
         audio_config=audio, text_config=text, vision_config=vision, audio_token_id=299, image_token_id=298,
-        video_token_id=297,
+        video_token_id=297, vision_start_token_id=296,
     )  # fmt: skip
     model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(torch.bfloat16).eval()
     calls: list[int] = []

@@ -26,6 +26,7 @@ NEW = 64  # tokens that are decoded
 FRAMES = 1000  # 10 s of audio
 RANK = 16
 AUDIO_TOKEN = 151_646
+VISION_START = 151_652
 
 SEVEN_B = LalmConfig(
     family="qwen2_5_omni",
@@ -167,7 +168,8 @@ def _torch_side(config: LalmConfig) -> Any:
     with torch.device("cuda"):
         kept = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)
-        model = Thinker(Qwen2_5OmniThinkerConfig()).eval()  # its defaults are the 7B model
+        # Its defaults are the 7B model, but for an id that `generate` wants.
+        model = Thinker(Qwen2_5OmniThinkerConfig(vision_start_token_id=VISION_START)).eval()
         torch.set_default_dtype(kept)
     return functools.partial(torch_sides, model)
 

@@ -198,6 +198,7 @@ class Process:
         return json.loads(out)
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_give_the_tables_of_one(tmp_path):
     """Under jax.distributed: process 1 is lost in the middle of its share and started again, process 0 goes on."""
     for part, count in (("test", 8), ("calibration", 4)):

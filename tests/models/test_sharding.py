@@ -42,6 +42,7 @@ def differences(tmp_path_factory) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mesh"), CASES)
 def test_a_mesh_gives_the_same_answers_see_and_pooled_activations(differences, name, mesh):
     found = dict(differences[name][mesh])
@@ -50,6 +51,7 @@ def test_a_mesh_gives_the_same_answers_see_and_pooled_activations(differences, n
     assert all(difference <= TOLERANCE for difference in found.values()), found
 
 
+@pytest.mark.slow
 def test_weights_are_shared_by_the_tensor_axis_alone(differences):
     on_one = {case: differences[case[0]][case[1]]["on_one_device"] for case in CASES}
     assert all((share == 1) == (mesh == "8x1") for (_, mesh), share in on_one.items())

@@ -31,6 +31,7 @@ def same(own, expected, selection):
     np.testing.assert_allclose(*(np.einsum("ldr,ler->lde", basis.q, basis.q) for basis in (a, b)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_seen_tiny_streamed_and_merged_measures_what_it_does_in_memory():
     """More clips than there are channels: short cuts at the residual, which has 192."""
     model = seen_jax.load("seen-tiny")
