@@ -87,13 +87,17 @@ class Hooked:
         rows = out[:, inputs["input_ids"].shape[1] :].tolist()
         return [row[: next((i for i, t in enumerate(row) if t in self.stops), len(row))] for row in rows]
 
-    def pooled(self, inputs: dict[str, Any]) -> list[Any]:
-        """Mean activations of every layer of the audio tower, for one clip."""
+    def pooled(self, inputs: dict[str, Any], new: int = 0) -> list[Any]:
+        """Mean activations of every layer of the audio tower, for one clip; from a whole answer of so many tokens, if
+        any."""
         found: list[Any] = []
         tower = self.model.model.audio_tower
         hook = lambda module, args, a: found.append(a.mean(0))  # noqa: E731
         handles = [layer.activation_fn.register_forward_hook(hook) for layer in tower.layers]
         try:
+            if new:
+                self.generate(inputs, new)
+                return found
             with self.torch.inference_mode():
                 self.model.get_audio_features(inputs["input_features"], inputs["feature_attention_mask"])
         finally:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seen_jax.api import calibrate, score, seen_edit
+from seen_jax.api import calibrate, pool, score, seen_edit
 from seen_jax.audio import mix_at_snr, noise_for_clip
 from seen_jax.bench.hooks import Hooked, Prompt
 from seen_jax.bench.roofline import Ceilings, Roofline, ceilings, roofline
@@ -194,22 +194,26 @@ def sweep(bench: Bench) -> Found:
 
 
 def calibration(bench: Bench) -> Found:
-    """Pooled activations of 50 clean clips and 50 noises: ours, and one clip at a time with hooks."""
+    """Pooled activations of 50 clean clips and 50 noises: ours; one clip at a time with hooks while the model answers,
+    the call that a script has anyway; and with hooks on the audio tower alone."""
     waves, noises, hooked = bench.waves[:PAIRS], bench.noises[:PAIRS], bench.hooked
     inputs = [hooked.inputs([p]) for p in [*bench.prompts(waves), *bench.prompts(noises)]]
 
     def ours() -> None:
-        from seen_jax.api import pool
-
         for own in (waves, noises):
-            pool(bench.model, own, ENCODER_MLP_ACT, batch_size=bench.batch)
+            pool(bench.model, own, ENCODER_MLP_ACT, batch_size=FEW)
 
-    def hooks() -> None:
+    def hooks(new: int) -> None:
         for one in inputs:
-            hooked.pooled(one)
+            hooked.pooled(one, new)
 
-    times = bench.turns("calibration", {"ours": ours, "hooks": hooks})
-    return Found(times, {"calibration_vs_hooks": ratio(times["hooks"], times["ours"])})
+    sides = {"ours": ours, "hooks, answering": lambda: hooks(NEW), "hooks, tower alone": lambda: hooks(0)}
+    times = bench.turns("calibration", sides)
+    ratios = {
+        "calibration_vs_hooks": ratio(times["hooks, answering"], times["ours"]),
+        "calibration_vs_tower": ratio(times["hooks, tower alone"], times["ours"]),
+    }
+    return Found(times, ratios)
 
 
 def scoring(bench: Bench) -> Found:
@@ -222,7 +226,7 @@ def scoring(bench: Bench) -> Found:
             with hooked.seen(basis, 0.0, []):
                 hooked.pooled(one)
 
-    sides = {"ours": lambda: score(bench.model, waves, basis, batch_size=bench.batch), "hooks": hooks}
+    sides = {"ours": lambda: score(bench.model, waves, basis, batch_size=FEW), "hooks": hooks}
     times = bench.turns("scoring", sides)
     return Found(times, {"scoring_vs_hooks": ratio(times["hooks"], times["ours"])})
 
