@@ -111,8 +111,9 @@ def test_the_other_side_of_the_card(bench):
     vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 48}
     config = Qwen2_5OmniThinkerConfig(
         audio_config=audio, text_config=text, vision_config=vision, audio_token_id=299, image_token_id=298,
-        video_token_id=297, vision_start_token_id=296,
+        video_token_id=297,
     )  # fmt: skip
+    config.vision_start_token_id = 296  # which this class does not set and `generate` wants
     model = Qwen2_5OmniThinkerForConditionalGeneration(config).to(torch.bfloat16).eval()
     calls: list[int] = []
     model.model.audio_tower.layers[0].fc1.register_forward_hook(lambda *_: calls.append(1))

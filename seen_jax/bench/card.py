@@ -168,8 +168,9 @@ def _torch_side(config: LalmConfig) -> Any:
     with torch.device("cuda"):
         kept = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)
-        # Its defaults are the 7B model, but for an id that `generate` wants.
-        model = Thinker(Qwen2_5OmniThinkerConfig(vision_start_token_id=VISION_START)).eval()
+        own: Any = Qwen2_5OmniThinkerConfig()  # its defaults are the 7B model,
+        own.vision_start_token_id = VISION_START  # but for an id that `generate` wants
+        model = Thinker(own).eval()
         torch.set_default_dtype(kept)
     return functools.partial(torch_sides, model)
 
