@@ -52,7 +52,9 @@ class Processor:
     config: LalmConfig
     family: ModuleType
     mesh: Any = None
-    _known: dict[Any, tuple[list[int], list[int]]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    _known: dict[Any, tuple[list[int], list[int]]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the whole prompt, each audio already expanded to its audio tokens."""
@@ -72,7 +74,7 @@ class Processor:
 
         The same prompt is asked about a clip again and again: without noise, with every noise, under every edit.
         """
-        key = json.dumps([request.chat(), counts], default=repr)
+        key = getattr(self.tokenizer, "chat_template", None), json.dumps([request.chat(), counts], default=repr)
         if key not in self._known:
             if len(self._known) >= KNOWN:
                 self._known.clear()

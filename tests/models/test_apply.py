@@ -73,7 +73,7 @@ def see_of(batch, site: str, tap, q, positions: str = "audio") -> jax.Array:
 def test_an_edit_without_a_strength_only_measures(model, full, batch, plain):
     edits = {site: edit.replace(scale=None) for site, edit in edits_of(model, 1.0).items()}
     out = forward(full, model.variables, batch, edits)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)  # noqa: E731 - energies reach 40
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6)  # noqa: E731 - of two programs
     jax.tree.map(close, (out.see, out.taps), (plain.see, plain.taps))
     np.testing.assert_allclose(out.logits, plain.logits, atol=1e-5)
 
@@ -150,9 +150,9 @@ def test_text_positions_are_edited_only_on_demand(model, full, batch, plain, sit
         a, edited = np.asarray(plain.taps[site][0]), np.asarray(out.taps[site][0])
         expected = np.where(audio[..., None], formulas.seen(plain.taps[site][0], q[0]), a)
         expected = np.where(text[..., None], formulas.seen(plain.taps[site][0], q[0], share or 0.0), expected)
-        np.testing.assert_allclose(edited[audio | text], expected[audio | text], atol=2e-6)
+        np.testing.assert_allclose(edited[audio | text], expected[audio | text], atol=5e-6)  # of two programs
         if not share:
-            assert np.array_equal(edited[text], a[text])
+            np.testing.assert_allclose(edited[text], a[text], atol=5e-6)
 
 
 def test_see_over_all_positions_and_per_frame(model, batch, plain):
