@@ -32,7 +32,8 @@ from seen_jax.subspace import NoiseBasis, Selection
 SECONDS = 3  # of a clip
 NEW = 8  # tokens of an answer
 PAIRS = 50  # of a calibration
-FEW = 4  # items at once: what our side does best with on a CPU, where activations then stay in its caches
+FLIGHT = 16  # answers at once: what our side does best with on a CPU, where activations then stay in its caches
+FEW = FLIGHT // 4  # items of which each has four answers
 LAMBDAS = tuple(i / 10 for i in range(13))
 PROMPT = "which sound is it? A. dog B. cat C. car D. rain"
 
@@ -180,11 +181,11 @@ def sweep(bench: Bench) -> Found:
     waves, noisy = bench.requests(bench.waves[: bench.items]), bench.noisy[: bench.items]
     one = seen_edit(model, basis, 1.0)[basis.site]
     scale = jnp.stack([basis.strengths(s) for s in LAMBDAS])
-    edits = {basis.site: Edit(u=jnp.stack([one.u] * len(scale)), scale=scale)}
+    edits = {basis.site: Edit(u=one.u, scale=scale)}
     first = first_edited(model.config.encoder, edits)
 
     def every() -> None:
-        for _, group, room in roomy_batches(model, bench.requests(noisy), FEW):
+        for _, group, room in roomy_batches(model, bench.requests(noisy), max(1, FLIGHT // len(LAMBDAS))):
             batch = model.processor.prepare(group, room=room)
             jax.block_until_ready(generate_each(model.lalm, model.variables, batch, edits, Decoding(NEW), None, first))
 

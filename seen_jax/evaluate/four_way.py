@@ -49,7 +49,7 @@ def four_way(
     if len(noisy) != len(requests) or any(len(r.audio[0]) != len(n) for r, n in zip(requests, noisy, strict=False)):
         raise ConfigError("four answers need one noisy clip for each request, of the same length")
     one = seen_edit(model, basis, strength)[basis.site]
-    edits = {basis.site: Edit(u=jnp.stack([one.u] * 2), scale=jnp.stack([jnp.zeros_like(one.scale), one.scale]))}
+    edits = {basis.site: Edit(u=one.u, scale=jnp.stack([jnp.zeros_like(one.scale), one.scale]))}
     first = first_edited(model.config.encoder, edits)
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].audio[0]))
     found: dict[int, FourWay] = {}

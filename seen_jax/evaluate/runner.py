@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -327,7 +328,8 @@ def calibration_of(
 def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
     """The edits of some settings with a leading axis; every site is in all of them, with strength 0 where not meant.
 
-    Ranks are filled up to a multiple of RANKS, so that noises share compiled programs.
+    Ranks are filled up to a multiple of RANKS, so that noises share compiled programs. Directions that all settings
+    have in common have no such axis.
     """
     found = {}
     for site in dict.fromkeys(setting.basis.site for setting in settings):
@@ -335,14 +337,16 @@ def stacked(settings: Sequence[Setting]) -> dict[str, Edit]:
         other = next(iter(here.values()))
         bases = [here.get(str(i)) for i in range(len(settings))]
         scales = [(b or other).strengths(s.strength if b else 0.0) for b, s in zip(bases, settings, strict=True)]
-        parts = [np.stack([np.asarray(x) for x in own]) for own in ([(b or other).q for b in bases], scales)]
-        found[site] = Edit(*jax.device_put(parts))
+        q = [np.asarray((b or other).q) for b in bases]
+        one = len({id(s.basis) for s in settings if s.basis.site == site}) == 1
+        found[site] = Edit(*jax.device_put((q[0] if one else np.stack(q), np.stack([np.asarray(x) for x in scales]))))
     return found
 
 
 def measured(settings: Sequence[Setting]) -> dict[str, Edit]:
     """The same where no setting edits: SEE of every basis from one pass that all of them share."""
-    return {site: dataclasses.replace(edit, scale=None) for site, edit in stacked(settings).items()}
+    each = lambda u: u if u.ndim > 3 else jnp.broadcast_to(u, (len(settings), *u.shape))  # noqa: E731
+    return {site: Edit(u=each(edit.u), scale=None) for site, edit in stacked(settings).items()}
 
 
 @dataclasses.dataclass(frozen=True)

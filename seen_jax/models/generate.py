@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seen_jax.errors import ConfigError
 from seen_jax.models.decoder import KeysValues
-from seen_jax.models.edits import Edits, See
+from seen_jax.models.edits import Edit, Edits, See
 from seen_jax.models.encoder import encode_above
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.sharding import constrain
@@ -140,7 +140,7 @@ def generate_each(
 ) -> Generated:
     """Greedy `generate` under K edits of one batch, stacked on a leading axis that the results have too.
 
-    shared: edits that all of them have. first: the first encoder layer that any of them changes (`first_edited`): the
+    u [L, D, R] without that axis: the directions of all K edits. shared: edits that all of them have. first: the first encoder layer that any of them changes (`first_edited`): the
     layers below run once for all. Edits that only measure (scale None) share the whole model.
     """
     rows = len(batch.lengths)
@@ -154,8 +154,9 @@ def generate_each(
     measured = all(edit.scale is None for edit in edits.values())
     axis = None if measured else 0
     axes = (axis, axis, 0, None if measured else 1)
-    logits, taps, see, cache = jax.vmap(prompt, out_axes=axes)(edits)
-    count = len(jax.tree.leaves(edits)[0])
+    stacks = {site: _stacked_axes(edit) for site, edit in edits.items()}
+    logits, taps, see, cache = jax.vmap(prompt, in_axes=(stacks,), out_axes=axes)(edits)
+    count = max(len(next(x for x in (edit.scale, edit.u) if x is not None)) for edit in edits.values())
     lanes = 1 if measured else count
     in_decoder = {} if measured else {site: edit for site, edit in edits.items() if site not in ENCODER_SITES}
 
@@ -166,7 +167,7 @@ def generate_each(
         if not in_decoder:
             return one({}, last, cache, visible, positions)
         split = lambda x: x.reshape(lanes, rows, *x.shape[1:])  # noqa: E731
-        each = jax.vmap(one, in_axes=(0, 0, 1, 0, 0), out_axes=(0, 1))
+        each = jax.vmap(one, in_axes=({site: stacks[site] for site in in_decoder}, 0, 1, 0, 0), out_axes=(0, 1))
         logits, new = each(in_decoder, split(last), cache, split(visible), split(positions))
         return logits.reshape(lanes * rows, -1), new
 
@@ -179,6 +180,12 @@ def generate_each(
     spread = lambda x: jnp.broadcast_to(x.reshape(lanes, rows, *x.shape[1:]), (count, rows, *x.shape[1:]))  # noqa: E731
     taps = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), taps) if measured else taps
     return Generated(spread(tokens), spread(lengths), see, taps, spread(logits))
+
+
+def _stacked_axes(edit: Edit) -> Any:
+    """Of each leaf the axis that K edits are stacked on; None of directions that they share."""
+    axes = jax.tree.map(lambda _: 0, edit)
+    return axes if edit.u.ndim > 3 else axes.replace(u=None)
 
 
 def cached(new: KeysValues) -> KeysValues:

@@ -58,6 +58,20 @@ def test_edits_together_answer_as_each_alone(model, tapped, batch, site):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, (out.see, out.taps))
 
 
+@pytest.mark.parametrize("site", (ENCODER_MLP_ACT, DECODER_RESID))
+def test_strengths_of_shared_directions_answer_as_each_alone(model, tapped, batch, site):
+    edit = random_edit(model.config, site, seed=1, strength=1.0)
+    strengths = (0.0, 0.4, 0.9)
+    edits = {site: edit.replace(scale=jnp.stack([s * edit.scale for s in strengths]))}
+    together = generate_each(tapped, model.variables, batch, edits, Decoding(NEW))
+    assert together.tokens.shape == (len(strengths), *batch.lengths.shape, NEW)
+    for k, s in enumerate(strengths):
+        out = generate(tapped, model.variables, batch, {site: edit.replace(scale=s * edit.scale)}, Decoding(NEW))
+        assert together.tokens[k].tolist() == out.tokens.tolist()
+        mine = jax.tree.map(lambda x, k=k: x[k], (together.see, together.taps))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, (out.see, out.taps))
+
+
 def test_bases_that_only_measure_share_one_pass(model, tapped, batch):
     own = [{ENCODER_MLP_ACT: random_edit(model.config, ENCODER_MLP_ACT, seed=i, strength=0.0)} for i in range(3)]
     edits = {ENCODER_MLP_ACT: dataclasses.replace(stack(own)[ENCODER_MLP_ACT], scale=None)}
