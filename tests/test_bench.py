@@ -96,7 +96,6 @@ def test_operations_are_those_that_xla_counts():
     assert 0.7 < operations(one, load_) / counted < 1.3
 
 
-@pytest.mark.xfail(reason="transformers 5.24 finds more audio places in the batch than its encoder gives", strict=True)
 def test_the_other_side_of_the_card(bench):
     torch = pytest.importorskip("torch", reason="the other side needs the `parity` extra")
     from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration

@@ -132,7 +132,7 @@ def batch_of(config: LalmConfig, load: Load) -> Batch:
     rng = np.random.default_rng(0)
     audio = int(config.encoder.token_count(FRAMES))
     length = audio + load.text
-    tokens = rng.integers(1, min(1000, config.decoder.vocab), (load.rows, length)).astype(np.int32)
+    tokens = rng.integers(1, min(1000, config.decoder.vocab // 2), (load.rows, length)).astype(np.int32)
     tokens[:, 4 : 4 + audio] = config.audio_token
     index = np.full((load.rows, length), -1, np.int32)
     index[:, 4 : 4 + audio] = np.arange(load.rows * audio).reshape(load.rows, audio)

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from seen_jax.audio.features import SAMPLE_RATE, WINDOW
 from seen_jax.errors import ConfigError
 from seen_jax.subspace import NoiseBasis
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What one generation gets: token ids, and log-mel frames [frames, mels]."""
+    """What one generation gets: token ids, and a clip of so many log-mel frames."""
 
     ids: Sequence[int]
-    features: np.ndarray
+    wave: np.ndarray
+    frames: int
 
 
 class Hooked:
@@ -29,6 +31,7 @@ class Hooked:
         try:
             import torch
             from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+            from transformers import WhisperFeatureExtractor
             from transformers.utils import logging
         except ImportError as error:
             raise ConfigError('the benchmark\'s other side needs PyTorch: pip install "seen-jax[parity]"') from error
@@ -36,6 +39,7 @@ class Hooked:
         logging.set_verbosity_error()
         self.torch = torch
         self.model: Any = Thinker.from_pretrained(folder, dtype=torch.float32).eval()
+        self.log_mel: Any = WhisperFeatureExtractor.from_pretrained(folder)
         self.pad = int(self.model.generation_config.pad_token_id or 0)
         stop = self.model.generation_config.eos_token_id
         self.stops = set(stop if isinstance(stop, list) else [stop])
@@ -62,21 +66,23 @@ class Hooked:
                 handle.remove()
 
     def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Left-padded ids and right-padded features."""
-        torch, longest, frames = self.torch, max(len(p.ids) for p in prompts), max(len(p.features) for p in prompts)
+        """Left-padded ids, and the features of the clips: padded to the longest of them and a window of silence, not to
+        30 s, which a script would do at its own cost."""
+        torch, longest = self.torch, max(len(p.ids) for p in prompts)
         ids = torch.full((len(prompts), longest), self.pad)
         mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-        features = torch.zeros(len(prompts), prompts[0].features.shape[1], frames)
-        heard = torch.zeros(len(prompts), frames, dtype=torch.long)
         for row, p in enumerate(prompts):
             ids[row, longest - len(p.ids) :] = torch.tensor(list(p.ids))
             mask[row, longest - len(p.ids) :] = 1
-            features[row, :, : len(p.features)] = torch.tensor(p.features.T)
-            heard[row, : len(p.features)] = 1
+        waves = [np.pad(p.wave, (0, WINDOW)) for p in prompts]
+        made = self.log_mel(waves, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
+        frames = torch.tensor([p.frames for p in prompts])
+        features = made.input_features[:, :, : int(frames.max())]
+        heard = (torch.arange(features.shape[2]) < frames[:, None]).long()
         return {
             "input_ids": ids,
             "attention_mask": mask,
-            "input_features": features,
+            "input_features": features * heard[:, None],
             "feature_attention_mask": heard,
         }
 

@@ -81,13 +81,11 @@ class Bench:
         return [Request([wave], PROMPT) for wave in waves]
 
     def prompts(self, waves: Sequence[np.ndarray]) -> list[Prompt]:
-        """What the other side gets: its inputs are made before the clock starts."""
+        """What the other side gets."""
         found = []
-        for request in self.requests(waves):
-            audio, _ = self.model.processor.audio(request.audio)
-            found.append(
-                Prompt(self.model.processor.prompt_ids(request), np.asarray(audio.features[0, : int(audio.frames[0])]))
-            )
+        for wave, request in zip(waves, self.requests(waves), strict=True):
+            frames = int(self.model.processor.audio(request.audio)[0].frames[0])
+            found.append(Prompt(self.model.processor.prompt_ids(request), wave, frames))
         return found
 
     def turns(self, suite: str, sides: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
@@ -105,8 +103,8 @@ class Found:
 
 
 def evaluate(bench: Bench) -> Found:
-    """Four answers about every item: ours, one item at a time with hooks, and with hooks in batches of two sizes, of
-    which the faster counts."""
+    """Four answers about every item, from its samples on: ours, one item at a time with hooks, and with hooks in
+    batches of two sizes, of which the faster counts."""
     n, waves, noisy = bench.items, bench.waves[: bench.items], bench.noisy[: bench.items]
     model, basis, hooked = bench.model, bench.basis, bench.hooked
     requests = bench.requests(waves)
@@ -120,10 +118,11 @@ def evaluate(bench: Bench) -> Found:
     def hooks(size: int) -> None:
         answers: list[list[list[int]]] = [[], [], [], []]
         for start in range(0, n, size):
-            for way, (prompts, strength) in enumerate(itertools.product(pairs, (0.0, 1.0))):
+            inputs = [hooked.inputs(prompts[start : start + size]) for prompts in pairs]
+            for way, (heard, strength) in enumerate(itertools.product(inputs, (0.0, 1.0))):
                 see: list[Any] = []
                 with hooked.seen(basis, strength, see):
-                    answers[way] += hooked.generate(hooked.inputs(prompts[start : start + size]), NEW)
+                    answers[way] += hooked.generate(heard, NEW)
                 assert see
         said[f"hooks, {size} at once"] = answers
 
@@ -198,15 +197,15 @@ def calibration(bench: Bench) -> Found:
     """Pooled activations of 50 clean clips and 50 noises: ours; one clip at a time with hooks while the model answers,
     the call that a script has anyway; and with hooks on the audio tower alone."""
     waves, noises, hooked = bench.waves[:PAIRS], bench.noises[:PAIRS], bench.hooked
-    inputs = [hooked.inputs([p]) for p in [*bench.prompts(waves), *bench.prompts(noises)]]
+    prompts = [*bench.prompts(waves), *bench.prompts(noises)]
 
     def ours() -> None:
         for own in (waves, noises):
             pool(bench.model, own, ENCODER_MLP_ACT, batch_size=FEW)
 
     def hooks(new: int) -> None:
-        for one in inputs:
-            hooked.pooled(one, new)
+        for prompt in prompts:
+            hooked.pooled(hooked.inputs([prompt]), new)
 
     sides = {"ours": ours, "hooks, answering": lambda: hooks(NEW), "hooks, tower alone": lambda: hooks(0)}
     times = bench.turns("calibration", sides)
@@ -220,12 +219,12 @@ def calibration(bench: Bench) -> Found:
 def scoring(bench: Bench) -> Found:
     """SEE of every item: ours, and one clip at a time with hooks."""
     waves, hooked, basis = bench.noisy[: bench.items], bench.hooked, bench.basis
-    inputs = [hooked.inputs([p]) for p in bench.prompts(waves)]
+    prompts = bench.prompts(waves)
 
     def hooks() -> None:
-        for one in inputs:
+        for prompt in prompts:
             with hooked.seen(basis, 0.0, []):
-                hooked.pooled(one)
+                hooked.pooled(hooked.inputs([prompt]))
 
     sides = {"ours": lambda: score(bench.model, waves, basis, batch_size=FEW), "hooks": hooks}
     times = bench.turns("scoring", sides)

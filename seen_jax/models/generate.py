@@ -140,8 +140,9 @@ def generate_each(
 ) -> Generated:
     """Greedy `generate` under K edits of one batch, stacked on a leading axis that the results have too.
 
-    u [L, D, R] without that axis: the directions of all K edits. shared: edits that all of them have. first: the first encoder layer that any of them changes (`first_edited`): the
-    layers below run once for all. Edits that only measure (scale None) share the whole model.
+    u [L, D, R] without that axis: the directions of all K edits. shared: edits that all of them have. first: the first
+    encoder layer that any of them changes (`first_edited`): the layers below run once for all. Edits that only measure
+    (scale None) share the whole model.
     """
     rows = len(batch.lengths)
 
