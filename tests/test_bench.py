@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from cli_support import run
 
 from seen_jax.bench.card import DECODE, Load, batch_of, operations, random_weights, seven_b
+from seen_jax.bench.processes import memory
 from seen_jax.bench.roofline import Ceilings, ceilings, roofline
 from seen_jax.bench.suites import Bench, calibration, evaluate, scoring, sweep
 from seen_jax.bench.timing import alternate, ratio
@@ -124,6 +126,13 @@ def test_the_other_side_of_the_card(bench):
     found = seven_b(bench, TINY, sides)
     assert set(found.ratios) == {"decode_vs_torch", "first_token_vs_torch", "prompt_vs_torch"}
     assert len(calls) == 6  # two turns of three sides
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units")
+def test_memory_does_not_grow_with_the_items(bench):
+    found = memory(dataclasses.replace(bench, batch=4, runs=1))  # 8 items, and 80
+    assert found.ratios["memory_10x_items"].median < 1.05
 
 
 def test_the_command(tmp_path):
