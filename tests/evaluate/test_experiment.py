@@ -245,7 +245,7 @@ def test_settings_run_together_as_they_run_alone(config):
     together = runner.hear(experiment, batch, owners, settings)
     for setting, heard in zip(settings, together, strict=True):
         edits = runner.stacked([setting])
-        alone = {site: edit.replace(u=edit.u[0], scale=edit.scale[0]) for site, edit in edits.items()}
+        alone = {site: edit.replace(scale=edit.scale[0]) for site, edit in edits.items()}
         out = generate(experiment.model.lalm, experiment.model.variables, batch, alone, Decoding(4))
         texts = experiment.model.processor.decode(np.asarray(out.tokens), np.asarray(out.lengths))
         assert [h.output for h in heard] == texts

@@ -68,6 +68,7 @@ def test_curves_are_logged_for_every_stage(trained):
     assert any("val_wer" in entry for entry in entries)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(config, trained, tmp_path):
     """Killed in every stage; the log shows every step once."""
     cut = dataclasses.replace(config, out=str(tmp_path / "cut"))
