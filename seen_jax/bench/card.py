@@ -132,6 +132,7 @@ def batch_of(config: LalmConfig, load: Load) -> Batch:
     rng = np.random.default_rng(0)
     audio = int(config.encoder.token_count(FRAMES))
     length = audio + load.text
+    # Words from the lower half of the vocabulary: what stands for audio or images is at its end.
     tokens = rng.integers(1, min(1000, config.decoder.vocab // 2), (load.rows, length)).astype(np.int32)
     tokens[:, 4 : 4 + audio] = config.audio_token
     index = np.full((load.rows, length), -1, np.int32)

@@ -140,9 +140,9 @@ def generate_each(
 ) -> Generated:
     """Greedy `generate` under K edits of one batch, stacked on a leading axis that the results have too.
 
-    u [L, D, R] without that axis: the directions of all K edits. shared: edits that all of them have. first: the first
-    encoder layer that any of them changes (`first_edited`): the layers below run once for all. Edits that only measure
-    (scale None) share the whole model.
+    u [L, D, R] without that axis, beside K strengths: the directions of all of them. shared: edits that all K have.
+    first: the first encoder layer that any of them changes (`first_edited`): the layers below run once for all. Edits
+    that only measure (scale None) share the whole model.
     """
     rows = len(batch.lengths)
 
@@ -157,7 +157,7 @@ def generate_each(
     axes = (axis, axis, 0, None if measured else 1)
     stacks = {site: _stacked_axes(edit) for site, edit in edits.items()}
     logits, taps, see, cache = jax.vmap(prompt, in_axes=(stacks,), out_axes=axes)(edits)
-    count = max(len(next(x for x in (edit.scale, edit.u) if x is not None)) for edit in edits.values())
+    count = len(next(x for edit in edits.values() for x in (edit.scale, edit.u) if x is not None))
     lanes = 1 if measured else count
     in_decoder = {} if measured else {site: edit for site, edit in edits.items() if site not in ENCODER_SITES}
 
