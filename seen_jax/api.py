@@ -7,20 +7,23 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
+from seen_jax.ahead import overlapped
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.edits import Edit
+from seen_jax.models.encoder import Audio
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate import generate as generate_batch
-from seen_jax.models.lalm import split_records
-from seen_jax.models.model import Model, by_length, encode, forward, roomy_batches
+from seen_jax.models.lalm import Batch, split_records
+from seen_jax.models.model import Group, Model, by_length, encode, forward, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR, Taps, check_site
 from seen_jax.subspace import Calibration, NoiseBasis, Statistics, Streamed
@@ -205,25 +208,36 @@ def pool_sites(
     """`pool` at several sites, in one pass."""
     lalm = model.tapped(Taps(tuple(sites)))
     order = by_length(waves)
-    out: dict[str, np.ndarray] = {}
-    requests = [Request([waves[i]], prompt) for i in order]
-    for indices, group, room in roomy_batches(model, requests, batch_size, not lalm.taps.encoder_only):
-        if lalm.taps.encoder_only:
-            audio, owners = model.processor.audio([r.audio[0] for r in group], room)
-            frames, taps = audio.frames, split_records(encode(lalm, model.variables, audio, {}).records)[0]
+    groups = roomy_batches(model, [Request([waves[i]], prompt) for i in order], batch_size, not lalm.taps.encoder_only)
+
+    def pooled(prepared: tuple[Audio | Batch, list[list[int]]]) -> dict[str, np.ndarray]:
+        rows, owners = prepared
+        if isinstance(rows, Batch):
+            taps = forward(lalm, model.variables, rows, {}).taps
         else:
-            batch, rows = model.processor.prepared(group, room=room)
-            owners = [clip for own in rows for clip in own]
-            frames, taps = batch.frames, forward(lalm, model.variables, batch, {}).taps
-        for site in sites:
-            values = np.asarray(taps[site], np.float32)
-            values = per_clip(model, site, values, frames, owners) if site in ENCODER_SITES else values
+            taps = split_records(encode(lalm, model.variables, rows, {}).records)[0]
+        values = {site: np.asarray(taps[site], np.float32) for site in sites}
+        clips = lambda site, x: per_clip(model, site, x, rows.frames, owners) if site in ENCODER_SITES else x  # noqa: E731
+        return {site: clips(site, x) for site, x in values.items()}
+
+    out: dict[str, np.ndarray] = {}
+    prepare = partial(_prepared, model, lalm.taps.encoder_only)
+    for group, found in zip(groups, overlapped(groups, prepare, pooled, model.concurrent), strict=True):
+        for site, values in found.items():
             here = out.setdefault(site, np.zeros((values.shape[0], len(waves), values.shape[-1]), np.float32))
-            for row, i in enumerate(indices):
+            for row, i in enumerate(group.indices):
                 here[:, order[i]] = values[:, row]
         if progress:
-            progress(indices[-1] + 1, len(waves))
+            progress(group.indices[-1] + 1, len(waves))
     return out
+
+
+def _prepared(model: Model, audio_only: bool, group: Group) -> tuple[Audio | Batch, list[list[int]]]:
+    """(what the encoder or the whole model is given, the encoder rows of each clip)."""
+    if audio_only:
+        return model.processor.audio([clip for request in group.requests for clip in request.audio], group.room)
+    batch, rows = model.processor.prepared(group.requests, room=group.room)
+    return batch, [clip for own in rows for clip in own]
 
 
 def per_clip(model: Model, site: str, values: np.ndarray, frames: Any, owners: Sequence[Sequence[int]]) -> np.ndarray:
@@ -254,24 +268,30 @@ def score(
     """SEE of each clip (paper: online measurement). prompt: used at decoder sites only."""
     edits = seen_edit(model, basis, 0.0)
     order = by_length(audio)
-    scores: dict[int, Score] = {}
-    requests = [Request([audio[i]], prompt) for i in order]
-    for indices, group, room in roomy_batches(model, requests, batch_size, basis.site not in ENCODER_SITES):
-        if basis.site in ENCODER_SITES:
-            rows, owners = model.processor.audio([r.audio[0] for r in group], room)
-            _, see = split_records(encode(model.lalm, model.variables, rows, edits).records)
-            clips = lambda x, r=rows, o=owners: per_clip(model, basis.site, np.asarray(x), r.frames, o)  # noqa: E731
-            here = jax.tree.map(clips, see[basis.site])
+    encoder_only = basis.site in ENCODER_SITES
+    groups = roomy_batches(model, [Request([audio[i]], prompt) for i in order], batch_size, not encoder_only)
+
+    def measured(prepared: tuple[Audio | Batch, list[list[int]]]) -> list[Score]:
+        rows, owners = prepared
+        if isinstance(rows, Batch):
+            see = forward(model.lalm, model.variables, rows, edits).see[basis.site]
         else:
-            batch = model.processor.prepare(group, room=room)
-            here = jax.device_get(forward(model.lalm, model.variables, batch, edits).see[basis.site])
-        mean = np.asarray(basis.mean_see(here.before))
-        for row, i in enumerate(indices):
-            layer = tuple(float(x) for x in here.before[:, row])
-            energy = tuple(float(x) for x in here.energy[:, row])
-            scores[order[i]] = Score(float(mean[row]), layer, energy, basis.layers)
+            see = split_records(encode(model.lalm, model.variables, rows, edits).records)[1][basis.site]
+        before, energy = jax.device_get((see.before, see.energy))
+        if encoder_only:
+            before, energy = (per_clip(model, basis.site, x, rows.frames, owners) for x in (before, energy))
+        mean = np.asarray(basis.mean_see(before))
+        return [
+            Score(float(mean[i]), tuple(before[:, i].tolist()), tuple(energy[:, i].tolist()), basis.layers)
+            for i in range(len(mean))
+        ]
+
+    scores: dict[int, Score] = {}
+    prepare = partial(_prepared, model, encoder_only)
+    for group, found in zip(groups, overlapped(groups, prepare, measured, model.concurrent), strict=True):
+        scores |= {order[i]: found[row] for row, i in enumerate(group.indices)}
         if progress:
-            progress(indices[-1] + 1, len(audio))
+            progress(len(scores), len(audio))
     return [scores[i] for i in range(len(audio))]
 
 
@@ -293,23 +313,30 @@ def generate(
     requests = _requests(audio, prompt)
     edits = seen_edit(model, basis, strength) if basis is not None else {}
     order = sorted(range(len(requests)), key=lambda i: sum(len(w) for w in requests[i].audio))
-    answers: dict[int, Answer] = {}
-    for indices, group, room in roomy_batches(model, [requests[i] for i in order], batch_size):
-        batch, rows = model.processor.prepared(group, room=room)
-        own = [order[i] for i in indices] + [order[indices[0]]] * (len(group) - len(indices))
+    groups = roomy_batches(model, [requests[i] for i in order], batch_size)
+
+    def prepare(group: Group) -> tuple[Batch, list[list[list[int]]], Array]:
+        own = [order[i] for i in group.indices]
+        own += own[:1] * (len(group.requests) - len(own))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(own))
+        return *model.processor.prepared(group.requests, room=group.room), keys
+
+    def answer(prepared: tuple[Batch, list[list[list[int]]], Array]) -> list[Answer]:
+        batch, rows, keys = prepared
         out = jax.device_get(generate_batch(model.lalm, model.variables, batch, edits, decoding, keys))
         texts = model.processor.decode(out.tokens, out.lengths)
-        see = None
-        if basis is not None:
-            here = out.see[basis.site]
-            see = [per_request(model, basis, x, batch.frames, rows) for x in (here.before, here.after)]
-        for row, i in enumerate(indices):
-            ids = tuple(int(t) for t in out.tokens[row, : out.lengths[row]])
-            before, after = (None, None) if see is None else (see[0][row], see[1][row])
-            answers[order[i]] = Answer(texts[row], ids, before, after)
+        ids = [tuple(row[:n].tolist()) for row, n in zip(out.tokens, out.lengths, strict=True)]
+        if basis is None:
+            return [Answer(*parts) for parts in zip(texts, ids, strict=True)]
+        see = out.see[basis.site]
+        before, after = (per_request(model, basis, x, batch.frames, rows) for x in (see.before, see.after))
+        return [Answer(*parts) for parts in zip(texts, ids, before, after, strict=True)]
+
+    answers: dict[int, Answer] = {}
+    for group, found in zip(groups, overlapped(groups, prepare, answer, model.concurrent), strict=True):
+        answers |= {order[i]: found[row] for row, i in enumerate(group.indices)}
         if progress:
-            progress(indices[-1] + 1, len(requests))
+            progress(len(answers), len(requests))
     return [answers[i] for i in range(len(requests))]
 
 

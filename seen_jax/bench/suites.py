@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seen_jax.ahead import overlapped
 from seen_jax.api import calibrate, pool, score, seen_edit
 from seen_jax.audio import mix_at_snr, noise_for_clip
 from seen_jax.bench.hooks import Hooked, Prompt
@@ -23,7 +24,7 @@ from seen_jax.evaluate.items import load_clips
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
-from seen_jax.models.lalm import Lalm
+from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model, forward, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT
@@ -184,10 +185,15 @@ def sweep(bench: Bench) -> Found:
     edits = {basis.site: Edit(u=one.u, scale=scale)}
     first = first_edited(model.config.encoder, edits)
 
+    prepare = lambda group: model.processor.prepare(group.requests, room=group.room)  # noqa: E731
+
+    def answers(batch: Batch) -> Any:
+        out = generate_each(model.lalm, model.variables, batch, edits, Decoding(NEW), None, first)
+        return jax.device_get((out.tokens, out.see))
+
     def every() -> None:
-        for _, group, room in roomy_batches(model, bench.requests(noisy), max(1, FLIGHT // len(LAMBDAS))):
-            batch = model.processor.prepare(group, room=room)
-            jax.block_until_ready(generate_each(model.lalm, model.variables, batch, edits, Decoding(NEW), None, first))
+        groups = roomy_batches(model, bench.requests(noisy), max(1, FLIGHT // len(LAMBDAS)))
+        list(overlapped(groups, prepare, answers, model.concurrent))
 
     four = lambda: four_way(model, waves, noisy, basis, 1.0, Decoding(NEW), FEW)  # noqa: E731
     times = bench.turns("sweep", {"13 strengths": every, "four answers": four})

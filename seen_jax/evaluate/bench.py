@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from seen_jax.ahead import overlapped
 from seen_jax.api import DEFAULT_PROMPT, Progress, per_clip, pool_sites, seen_edit
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, ConfigError
@@ -37,6 +38,7 @@ from seen_jax.evaluate.runner import (
     stacked,
 )
 from seen_jax.evaluate.tables import BENDS, outcome
+from seen_jax.models.edits import Edits
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate, generate_each
 from seen_jax.models.lalm import Batch
@@ -415,17 +417,24 @@ class Bench:
                 jnp.asarray, stacked([Setting(str(i), b, strength) for i, ((_, strength), b) in enumerate(part)])
             )
             size = max(1, IN_FLIGHT * self.config.batch_size // len(part))
+            first = first_edited(self.model.config.encoder, edits)
+            batches = self.batches(min(size, self.config.batch_size))
             for level in levels:
+
+                def heard(job: tuple[list[int], list[int], Batch, Any], level: Level = level) -> Batch:
+                    return self.with_waves(job[2], [self.noisy(noise, k, level) for k in job[1]])
+
+                def told(batch: Batch, edits: Edits = edits, first: int = first) -> list[list[str]]:
+                    out = generate_each(self.model.lalm, self.model.variables, batch, edits, self.decoding, first=first)
+                    pairs = zip(*jax.device_get((out.tokens, out.lengths)), strict=True)
+                    return [self.model.processor.decode(tokens, lengths) for tokens, lengths in pairs]
+
                 texts = [[""] * count for _ in part]
-                for own, rows, batch, _ in self.batches(min(size, self.config.batch_size)):
-                    heard = self.with_waves(batch, [self.noisy(noise, k, level) for k in rows])
-                    first = first_edited(self.model.config.encoder, edits)
-                    out = generate_each(self.model.lalm, self.model.variables, heard, edits, self.decoding, first=first)
-                    tokens, lengths = jax.device_get((out.tokens, out.lengths))
-                    for s in range(len(part)):
-                        decoded = self.model.processor.decode(tokens[s], lengths[s])
+                each = overlapped(batches, heard, told, self.model.concurrent)
+                for (own, *_), said in zip(batches, each, strict=True):
+                    for setting, decoded in zip(texts, said, strict=True):
                         for k, text in zip(own, decoded, strict=False):
-                            texts[s][k] = text
+                            setting[k] = text
                     done += len(own) * len(part)
                     tick(done, total)
                 for (key, _), own_texts in zip(part, texts, strict=True):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from seen_jax.ahead import overlapped
 from seen_jax.api import Answer, Progress, per_request, seen_edit
 from seen_jax.errors import ConfigError
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
-from seen_jax.models.model import Model, roomy_batches
+from seen_jax.models.lalm import Batch
+from seen_jax.models.model import Group, Model, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.subspace import NoiseBasis
 
@@ -52,23 +55,31 @@ def four_way(
     edits = {basis.site: Edit(u=one.u, scale=jnp.stack([jnp.zeros_like(one.scale), one.scale]))}
     first = first_edited(model.config.encoder, edits)
     order = sorted(range(len(requests)), key=lambda i: len(requests[i].audio[0]))
-    found: dict[int, FourWay] = {}
-    for own, asked, room in roomy_batches(model, [requests[i] for i in order], batch_size):
-        rows = [order[k] for k in own] + [order[own[0]]] * (len(asked) - len(own))
-        both = asked + [dataclasses.replace(requests[i], audio=[noisy[i]]) for i in rows]
-        batch, owners = model.processor.prepared(both, room=room)
+    groups = roomy_batches(model, [requests[i] for i in order], batch_size)
+
+    def prepare(group: Group) -> tuple[Batch, Any]:
+        rows = [order[k] for k in group.indices]
+        rows += rows[:1] * (len(group.requests) - len(rows))
+        both = group.requests + [dataclasses.replace(requests[i], audio=[noisy[i]]) for i in rows]
+        return model.processor.prepared(both, room=group.room)
+
+    def answers(prepared: tuple[Batch, Any]) -> list[list[Answer]]:
+        batch, owners = prepared
         out = generate_each(model.lalm, model.variables, batch, edits, decoding or Decoding(), None, first)
         tokens, lengths, see = jax.device_get((out.tokens, out.lengths, out.see[basis.site]))
-        answers = []
+        found = []
         for lane in range(2):
             texts = model.processor.decode(tokens[lane], lengths[lane])
             before, after = (per_request(model, basis, x[lane], batch.frames, owners) for x in (see.before, see.after))
             ids = [tuple(row[:n].tolist()) for row, n in zip(tokens[lane], lengths[lane], strict=True)]
-            answers.append([Answer(*parts) for parts in zip(texts, ids, before, after, strict=True)])
-        plain, edited = answers
-        for k in range(len(own)):
-            noisy_row = len(rows) + k
-            found[rows[k]] = FourWay(plain[k], edited[k], plain[noisy_row], edited[noisy_row])
+            found.append([Answer(*parts) for parts in zip(texts, ids, before, after, strict=True)])
+        return found
+
+    found: dict[int, FourWay] = {}
+    for group, (plain, edited) in zip(groups, overlapped(groups, prepare, answers, model.concurrent), strict=True):
+        for k, i in enumerate(group.indices):
+            other = len(group.requests) + k
+            found[order[i]] = FourWay(plain[k], edited[k], plain[other], edited[other])
         if progress:
             progress(len(found), len(requests))
     return [found[i] for i in range(len(requests))]

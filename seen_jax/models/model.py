@@ -10,7 +10,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,13 @@ class Model:
     @property
     def mesh(self) -> jax.sharding.Mesh | None:
         return self.lalm.mesh
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether two batches are best run at a time: on one CPU. On accelerators the memory is better used for larger
+        batches; the devices of a mesh must begin their programs in one order."""
+        device = next(iter(jax.tree.leaves(self.variables)[0].devices()))
+        return self.mesh is None and device.platform == "cpu"
 
     def tapped(self, taps: Taps) -> Lalm:
         """The same model returning other sites."""
@@ -155,14 +162,19 @@ def batches(items: Sequence[T], size: int, multiple: int = 1) -> Iterator[tuple[
         yield indices, group + [group[0]] * (size - len(group))
 
 
-def roomy_batches(
-    model: Model, requests: Sequence[Request], size: int, text: bool = True
-) -> Iterator[tuple[list[int], list[Request], Room]]:
+class Group(NamedTuple):
+    """A batch of requests. indices: of its own ones, behind which others may fill it up; room: what it is padded to."""
+
+    indices: list[int]
+    requests: list[Request]
+    room: Room
+
+
+def roomy_batches(model: Model, requests: Sequence[Request], size: int, text: bool = True) -> list[Group]:
     """`batches`, each with the room that it shares with others, so that few shapes are compiled."""
     groups = list(batches(requests, size, model.rows))
     rooms = share_rooms([model.processor.room(group, text=text) for _, group in groups])
-    for (indices, group), room in zip(groups, rooms, strict=True):
-        yield indices, group, room
+    return [Group(indices, group, room) for (indices, group), room in zip(groups, rooms, strict=True)]
 
 
 def up_to_multiple(size: int, multiple: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -55,6 +56,7 @@ class Processor:
     _known: dict[Any, tuple[list[int], list[int]]] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _lock: Any = dataclasses.field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Token ids of the whole prompt, each audio already expanded to its audio tokens."""
@@ -75,11 +77,12 @@ class Processor:
         The same prompt is asked about a clip again and again: without noise, with every noise, under every edit.
         """
         key = getattr(self.tokenizer, "chat_template", None), json.dumps([request.chat(), counts], default=repr)
-        if key not in self._known:
-            if len(self._known) >= KNOWN:
-                self._known.clear()
-            self._known[key] = self._prompt(request, counts)
-        return self._known[key]
+        with self._lock:  # threads must not share a tokenizer that may set itself up
+            if key not in self._known:
+                if len(self._known) >= KNOWN:
+                    self._known.clear()
+                self._known[key] = self._prompt(request, counts)
+            return self._known[key]
 
     def _prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
         if hasattr(self.family, "prompt"):
