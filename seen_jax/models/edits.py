@@ -68,7 +68,7 @@ def _see(a: Array, edited: Array, edit: Any, strength: Array | float, mask: Arra
     before = share(part, total)
     if edit.bias is None:  # orthonormal Q: the edit keeps (1 - s)^2 of the projected energy and all of the rest
         kept = (1.0 - strength) ** 2 * part
-        after = share(kept, total - part + kept)
+        after = share(kept, total - (part - kept))  # in this order strength 0 gives `before`, bit for bit
     else:
         after = share(*noise_energy(edited, edit.u))
     mean = lambda x: masked_mean(x[..., None], mask)[..., 0]  # noqa: E731

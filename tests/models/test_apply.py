@@ -290,7 +290,7 @@ def test_mean_taps_last_logits_and_unrolled_layers(model, batch, plain):
         mask = site_mask(batch, site, plain.taps[site].shape)
         expected = jnp.stack([formulas.masked_mean(a, mask) for a in plain.taps[site]])
         assert out.taps[site].dtype == jnp.float32
-        np.testing.assert_allclose(out.taps[site], expected, atol=1e-6)
+        np.testing.assert_allclose(out.taps[site], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_bfloat16_activations_leave_logits_and_see_in_float32(model, rows, batch, plain):
