@@ -6,9 +6,10 @@ import threading
 import time
 from functools import partial
 
+import jax
 import pytest
 
-from seen_jax.ahead import ahead
+from seen_jax.ahead import ahead, overlapped
 
 
 def test_results_come_in_the_order_of_the_calls():
@@ -37,3 +38,31 @@ def test_only_a_few_calls_run_ahead_and_an_error_waits_for_its_turn():
     with pytest.raises(ValueError, match="third"):
         next(results)
     assert max(begun) <= 6
+
+
+def test_the_context_of_jax_is_that_of_the_caller():
+    read = lambda: (jax.config.jax_default_device, jax.config.jax_default_matmul_precision)  # noqa: E731
+    device = jax.devices()[0]
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
+        assert list(ahead([read] * 3)) == [(device, "highest")] * 3
+    assert list(ahead([read])) == [read()]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_batches_come_in_order_and_run_together_only_where_they_may(together):
+    own, busy, most = threading.get_ident(), 0, 0
+    lock = threading.Lock()
+
+    def run(prepared: int) -> tuple[int, bool]:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        time.sleep(0.02)
+        with lock:
+            busy -= 1
+        return prepared, threading.get_ident() == own
+
+    found = list(overlapped(range(8), lambda i: 10 * i, run, together))
+    assert found == [(10 * i, not together) for i in range(8)]
+    assert most == (2 if together else 1)

@@ -11,12 +11,12 @@ from seen_jax.errors import ConfigError
 from seen_jax.evaluate.four_way import four_way
 from seen_jax.evaluate.items import load_clips
 from seen_jax.models.generate import Decoding
-from seen_jax.models.model import load
+from seen_jax.models.model import Model, load
 from seen_jax.models.processor import Request
 from seen_jax.subspace import Selection
 
 
-def test_four_answers_are_those_of_four_calls():
+def test_four_answers_are_those_of_four_calls(monkeypatch):
     model, items = load("seen-tiny"), load_clips("demo")[:5]
     waves = [item.wave for item in items]
     noises = [noise_for_clip("white", len(wave), i) for i, wave in enumerate(waves)]
@@ -34,5 +34,7 @@ def test_four_answers_are_those_of_four_calls():
         assert [a.text for a in ours] == [a.text for a in alone]
         np.testing.assert_allclose([a.see for a in ours], [a.see for a in alone], atol=1e-6)
         np.testing.assert_allclose([a.see_after for a in ours], [a.see_after for a in alone], atol=1e-5)
+    monkeypatch.setattr(Model, "concurrent", False)  # as on a GPU: one batch at a time
+    assert four_way(model, requests, noisy, basis, 0.9, Decoding(6), batch_size=2) == found
     with pytest.raises(ConfigError, match="of the same length"):
         four_way(model, requests, [wave[:-1] for wave in noisy], basis)
