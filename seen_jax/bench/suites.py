@@ -25,7 +25,7 @@ from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
 from seen_jax.models.lalm import Batch, Lalm
-from seen_jax.models.model import Model, forward, roomy_batches
+from seen_jax.models.model import FLIGHT, Model, forward, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT
 from seen_jax.subspace import NoiseBasis, Selection
@@ -33,8 +33,7 @@ from seen_jax.subspace import NoiseBasis, Selection
 SECONDS = 3  # of a clip
 NEW = 8  # tokens of an answer
 PAIRS = 50  # of a calibration
-FLIGHT = 16  # answers at once: what our side does best with on a CPU, where activations then stay in its caches
-FEW = FLIGHT // 4  # items of which each has four answers
+FEW = FLIGHT // 4  # items at once, of which each has four answers: what our side does best with on a CPU
 PASSES = 8  # through the model in one turn, where single ones differ by more than what is sought
 LAMBDAS = tuple(i / 10 for i in range(13))
 PROMPT = "which sound is it? A. dog B. cat C. car D. rain"

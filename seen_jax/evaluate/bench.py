@@ -425,7 +425,10 @@ class Bench:
                     return self.with_waves(job[2], [self.noisy(noise, k, level) for k in job[1]])
 
                 def told(batch: Batch, edits: Edits = edits, first: int = first) -> list[list[str]]:
-                    out = generate_each(self.model.lalm, self.model.variables, batch, edits, self.decoding, first=first)
+                    model = self.model
+                    out = generate_each(
+                        model.lalm, model.variables, batch, edits, self.decoding, None, first, model.flight
+                    )
                     pairs = zip(*jax.device_get((out.tokens, out.lengths)), strict=True)
                     return [self.model.processor.decode(tokens, lengths) for tokens, lengths in pairs]
 

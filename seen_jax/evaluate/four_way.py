@@ -65,7 +65,9 @@ def four_way(
 
     def answers(prepared: tuple[Batch, Any]) -> list[list[Answer]]:
         batch, owners = prepared
-        out = generate_each(model.lalm, model.variables, batch, edits, decoding or Decoding(), None, first)
+        out = generate_each(
+            model.lalm, model.variables, batch, edits, decoding or Decoding(), None, first, model.flight
+        )
         tokens, lengths, see = jax.device_get((out.tokens, out.lengths, out.see[basis.site]))
         found = []
         for lane in range(2):

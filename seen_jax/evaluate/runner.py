@@ -379,7 +379,7 @@ def hear(
     shared = restoration.edit(model, batch.audio) if restoration else None
     edits = stacked(settings) if any(setting.strength for setting in settings) else measured(settings)
     first = first_edited(model.config.encoder, edits | (shared or {}))
-    out = jax.device_get(generate_each(lalm, model.variables, batch, edits, decoding, shared, first))
+    out = jax.device_get(generate_each(lalm, model.variables, batch, edits, decoding, shared, first, model.flight))
     tokens, lengths = out.tokens, out.lengths
     clips = [clip for own in rows for clip in own]
 

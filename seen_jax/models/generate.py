@@ -128,7 +128,7 @@ def _generate(
     return Generated(tokens, lengths, out.see, out.taps, out.logits[:, 0])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 6))
+@functools.partial(jax.jit, static_argnums=(0, 4, 6, 7))
 def generate_each(
     lalm: Lalm,
     variables: Any,
@@ -137,16 +137,18 @@ def generate_each(
     decoding: Decoding,
     shared: Edits | None = None,
     first: int = 0,
+    flight: int | None = None,
 ) -> Generated:
     """Greedy `generate` under K edits of one batch, stacked on a leading axis that the results have too.
 
     u [L, D, R] without that axis, beside K strengths: the directions of all of them. shared: edits that all K have.
     first: the first encoder layer that any of them changes (`first_edited`): the layers below run once for all. Edits
-    that only measure (scale None) share the whole model.
+    that only measure (scale None) share the whole model. flight: prompts that pass through the model at once, of all
+    edits together, where that can be had; None: all. On a CPU their activations then stay in its caches.
     """
     rows = len(batch.lengths)
 
-    def prompt(own: Edits) -> tuple[Any, ...]:
+    def prompt(batch: Batch, own: Edits) -> tuple[Any, ...]:
         every = {**own, **(shared or {})}
         encoded = encode_above(lalm, variables, batch.audio, every, first)
         out = lalm.apply(variables, batch, encoded, every, True, method="answer")
@@ -156,9 +158,20 @@ def generate_each(
     axis = None if measured else 0
     axes = (axis, axis, 0, None if measured else 1)
     stacks = {site: _stacked_axes(edit) for site, edit in edits.items()}
-    logits, taps, see, cache = jax.vmap(prompt, in_axes=(stacks,), out_axes=axes)(edits)
     count = len(next(x for edit in edits.values() for x in (edit.scale, edit.u) if x is not None))
     lanes = 1 if measured else count
+    each = jax.vmap(prompt, in_axes=(None, stacks), out_axes=axes)
+    alike = shared or any(edit.v is not None for edit in edits.values())  # such maps may be one for each row
+    parts = 1 if flight is None or alike else _parts(lalm, batch, max(1, flight // lanes))
+    if parts == 1:
+        logits, taps, see, cache = each(batch, edits)
+    else:
+        found = jax.lax.map(lambda part: each(part, edits), _split_rows(lalm, batch, parts))
+        at = 0 if measured else 1
+        logits, taps, see, cache = (
+            jax.tree.map(functools.partial(_joined, axis=axis), x)
+            for x, axis in zip(found, (at, at + 1, 2, at + 1), strict=True)
+        )
     in_decoder = {} if measured else {site: edit for site, edit in edits.items() if site not in ENCODER_SITES}
 
     def step(last: Array, cache: KeysValues, visible: Array, positions: Array) -> tuple[Array, KeysValues]:
@@ -181,6 +194,30 @@ def generate_each(
     spread = lambda x: jnp.broadcast_to(x.reshape(lanes, rows, *x.shape[1:]), (count, rows, *x.shape[1:]))  # noqa: E731
     taps = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), taps) if measured else taps
     return Generated(spread(tokens), spread(lengths), see, taps, spread(logits))
+
+
+def _parts(lalm: Lalm, batch: Batch, most: int) -> int:
+    """Into how many equal parts a batch is cut, of about `most` rows each; 1 where rows do not stand for themselves."""
+    rows = len(batch.lengths)
+    if lalm.mesh is not None or len(batch.frames) != rows or rows <= most:
+        return 1
+    sizes = [size for size in range(1, rows + 1) if rows % size == 0]
+    return rows // min(sizes, key=lambda size: max(size, most) / min(size, most))
+
+
+def _split_rows(lalm: Lalm, batch: Batch, parts: int) -> Batch:
+    """A batch of one encoder row per prompt as `parts` of it, on a leading axis."""
+    audio_tokens = lalm.config.encoder.token_count(batch.features.shape[1])
+    rows = len(batch.lengths) // parts
+    found = jax.tree.map(lambda x: x.reshape(parts, rows, *x.shape[1:]), batch)
+    before = jnp.arange(parts)[:, None, None] * rows * audio_tokens
+    return dataclasses.replace(found, audio_index=jnp.where(found.audio_index < 0, -1, found.audio_index - before))
+
+
+def _joined(x: Array, axis: int) -> Array:
+    """[parts, ..., rows / parts, ...] -> [..., rows, ...], the rows on an axis of the result."""
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 def _stacked_axes(edit: Edit) -> Any:

@@ -29,6 +29,8 @@ from seen_jax.models.sites import Taps
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
+FLIGHT = 16  # prompts whose activations stay in a CPU's caches
+
 T = TypeVar("T")
 
 
@@ -62,6 +64,11 @@ class Model:
         batches; the devices of a mesh must begin their programs in one order."""
         device = next(iter(jax.tree.leaves(self.variables)[0].devices()))
         return self.mesh is None and device.platform == "cpu"
+
+    @property
+    def flight(self) -> int | None:
+        """Prompts that best pass through the model at once (`generate_each`); None: as many as a batch has."""
+        return FLIGHT if self.concurrent else None
 
     def tapped(self, taps: Taps) -> Lalm:
         """The same model returning other sites."""

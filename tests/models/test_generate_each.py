@@ -12,7 +12,7 @@ from tiny_omni import pack, random_edit, random_row
 
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import encode_above, first_edited
-from seen_jax.models.generate import Decoding, generate, generate_each
+from seen_jax.models.generate import Decoding, _parts, generate, generate_each
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, SITES, Taps
 
 NEW = 6
@@ -85,6 +85,41 @@ def test_bases_that_only_measure_share_one_pass(model, tapped, batch):
         np.testing.assert_allclose(see.before[k], expected.before, atol=1e-6)
         np.testing.assert_allclose(see.after[k], expected.before, atol=1e-6)
         np.testing.assert_allclose(together.taps[PROJECTOR][k], out.taps[PROJECTOR], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["own directions", "shared directions", "measured"])
+@pytest.mark.parametrize("rows", [3, 6])
+def test_prompts_that_pass_in_parts_answer_as_together(model, kind, rows):
+    """Also with the rows of several parts in one decode loop; every record keeps its axes."""
+    config = model.config
+    lengths = (33, 60, 7, 24, 51, 12)[:rows]
+    batch = pack(
+        [random_row([f], config.encoder.n_mels, config.decoder.vocab, 40 + i) for i, f in enumerate(lengths)], config
+    )
+    lalm = model.tapped(Taps(SITES, "full", see_frames=True))
+    own = [{site: random_edit(config, site, seed=i, strength=0.4 * i) for site in SITES} for i in range(2)]
+    edits = stack(own)
+    if kind == "shared directions":
+        edits = {site: own[0][site].replace(scale=edit.scale, text=edit.text) for site, edit in edits.items()}
+    elif kind == "measured":
+        edits = {site: edit.replace(scale=None) for site, edit in edits.items() if site in (ENCODER_MLP_ACT, PROJECTOR)}
+    run = lambda flight: generate_each(lalm, model.variables, batch, edits, Decoding(NEW), None, 0, flight)  # noqa: E731
+    together = run(None)
+    for flight in (1, 6):
+        parts = run(flight)
+        np.testing.assert_array_equal(parts.tokens, together.tokens)
+        np.testing.assert_array_equal(parts.lengths, together.lengths)
+        close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)  # noqa: E731
+        jax.tree.map(close, (parts.logits, parts.see, parts.taps), (together.logits, together.see, together.taps))
+
+
+def test_rows_that_depend_on_each_other_are_not_parted(model, batch):
+    config = model.config
+    several = pack([random_row([20, 30], config.encoder.n_mels, config.decoder.vocab, 1)] * 2, config)
+    assert _parts(model.lalm, batch, 1) == 3 and _parts(model.lalm, batch, 3) == 1
+    assert _parts(model.lalm, several, 1) == 1  # two encoder rows for each prompt
+    sharded = model.lalm.clone(mesh=jax.make_mesh((1, 1), ("data", "tensor")))
+    assert _parts(sharded, batch, 1) == 1
 
 
 def test_layers_below_the_first_edit_may_run_apart(model, batch):
