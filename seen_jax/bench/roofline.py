@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 SIZE = 2048  # of the square matrices
 BYTES = 1 << 28  # of the vector
 REPEATS = 5
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,18 @@ def roofline(operations: float, moved: float, seconds: float, top: Ceilings) -> 
 def machine() -> str:
     """The machine in words."""
     device = jax.devices()[0]
-    name = platform.processor() or platform.machine()
-    kind = device.device_kind if jax.default_backend() != "cpu" else name
+    kind = device.device_kind if jax.default_backend() != "cpu" else _processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores, {kind}, jax {jax.__version__}"
+
+
+def _processor() -> str:
+    """The CPU and its widest vectors, on which the ratios depend."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in info.read_text().splitlines())
+    about = {key.strip(): value.strip() for key, _, value in pairs}
+    flags = about.get("flags", "").split()
+    widest = next((f" with {name}" for flag, name in VECTORS.items() if flag in flags), "")
+    return about.get("model name", platform.machine()) + widest

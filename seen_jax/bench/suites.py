@@ -24,6 +24,7 @@ from seen_jax.evaluate.items import load_clips
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
+from seen_jax.models.generate import generate as generate_batch
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import FLIGHT, Model, forward, roomy_batches
 from seen_jax.models.processor import Request
@@ -34,6 +35,7 @@ SECONDS = 3  # of a clip
 NEW = 8  # tokens of an answer
 PAIRS = 50  # of a calibration
 FEW = FLIGHT // 4  # items at once, of which each has four answers: what our side does best with on a CPU
+LOOP = 128  # tokens of a decode loop
 PASSES = 8  # through the model in one turn, where single ones differ by more than what is sought
 LAMBDAS = tuple(i / 10 for i in range(13))
 PROMPT = "which sound is it? A. dog B. cat C. car D. rain"
@@ -238,7 +240,8 @@ def scoring(bench: Bench) -> Found:
 
 
 def overhead(bench: Bench) -> Found:
-    """SEEN and SEE inside the pass beside the plain pass; a decode loop edited at a decoder site beside a plain one."""
+    """SEEN and SEE inside the pass beside the plain pass; a decode loop edited at a decoder site beside a plain one,
+    both with their prompt pass."""
     model = bench.model
     batch = model.processor.prepare(bench.requests(bench.noisy[: bench.batch]))
     plain: dict[str, Edit] = {}
@@ -255,16 +258,14 @@ def overhead(bench: Bench) -> Found:
     lalm = _endless(model.lalm)
 
     def decode(edits: Mapping[str, Edit]) -> None:
-        from seen_jax.models.generate import generate as generate_batch
-
-        jax.block_until_ready(generate_batch(lalm, model.variables, batch, edits, Decoding(64)).tokens)
+        jax.block_until_ready(generate_batch(lalm, model.variables, batch, edits, Decoding(LOOP)).tokens)
 
     loops = bench.turns("decode", {"plain loop": lambda: decode(plain), "edited loop": lambda: decode(decoder)})
     ratios = {
         "seen_forward_vs_plain": ratio(times["SEEN and SEE"], times["plain"]),
         "edited_decode_vs_plain": ratio(loops["edited loop"], loops["plain loop"]),
     }
-    tokens = bench.batch * 64 / float(np.median(loops["plain loop"]))
+    tokens = bench.batch * LOOP / float(np.median(loops["plain loop"]))
     return Found({**times, **loops}, ratios, values={"tokens per second": tokens})
 
 
