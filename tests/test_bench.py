@@ -131,7 +131,7 @@ def test_the_other_side_of_the_card(bench):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units")
 def test_memory_does_not_grow_with_the_items(bench):
-    found = memory(dataclasses.replace(bench, batch=4, runs=1))  # 8 items, and 80
+    found = memory(dataclasses.replace(bench, batch=4, runs=3))  # 16 items, and 160; a single turn is off by 5 %
     assert found.ratios["memory_10x_items"].median < 1.05
 
 
