@@ -78,7 +78,9 @@ def audio_seconds(path: str | Path) -> float:
     try:
         return float(soundfile.info(os.path.expanduser(path)).duration)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError(f"Cannot decode {path}: {error}. Is it an audio file, and complete?") from error
+        raise AudioError(
+            f"Cannot decode {path}: {str(error).rstrip('.')}. Is it an audio file, and complete?"
+        ) from error
 
 
 def _decode(
@@ -95,7 +97,9 @@ def _decode(
                 file.seek(piece.first)
             data = file.read(-1 if whole else piece.frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError(f"Cannot decode {name}: {error}. Is it an audio file, and complete?") from error
+        raise AudioError(
+            f"Cannot decode {name}: {str(error).rstrip('.')}. Is it an audio file, and complete?"
+        ) from error
     if len(data) == 0:
         raise AudioError(f"{name} holds no samples.")
     if len(data) < piece.frames - _MPEG_SLACK or _lost_data(log):
