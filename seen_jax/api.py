@@ -216,9 +216,9 @@ def pool_sites(
             taps = forward(lalm, model.variables, rows, {}).taps
         else:
             taps = split_records(encode(lalm, model.variables, rows, {}).records)[0]
-        values = {site: np.asarray(taps[site], np.float32) for site in sites}
-        clips = lambda site, x: per_clip(model, site, x, rows.frames, owners) if site in ENCODER_SITES else x  # noqa: E731
-        return {site: clips(site, x) for site, x in values.items()}
+        found = {site: np.asarray(taps[site], np.float32) for site in sites}
+        encoder = [site for site in sites if site in ENCODER_SITES]
+        return found | {site: per_clip(model, site, found[site], rows.frames, owners) for site in encoder}
 
     out: dict[str, np.ndarray] = {}
     prepare = partial(_prepared, model, lalm.taps.encoder_only)
@@ -316,8 +316,7 @@ def generate(
     groups = roomy_batches(model, [requests[i] for i in order], batch_size)
 
     def prepare(group: Group) -> tuple[Batch, list[list[list[int]]], Array]:
-        own = [order[i] for i in group.indices]
-        own += own[:1] * (len(group.requests) - len(own))
+        own = [order[i] for i in group.rows]
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(own))
         return *model.processor.prepared(group.requests, room=group.room), keys
 

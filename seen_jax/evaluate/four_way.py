@@ -58,8 +58,7 @@ def four_way(
     groups = roomy_batches(model, [requests[i] for i in order], batch_size)
 
     def prepare(group: Group) -> tuple[Batch, Any]:
-        rows = [order[k] for k in group.indices]
-        rows += rows[:1] * (len(group.requests) - len(rows))
+        rows = [order[k] for k in group.rows]
         both = group.requests + [dataclasses.replace(requests[i], audio=[noisy[i]]) for i in rows]
         return model.processor.prepared(both, room=group.room)
 

@@ -161,8 +161,8 @@ def generate_each(
     count = len(next(x for edit in edits.values() for x in (edit.scale, edit.u) if x is not None))
     lanes = 1 if measured else count
     each = jax.vmap(prompt, in_axes=(None, stacks), out_axes=axes)
-    alike = shared or any(edit.v is not None for edit in edits.values())  # such maps may be one for each row
-    parts = 1 if flight is None or alike else _parts(lalm, batch, max(1, flight // lanes))
+    by_row = shared or any(edit.v is not None for edit in edits.values())  # such maps may be one for each row
+    parts = 1 if flight is None or by_row else _parts(lalm, batch, max(1, flight // lanes))
     if parts == 1:
         logits, taps, see, cache = each(batch, edits)
     else:

@@ -176,6 +176,11 @@ class Group(NamedTuple):
     requests: list[Request]
     room: Room
 
+    @property
+    def rows(self) -> list[int]:
+        """The index of every request; where they fill the batch up, that of its first."""
+        return self.indices + self.indices[:1] * (len(self.requests) - len(self.indices))
+
 
 def roomy_batches(model: Model, requests: Sequence[Request], size: int, text: bool = True) -> list[Group]:
     """`batches`, each with the room that it shares with others, so that few shapes are compiled."""

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from tiny_omni import AUDIO, Row, pack, random_edit, random_row
 
+from seen_jax.models import layers
 from seen_jax.models.config import conv_length, token_count
 from seen_jax.models.edits import Edit, visit
 from seen_jax.models.generate import Decoding, _generate, cached, generate
@@ -290,7 +292,17 @@ def test_mean_taps_last_logits_and_unrolled_layers(model, batch, plain):
         mask = site_mask(batch, site, plain.taps[site].shape)
         expected = jnp.stack([formulas.masked_mean(a, mask) for a in plain.taps[site]])
         assert out.taps[site].dtype == jnp.float32
-        np.testing.assert_allclose(out.taps[site], expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(out.taps[site], expected, rtol=1e-6, atol=1e-6)  # values reach 5: some roundings
+
+
+def test_gelu_of_a_half_precise_activation_is_rounded_once():
+    """Where it is near 0 too: 1 + erf(x) has no digits left in bfloat16."""
+    x = jnp.linspace(-4, 4, 801).astype(jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    exact = exact * scipy.special.ndtr(exact)
+    found = layers.gelu(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=0.5**8 + 1e-3)
 
 
 def test_bfloat16_activations_leave_logits_and_see_in_float32(model, rows, batch, plain):
