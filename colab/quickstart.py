@@ -27,7 +27,7 @@ import numpy as np
 
 import seen_jax
 from seen_jax.audio import mix_at_snr, noise_for_clip
-from seen_jax.evaluate.items import load_clips
+from seen_jax.data.items import load_clips
 
 model = seen_jax.load("seen-tiny")
 clean = [item.wave for item in load_clips("calibration")]

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from seen_jax.ahead import overlapped
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.edits import Edit
@@ -26,6 +25,7 @@ from seen_jax.models.lalm import Batch, split_records
 from seen_jax.models.model import Group, Model, by_length, encode, forward, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR, Taps, check_site
+from seen_jax.prefetch import overlapped
 from seen_jax.subspace import Calibration, NoiseBasis, Statistics, Streamed
 
 Wave = Float[np.ndarray, " _"]  # clips of one list differ in length

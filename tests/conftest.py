@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from compilation_cache import CACHE
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -26,7 +27,6 @@ SLOW = (  # minutes each: begun first, so that no process ends long after the ot
     "test_plots.py", "test_cli.py", "test_apply.py", "test_hosts.py", "test_stream.py", "test_released_bases.py",
     "test_experiment.py", "test_parity_seen_tiny.py", "test_checkpoint.py", "test_notebook.py",
 )  # fmt: skip
-CACHE = Path(__file__).parent.parent / ".cache" / "xla"
 
 hook = install_import_hook("seen_jax", "typecheck.checker")
 hook.__enter__()

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from seen_jax.audio import write_audio
 from seen_jax.bench.suites import Bench, Found
 from seen_jax.bench.timing import ratio
+from seen_jax.data.items import load_clips
 from seen_jax.errors import SeenError
-from seen_jax.evaluate.items import load_clips
 from seen_jax.models.config import DecoderConfig
 from seen_jax.models.decoder import Decoder
 from seen_jax.models.model import load

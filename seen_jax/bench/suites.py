@@ -12,15 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seen_jax.ahead import overlapped
 from seen_jax.api import calibrate, pool, score, seen_edit
 from seen_jax.audio import mix_at_snr, noise_for_clip
 from seen_jax.bench.hooks import Hooked, Prompt
 from seen_jax.bench.roofline import Ceilings, Roofline, ceilings, roofline
 from seen_jax.bench.timing import Ratio, alternate, ratio
+from seen_jax.data.items import load_clips
 from seen_jax.errors import SeenError
 from seen_jax.evaluate.four_way import FourWay, four_way
-from seen_jax.evaluate.items import load_clips
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
@@ -29,6 +28,7 @@ from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import FLIGHT, Model, forward, roomy_batches
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT
+from seen_jax.prefetch import overlapped
 from seen_jax.subspace import NoiseBasis, Selection
 
 SECONDS = 3  # of a clip

@@ -144,10 +144,10 @@ def _in_memory(model: Any, clips: Any, noise: Any, settings: dict[str, Any], arg
 
 def _streamed(model: Any, items: Any, noise: Any, folder: Path, settings: dict[str, Any], args: Any) -> Source:
     """Files stand for their audio, so that it is read once. What is done so far is a calibration beside `folder`."""
-    from seen_jax.ahead import ahead
     from seen_jax.api import calibrate_stream
     from seen_jax.cli import _inputs as inputs
     from seen_jax.errors import ConfigError
+    from seen_jax.prefetch import ahead
     from seen_jax.subspace import Calibration
 
     partial = folder.with_name(f"{folder.name}.partial")

@@ -22,7 +22,7 @@ def options(parser: Parser) -> None:
     from jsonargparse.typing import NonNegativeInt, PositiveInt
 
     from seen_jax.config import dotted_defaults
-    from seen_jax.evaluate.experiment import ExperimentConfig
+    from seen_jax.evaluate.config import ExperimentConfig
 
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, for instance configs/paper_tiny.yaml")
     parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default: the file's `out`)")
@@ -40,8 +40,8 @@ def options(parser: Parser) -> None:
 
 def run(args: Any) -> Result:
     from seen_jax.config import load_config
-    from seen_jax.evaluate.experiment import ExperimentConfig
-    from seen_jax.evaluate.whole import evaluate
+    from seen_jax.evaluate.config import ExperimentConfig
+    from seen_jax.experiment import evaluate
 
     own = [f"--out={args.out}"] * (args.out is not None) + [f"--limit={args.limit}"] * (args.limit is not None)
     config = load_config(ExperimentConfig, args.config, [*own, *args.overrides])

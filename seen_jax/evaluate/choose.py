@@ -22,9 +22,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from seen_jax.api import Progress, calibrate, seen_edit
+from seen_jax.data.items import Item, load_clips, voices
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import metrics
-from seen_jax.evaluate.items import Item, load_clips, voices
 from seen_jax.evaluate.readings import TIE, Candidate, Scored, candidates, pick, rank, to_json
 from seen_jax.evaluate.sweep import MAX_NEW_TOKENS, answer, common_rank, mix, noises_for, prepared, with_waves
 from seen_jax.models.encoder import within

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from seen_jax.api import Progress, calibrate
+from seen_jax.data.items import Item, load_clips, voices
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate.folders import check_target, fresh_folder
-from seen_jax.evaluate.items import Item, load_clips, voices
 from seen_jax.evaluate.results import KIND, NUMBERS, PAGE, Clock, write_results
 from seen_jax.evaluate.settings import DemoConfig
 from seen_jax.evaluate.sweep import noises_for, sweep

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.ahead import overlapped
 from seen_jax.api import Answer, Progress, per_request, seen_edit
 from seen_jax.errors import ConfigError
 from seen_jax.models.edits import Edit
@@ -20,6 +19,7 @@ from seen_jax.models.generate import Decoding, generate_each
 from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Group, Model, roomy_batches
 from seen_jax.models.processor import Request
+from seen_jax.prefetch import overlapped
 from seen_jax.subspace import NoiseBasis
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.audio.features import SAMPLE_RATE
-from seen_jax.evaluate.items import Item
+from seen_jax.data.items import Item
 from seen_jax.evaluate.table import ALL, NONE, SEEN, Row, cells
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")

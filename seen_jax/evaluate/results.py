@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from seen_jax.data.items import Item, voices
 from seen_jax.evaluate import figures, report
-from seen_jax.evaluate.items import Item, voices
+from seen_jax.evaluate.findings import gain, signatures
 from seen_jax.evaluate.readings import explain
 from seen_jax.evaluate.settings import DemoConfig
-from seen_jax.evaluate.signatures import gain, signatures
 from seen_jax.evaluate.sweep import mix, noises_for
 from seen_jax.evaluate.table import ALL, NONE, SEEN, Row, conditions, correlations, layer_means
 from seen_jax.models.model import Model

@@ -23,31 +23,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.ahead import overlapped
 from seen_jax.api import calibrate, per_clip
 from seen_jax.audio.denoise import Denoiser, denoiser
 from seen_jax.audio.features import SAMPLE_RATE
 from seen_jax.audio.io import audio_seconds
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.audio.sources import NoiseSource, noise_source
+from seen_jax.data.datasets import DatasetConfig, load_dataset
+from seen_jax.data.items import Entry, Item
+from seen_jax.data.leakage import SplitGuard
+from seen_jax.data.letters import answer_letter
+from seen_jax.data.permute import permuted_choices
 from seen_jax.errors import AudioError, BasisError, ConfigError
-from seen_jax.evaluate.answers import answer_letter
-from seen_jax.evaluate.choices import permuted_choices
-from seen_jax.evaluate.datasets import DatasetConfig, load_dataset
-from seen_jax.evaluate.experiment import (
+from seen_jax.evaluate.config import (
     NONE,
     SEEN,
     ExperimentConfig,
     MitigationConfig,
     NoiseConfig,
 )
-from seen_jax.evaluate.guard import SplitGuard
 from seen_jax.evaluate.hosts import ALONE, Hosts, Report
-from seen_jax.evaluate.items import Entry, Item
 from seen_jax.evaluate.ledger import ANSWERS, MANIFEST, Ledger, Row, claim
 from seen_jax.evaluate.metrics import cosine_similarities
-from seen_jax.evaluate.restoration import Paired, Restoration, fit_restoration, pair
 from seen_jax.evaluate.sweep import common_rank
+from seen_jax.mitigations.restoration import Paired, Restoration, fit_restoration, pair
+from seen_jax.models.buckets import Room, share_rooms
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate_each
@@ -55,8 +55,8 @@ from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model, load, up_to_multiple
 from seen_jax.models.processor import Request
 from seen_jax.models.prompts import task_messages
-from seen_jax.models.shapes import Room, share_rooms
 from seen_jax.models.sites import ENCODER_RESID, ENCODER_SITES, Taps
+from seen_jax.prefetch import overlapped
 from seen_jax.subspace import Calibration, NoiseBasis, union
 
 Wave = Float[np.ndarray, " _"]

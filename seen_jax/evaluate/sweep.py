@@ -11,18 +11,18 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.ahead import overlapped
 from seen_jax.api import Progress, seen_edit
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.audio.noise import noise_for_clip
+from seen_jax.data.items import Item
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.evaluate.items import Item
 from seen_jax.evaluate.table import NONE, SEEN, Row
 from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model, batches
 from seen_jax.models.processor import Request
+from seen_jax.prefetch import overlapped
 from seen_jax.subspace import NoiseBasis
 
 MAX_NEW_TOKENS = 12  # the longest answer of the tiny model's tasks has 8

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from seen_jax.data.items import Item
+from seen_jax.data.letters import answer_letter
 from seen_jax.evaluate import metrics
-from seen_jax.evaluate.answers import answer_letter
-from seen_jax.evaluate.items import Item
 from seen_jax.evaluate.stats import correlate
 
 NONE, SEEN = "none", "seen"

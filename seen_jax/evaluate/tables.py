@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from seen_jax.evaluate import metrics
-from seen_jax.evaluate.experiment import NONE
+from seen_jax.evaluate.config import NONE
 from seen_jax.evaluate.ledger import Row
 from seen_jax.evaluate.metrics import COSINES
 from seen_jax.evaluate.stats import correlate, mcnemar, paired_difference, ratio_interval

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.models.buckets import Room, share_rooms
 from seen_jax.models.checkpoint import LORA, LORA_CONFIG, Tensor, gather, load_params, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.folders import cache_folder, find_folder
 from seen_jax.models.lalm import Lalm, Output
 from seen_jax.models.processor import Processor, Request
-from seen_jax.models.shapes import Room, share_rooms
 from seen_jax.models.sharding import parameter_sharding, rows_of
 from seen_jax.models.sites import Taps
 

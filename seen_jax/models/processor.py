@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.models.buckets import NO_ROOM, Room
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
-from seen_jax.models.shapes import NO_ROOM, Room
 from seen_jax.models.sharding import fill, place
 
 TEXT_BUCKET = 32

@@ -10,10 +10,10 @@ from evaluate_models import random_model
 
 import seen_jax
 from seen_jax.audio.mix import mix_at_snr
+from seen_jax.data.items import load_clips
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import choose as choosing
 from seen_jax.evaluate.choose import choose, measure
-from seen_jax.evaluate.items import load_clips
 from seen_jax.evaluate.readings import Candidate, Scored, candidates, explain, pick, rank, to_json
 from seen_jax.evaluate.sweep import noises_for
 from seen_jax.models.generate import Decoding

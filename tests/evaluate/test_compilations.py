@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from seen_jax.audio import write_audio
-from seen_jax.evaluate.items import load_clips
+from seen_jax.data.items import load_clips
 
 MOST = 12
 COUNTED = """

@@ -12,11 +12,11 @@ import yaml
 from evaluate_models import random_folder
 
 from seen_jax.audio.io import read_audio, write_audio
+from seen_jax.data.items import load_clips
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import demo
 from seen_jax.evaluate.demo import DemoConfig, calibration_clips, is_demo, run_demo
 from seen_jax.evaluate.folders import check_target, fresh_folder
-from seen_jax.evaluate.items import load_clips
 from seen_jax.evaluate.report import telling_snr, wav_bytes
 from seen_jax.evaluate.results import labels_of
 from seen_jax.subspace import Calibration

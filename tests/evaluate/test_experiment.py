@@ -14,10 +14,10 @@ from evaluate_models import random_folder
 from seen_jax.audio import write_audio
 from seen_jax.cli import main
 from seen_jax.config import load_config
+from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import runner
-from seen_jax.evaluate.datasets import DatasetConfig
-from seen_jax.evaluate.experiment import (
+from seen_jax.evaluate.config import (
     CalibrationConfig,
     ExperimentConfig,
     MitigationConfig,
@@ -26,8 +26,8 @@ from seen_jax.evaluate.experiment import (
     mitigation,
 )
 from seen_jax.evaluate.ledger import ANSWERS, Ledger
-from seen_jax.evaluate.restoration import pair
-from seen_jax.evaluate.whole import evaluate, tables_of
+from seen_jax.experiment import evaluate, tables_of
+from seen_jax.mitigations.restoration import pair
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.sites import ENCODER_RESID
 from seen_jax.subspace import Selection

@@ -7,9 +7,9 @@ import pytest
 
 from seen_jax.api import calibrate, generate
 from seen_jax.audio import mix_at_snr, noise_for_clip
+from seen_jax.data.items import load_clips
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate.four_way import four_way
-from seen_jax.evaluate.items import load_clips
 from seen_jax.models.generate import Decoding
 from seen_jax.models.model import Model, load
 from seen_jax.models.processor import Request

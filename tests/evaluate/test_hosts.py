@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CACHE
+from compilation_cache import CACHE
 from evaluate_models import random_folder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -165,7 +165,7 @@ def test_waiting_ends(tmp_path):
 COMMAND = """
 import sys
 from seen_jax.cli import main
-from seen_jax.evaluate import whole
+from seen_jax import experiment as whole
 
 whole.write_report = lambda folder, *_: folder  # its figures would take longer than all the answers
 sys.exit(main(sys.argv[1:]))

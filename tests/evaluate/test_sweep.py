@@ -8,8 +8,8 @@ import pytest
 from evaluate_models import random_model
 
 import seen_jax
+from seen_jax.data.items import load_clips
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.evaluate.items import load_clips
 from seen_jax.evaluate.sweep import common_rank, noises_for, sweep
 from seen_jax.evaluate.table import ALL, NONE, SEEN, cells, conditions, correlations, layer_means
 from seen_jax.models.generate import Decoding, _generate

@@ -108,7 +108,13 @@ def test_bfloat16_stays_or_becomes_float32(model, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_loading_holds_the_weights_once():
     """On 0.5 GB; large_checkpoint.py alone does the same, and times it, on 4.4 GB."""
-    command = [sys.executable, str(Path(__file__).parent / "large_checkpoint.py"), "--small", "--repeats", "1"]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "support" / "large_checkpoint.py"),
+        "--small",
+        "--repeats",
+        "1",
+    ]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert found["size"] > 0.4
     assert found["size"] < found["peak"] < 1.2 * found["size"]

@@ -13,7 +13,7 @@ from torch_omni import Original  # noqa: E402
 
 from seen_jax.api import generate, pool, seen_edit  # noqa: E402
 from seen_jax.audio import mix_at_snr, noise_for_clip  # noqa: E402
-from seen_jax.evaluate.items import load_clips  # noqa: E402
+from seen_jax.data.items import load_clips  # noqa: E402
 from seen_jax.models.generate import Decoding  # noqa: E402
 from seen_jax.models.model import forward, load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402

@@ -36,7 +36,11 @@ def differences(tmp_path_factory) -> dict:
     cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     eight = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     flags = {"XLA_FLAGS": eight, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(Path(__file__).parent / "mesh_differences.py"), str(tmp_path_factory.mktemp("mesh"))]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "support" / "mesh_differences.py"),
+        str(tmp_path_factory.mktemp("mesh")),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | cache | flags)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

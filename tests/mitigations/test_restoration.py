@@ -1,0 +1,206 @@
+"""Restoration maps: least squares by other means, the properties of the cut, the gate, and a whole pass."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from evaluate_models import random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg
+
+from seen_jax.errors import ConfigError
+from seen_jax.mitigations.restoration import (
+    Moments,
+    describe,
+    fit_gate,
+    fit_maps,
+    moments,
+    restoration_edit,
+    ridge,
+)
+from seen_jax.subspace import low_rank_edit
+
+quick = settings(max_examples=10, deadline=None)
+seeds = st.integers(0, 2**16)
+
+
+def pairs(seed, clips=3, frames=20, width=5):
+    """Noisy and clean frames, and a mask with real frames in every clip; padding holds NaN."""
+    rng = np.random.default_rng(seed)
+    clean = rng.standard_normal((clips, frames, width)).astype(np.float32)
+    noisy = clean @ rng.standard_normal((width, width)).astype(np.float32)
+    noisy = (noisy + 0.3 * rng.standard_normal(noisy.shape) + 1).astype(np.float32)
+    mask = np.arange(frames) < rng.integers(8, frames, clips)[:, None]
+    clean[~mask], noisy[~mask] = np.nan, np.nan
+    return noisy, clean, mask
+
+
+def restored(maps, noisy, condition):
+    return noisy + noisy @ maps.u[condition] @ maps.v.T + maps.bias[condition]
+
+
+@quick
+@given(seeds)
+def test_almost_unpenalised_the_map_is_scipys_least_squares(seed):
+    noisy, clean, mask = pairs(seed)
+    a, b = ridge(moments(noisy, clean, mask), 1e-9)
+    z = np.c_[noisy[mask], np.ones(mask.sum())].astype(np.float64)
+    expected = linalg.lstsq(z, (clean - noisy)[mask])[0]
+    np.testing.assert_allclose(np.vstack([a, b]), expected, atol=2e-4)
+
+
+@quick
+@given(seeds, st.sampled_from([1e-3, 0.1, 1.0]))
+def test_the_penalty_is_rows_added_to_the_least_squares(seed, penalty):
+    noisy, clean, mask = pairs(seed)
+    x = noisy[mask].astype(np.float64)
+    weight = penalty * np.square(x).sum() / x.shape[1]
+    rows = np.c_[np.sqrt(weight) * np.eye(x.shape[1]), np.zeros(x.shape[1])]
+    z = np.r_[np.c_[x, np.ones(len(x))], rows]
+    target = np.r_[clean[mask] - x, np.zeros((x.shape[1], x.shape[1]))]
+    a, b = ridge(moments(noisy, clean, mask), penalty)
+    np.testing.assert_allclose(np.vstack([a, b]), linalg.lstsq(z, target)[0], atol=1e-6)
+
+
+@quick
+@given(seeds)
+def test_without_noise_nothing_changes(seed):
+    _, clean, mask = pairs(seed)
+    maps = fit_maps([moments(clean, clean, mask)])
+    assert not maps.u.any() and not maps.bias.any()
+
+
+@quick
+@given(seeds)
+def test_moments_of_batches_add_up(seed):
+    noisy, clean, mask = pairs(seed)
+    whole = moments(noisy, clean, mask)
+    parts = moments(noisy[:1], clean[:1], mask[:1]) + moments(noisy[1:], clean[1:], mask[1:])
+    np.testing.assert_allclose(parts.gram, whole.gram, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(parts.cross, whole.cross, rtol=1e-9, atol=1e-9)
+
+
+@quick
+@given(seeds, st.integers(1, 5))
+def test_the_cut_has_its_rank_and_keeps_the_leading_fitted_changes(seed, rank):
+    sums = [None, moments(*pairs(seed)), moments(*pairs(seed + 1))]
+    full, cut = fit_maps(sums, 0.1), fit_maps(sums, 0.1, rank=rank)
+    assert cut.u.shape == (3, 5, rank) and not cut.u[0].any() and not cut.bias[0].any()
+    np.testing.assert_allclose(cut.v.T @ cut.v, np.eye(rank), atol=1e-5)
+    changes = np.concatenate(
+        [p[0][p[2]] @ full.u[k] @ full.v.T for k, p in enumerate((pairs(seed), pairs(seed + 1)), 1)]
+    )
+    lost = changes - changes @ cut.v @ cut.v.T
+    least = np.square(np.linalg.svd(changes, compute_uv=False)[rank:]).sum()
+    assert np.square(lost).sum() == pytest.approx(least, rel=1e-3, abs=1e-3)
+    if rank == 5:
+        for k in (1, 2):
+            np.testing.assert_allclose(cut.u[k] @ cut.v.T, ridge(sums[k], 0.1)[0], atol=1e-5)
+
+
+def test_a_strength_scales_the_change_and_the_error_falls_up_to_one():
+    noisy, clean, mask = pairs(0)
+    sums = moments(noisy, clean, mask)
+    error = lambda s: np.square(restored(fit_maps([sums], 1e-6, [s]), noisy, 0) - clean)[mask].sum()  # noqa: E731
+    whole, half = fit_maps([sums]), fit_maps([sums], strengths=[0.5])
+    np.testing.assert_allclose(half.u @ half.v.T, 0.5 * whole.u @ whole.v.T, atol=1e-6)
+    np.testing.assert_allclose(half.bias, 0.5 * whole.bias, atol=1e-6)
+    assert error(1.0) < error(0.5) < error(0.0)
+
+
+@quick
+@given(seeds)
+def test_the_gate_is_the_posterior_of_gaussians(seed):
+    from scipy.special import softmax
+    from scipy.stats import multivariate_normal
+
+    rng = np.random.default_rng(seed)
+    condition = np.repeat(np.arange(3), 40)
+    x = (rng.standard_normal((3, 4)) * 3)[condition] + rng.standard_normal((120, 4)) * [1, 2, 0.5, 1]
+    weights = fit_gate(x, condition, shrinkage=1e-9)(x)
+    means = np.stack([x[condition == k].mean(0) for k in range(3)])
+    rest = x - means[condition]
+    logs = np.stack([multivariate_normal(m, rest.T @ rest / 120).logpdf(x) for m in means], axis=1)
+    np.testing.assert_allclose(weights, softmax(logs, axis=1), atol=1e-5)
+
+
+def test_a_channel_that_never_varies_and_a_high_temperature():
+    condition = np.arange(20) % 2
+    x = np.c_[np.ones(20), condition + np.linspace(0, 0.1, 20)]
+    sharp, soft = (fit_gate(x, condition, temperature=t)(x) for t in (1.0, 1e9))
+    assert (sharp.argmax(1) == condition).all()
+    np.testing.assert_allclose(soft, 0.5, atol=1e-3)
+
+
+def test_descriptors_are_means_and_spreads_of_real_frames():
+    noisy, _, mask = pairs(3)
+    found = describe(jnp.stack([noisy, 2 * noisy]), jnp.asarray(mask))
+    own = noisy[1][mask[1]]
+    expected = [own.mean(0), np.log(own.std(0) + 1e-3), 2 * own.mean(0), np.log(2 * own.std(0) + 1e-3)]
+    np.testing.assert_allclose(found[1], np.concatenate(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_edit_restores_each_clip_by_its_own_mixture_at_one_layer():
+    noisy, clean, mask = pairs(5)
+    noisy = np.nan_to_num(noisy)
+    maps = fit_maps([None, moments(noisy, clean, mask), moments(*pairs(6))])
+    weights = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.25, 0.75]])
+    edit = restoration_edit(maps, weights, layer=1, layers=3)
+    bias = jnp.broadcast_to(edit.bias, (3, *noisy.shape))
+    layers = [low_rank_edit(jnp.asarray(noisy), edit.u[i], edit.v[i], edit.scale[i], bias[i]) for i in range(3)]
+    np.testing.assert_array_equal(layers[0], noisy)
+    np.testing.assert_array_equal(layers[2], noisy)
+    np.testing.assert_array_equal(layers[1][0], noisy[0])  # clean: bit for bit
+    np.testing.assert_allclose(layers[1][1], restored(maps, noisy[1], 1), atol=1e-4)
+    mixed = 0.25 * restored(maps, noisy[2], 1) + 0.75 * restored(maps, noisy[2], 2)
+    np.testing.assert_allclose(layers[1][2], mixed, atol=1e-4)
+
+
+def test_a_pass_restores_one_clip_and_leaves_the_clean_one():
+    from seen_jax.data.items import load_clips
+    from seen_jax.evaluate.sweep import prepared
+    from seen_jax.models.encoder import within
+    from seen_jax.models.model import encode
+    from seen_jax.models.sites import ENCODER_RESID, Taps
+
+    model = random_model()
+    _, _, batch = next(prepared(model, load_clips("validation", 1)[:2], 2))
+    lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
+    run = lambda edits: np.asarray(encode(lalm, model.variables, batch.audio, edits).records[ENCODER_RESID]["tap"])  # noqa: E731
+    plain = run({})
+    mask = within(model.config.encoder, np.asarray(batch.frames), batch.features.shape[1])
+    target = plain[1] + 1
+    maps = fit_maps([None, moments(plain[1], target, mask)], 1e-9)
+    edit = restoration_edit(maps, np.eye(2), layer=1, layers=len(plain))
+    found = run({ENCODER_RESID: edit})
+    np.testing.assert_array_equal(found[0], plain[0])
+    np.testing.assert_array_equal(found[1, 0][mask[0]], plain[1, 0][mask[0]])
+    np.testing.assert_allclose(found[1, 1][mask[1]], target[1][mask[1]], atol=1e-3)
+    assert np.abs(found[2, 1] - plain[2, 1])[mask[1]].max() > 1e-3  # it flows on
+
+
+NOISY, CLEAN, MASK = pairs(0)
+SUMS = moments(NOISY, CLEAN, MASK)
+X, OWN = np.arange(12.0).reshape(4, 3), np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: moments(NOISY, CLEAN, np.ones_like(MASK)), "NaN"),
+        (lambda: ridge(SUMS, 0.0), "positive, not 0"),
+        (lambda: ridge(Moments(np.zeros((6, 6)), np.zeros((6, 5))), 0.1), "no frames"),
+        (lambda: fit_maps([None]), "condition with paired"),
+        (lambda: fit_maps([SUMS, moments(*pairs(0, width=4))]), "one width"),
+        (lambda: fit_maps([SUMS], strengths=[1.0, 1.0]), "1 conditions"),
+        (lambda: fit_maps([SUMS], rank=6), "from 1 to 5, not 6"),
+        (lambda: fit_gate(X, OWN[:3]), "one for each"),
+        (lambda: fit_gate(X, OWN * 2), r"\[1\] of 0 to 2"),
+        (lambda: fit_gate(X, OWN, shrinkage=0.0), "shrinkage"),
+        (lambda: restoration_edit(fit_maps([SUMS]), np.ones((2, 1)), 3, 3), "no layer 3 among 3"),
+        (lambda: restoration_edit(fit_maps([SUMS]), np.ones((2, 2)), 0, 3), "knows 2 conditions, the maps 1"),
+    ],
+)
+def test_bad_inputs_are_named(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()

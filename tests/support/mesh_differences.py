@@ -1,0 +1,118 @@
+"""Prints, as JSON, how far models on meshes of 8 devices are from one device: {model: {mesh: {figure: difference}}}.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu python tests/support/mesh_differences.py FOLDER
+
+FOLDER gets a miniature checkpoint whose heads and vocabulary 8 devices can share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from golden_cases import FOLDER
+from tiny_omni import Size, random_basis, random_edit, wave, write_checkpoint
+
+import seen_jax
+from seen_jax.evaluate.four_way import four_way
+from seen_jax.models.generate import Decoding, generate
+from seen_jax.models.model import Model, load
+from seen_jax.models.processor import Request
+from seen_jax.models.sharding import make_mesh
+from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
+from seen_jax.models.weights import flatten
+
+MESHES = {"8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4)}
+MIXED = ("2x4",)
+LENGTHS = (4800, 8080, 7000, 6200, 6400)
+SHARED = Size(encoder_width=32, encoder_heads=8, heads=8, kv_heads=8, width=64, ffn=64)
+SITES = (ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, DECODER_MLP_ACT, DECODER_RESID)
+
+
+def sounds() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Clips, and a noise for each."""
+    rng = np.random.default_rng(0)
+    noises = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in LENGTHS]
+    return [wave(n, seed) for seed, n in enumerate(LENGTHS)], noises
+
+
+def through_the_api(model: Model) -> dict[str, Any]:
+    """Calibration and answers with SEEN, in uneven batches."""
+    clips, noises = sounds()
+    calibration = seen_jax.calibrate(model, clips, noises, batch_size=3)
+    answers = seen_jax.generate(model, clips, basis=calibration.select(), decoding=Decoding(8), batch_size=3)
+    statistics = calibration.statistics
+    return {
+        "answers": [a.text for a in answers],
+        "see": np.array([(a.see, a.see_after) for a in answers]),
+        "pooled": np.stack([statistics.clean, statistics.noise, statistics.noisy]),
+    }
+
+
+def four_and_scores(model: Model) -> dict[str, Any]:
+    """The paper's four answers about each clip, several edits in one call, and scores."""
+    clips, noises = sounds()
+    basis = random_basis(model.config, DECODER_RESID, [2] * model.config.site_shape(DECODER_RESID)[0])
+    basis = dataclasses.replace(basis, card={"fingerprint": model.fingerprint})
+    requests = [Request([x], "which color ?") for x in clips]
+    four = four_way(model, requests, [x + y for x, y in zip(clips, noises, strict=True)], basis, 1.0, Decoding(8))
+    answers = [x for f in four for x in (f.clean, f.clean_seen, f.noisy, f.noisy_seen)]
+    return {
+        "answers": [a.tokens for a in answers],
+        "see": np.array([(a.see, a.see_after) for a in answers]),
+        "scores": np.array([s.per_layer for s in seen_jax.score(model, clips, basis)]),
+    }
+
+
+def in_one_call(model: Model) -> dict[str, Any]:
+    """Greedy answers under edits at all sites, their SEE and pooled activations: 7 clips in 4 rows."""
+    clips = [[0], [1, 2], [3], [4, 0, 1]]
+    requests = [Request([wave(LENGTHS[i], i) for i in own], "which color ?") for own in clips]
+    batch, owners = model.processor.prepared(requests)
+    edits = {site: random_edit(model.config, site, strength=0.8) for site in SITES}
+    lalm = model.tapped(Taps(SITES))
+    out = jax.device_get(generate(lalm, model.variables, batch, edits, Decoding(8)))
+    rows = [row for request in owners for clip in request for row in clip]
+    own = lambda site, x: x[:, rows if site in SITES[:3] else slice(len(clips))]  # noqa: E731
+    see = [own(site, x).ravel() for site, see in out.see.items() for x in (see.before, see.after)]
+    return {
+        "answers": out.tokens.tolist(),
+        "see": np.concatenate(see),
+        "pooled": np.concatenate([own(site, x).ravel() for site, x in out.taps.items()]),
+        "logits": out.logits,
+    }
+
+
+def split(model: Model) -> float:
+    """Share of the parameters' bytes that lies on one device."""
+    leaves = flatten(model.variables["params"]).values()
+    return sum(x.addressable_shards[0].data.nbytes for x in leaves) / sum(x.nbytes for x in leaves)
+
+
+def main() -> None:
+    shared = write_checkpoint(Path(sys.argv[1]), SHARED)
+    found: dict[str, dict[str, Any]] = {}
+    cases = [("seen-tiny", through_the_api, MESHES), (shared, in_one_call, MESHES)]
+    cases += [(FOLDER / family, in_one_call, MIXED) for family in ("qwen3_omni", "granite_speech")]
+    cases += [(FOLDER / "qwen2_5_omni", four_and_scores, MIXED)]
+    for name, figures, meshes in cases:
+        alone = figures(load(name))
+        here = found.setdefault("shared_heads" if name == shared else Path(name).name, {})
+        for mesh in meshes:
+            model = load(name, mesh=make_mesh(*MESHES[mesh]))
+            there = figures(model)
+            here[mesh] = {
+                "same": there.pop("answers") == alone["answers"],
+                **{key: float(np.abs(x - alone[key]).max()) for key, x in there.items()},
+                "on_one_device": split(model),
+            }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
