@@ -13,20 +13,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from seen_jax.api import Answer, Score, calibrate, calibrate_stream, generate, score, seen_edit
+    from seen_jax.api import Answer, Run, Score, calibrate, calibrate_stream, generate, run, score
+    from seen_jax.edits import linear_map, measuring, projection, steering
     from seen_jax.models.generate import Decoding
-    from seen_jax.models.model import Model, load
+    from seen_jax.models.load import load
+    from seen_jax.models.model import Model
     from seen_jax.models.processor import Request
     from seen_jax.models.sites import SITES, Taps
     from seen_jax.subspace import Calibration, NoiseBasis, Selection
 
 _WHERE = {
-    "seen_jax.api": ("Answer", "Score", "calibrate", "calibrate_stream", "generate", "score", "seen_edit"),
+    "seen_jax.api": ("Answer", "Run", "Score", "calibrate", "calibrate_stream", "generate", "run", "score"),
+    "seen_jax.edits": ("linear_map", "measuring", "projection", "steering"),
     "seen_jax.models.generate": ("Decoding",),
-    "seen_jax.models.model": ("Model", "load"),
+    "seen_jax.models.load": ("load",),
+    "seen_jax.models.model": ("Model",),
     "seen_jax.models.processor": ("Request",),
     "seen_jax.models.sites": ("SITES", "Taps"),
     "seen_jax.subspace": ("Calibration", "NoiseBasis", "Selection"),
@@ -41,15 +45,20 @@ __all__ = [
     "Model",
     "NoiseBasis",
     "Request",
+    "Run",
     "Score",
     "Selection",
     "Taps",
     "calibrate",
     "calibrate_stream",
     "generate",
+    "linear_map",
     "load",
+    "measuring",
+    "projection",
+    "run",
     "score",
-    "seen_edit",
+    "steering",
 ]
 
 

@@ -1,358 +1,294 @@
-"""The small public surface: calibrate, score and generate on top of `load`. Below them is `lalm.apply`."""
+"""The public surface: calibrate, score, generate and run on top of `load`. Below them is `lalm.apply`.
+
+Wherever audio is asked for, a clip is a path (str or Path), a one-dimensional array at 16 kHz, a pair (samples, rate in
+Hz), a dictionary with "array" and "sampling_rate" as Hugging Face `datasets` give, or a `Request`. One clip gives one
+result, a list of clips gives a list.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import itertools
-import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from seen_jax.audio.mix import mix_at_snr
-from seen_jax.errors import AudioError, ConfigError
-from seen_jax.models.edits import Edit
-from seen_jax.models.encoder import Audio
+from seen_jax.audio.inputs import as_wave
+from seen_jax.audio.io import is_silent
+from seen_jax.calibrating import calibrate, calibrate_stream
+from seen_jax.edits import check_edits, joined, measuring, projection
+from seen_jax.errors import ConfigError
+from seen_jax.models.batching import Group, Prepared, group_requests, run_batches
+from seen_jax.models.edits import Edits, See
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate import generate as generate_batch
-from seen_jax.models.lalm import Batch, split_records
-from seen_jax.models.model import Group, Model, by_length, encode, forward, roomy_batches
-from seen_jax.models.processor import Request
-from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR, Taps, check_site
-from seen_jax.prefetch import overlapped
-from seen_jax.subspace import Calibration, NoiseBasis, Statistics, Streamed
+from seen_jax.models.lalm import Batch
+from seen_jax.models.model import Model, forward
+from seen_jax.models.pooling import measured, of_requests
+from seen_jax.models.processor import DEFAULT_PROMPT, Request
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, Taps
+from seen_jax.models.times import per_request, position_seconds, real_positions
+from seen_jax.options import GenerateOptions, Options, chosen_options, one_or_many
+from seen_jax.progress import Progress, silent
+from seen_jax.subspace import NoiseBasis
 
-Wave = Float[np.ndarray, " _"]  # clips of one list differ in length
-Progress = Callable[[int, int], None]  # (items done, items in all)
-
-DEFAULT_PROMPT = "transcribe the speech"
-NO_PAIRS = "calibration needs at least one clean clip and one noise clip."
-KEEPING = 19  # times as long as a save took, the next one waits
+__all__ = ["Answer", "Run", "Score", "calibrate", "calibrate_stream", "generate", "run", "score"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """SEE of one clip. see: mean over the kept layers, in [0, 1]. per_layer: [L] (0 where the rank is 0). energy: [L]
-    raw projected energy ||a Q||^2 per frame. kept: the layers that count."""
+    """SEE of one clip.
+
+    Attributes:
+        see: mean over the kept layers, in [0, 1].
+        per_layer: [L]; 0 where the rank is 0.
+        energy: [L], raw projected energy ||a Q||^2 per frame.
+        kept: the layers that count.
+        frames: [L, T] float32, SEE over time; None unless asked for.
+        times: [T] seconds, the middle of the audio that each position stands for.
+
+    >>> seen_jax.Score(see=0.25, per_layer=(0.0, 0.25), energy=(0.0, 3.5), kept=(1,))
+    Score(see=0.25, kept=(1,))
+    """
 
     see: float
-    per_layer: tuple[float, ...]
-    energy: tuple[float, ...]
+    per_layer: tuple[float, ...] = dataclasses.field(repr=False)
+    energy: tuple[float, ...] = dataclasses.field(repr=False)
     kept: tuple[int, ...]
+    frames: Float[np.ndarray, "layers positions"] | None = dataclasses.field(default=None, repr=False, compare=False)
+    times: Float[np.ndarray, " positions"] | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A generated text and, where a basis was given, the SEE of its input before and after SEEN (same pass)."""
+    """A generated answer.
+
+    Attributes:
+        text: without special tokens.
+        tokens: the generated ids before the stop token.
+        see, see_after: SEE of the input before and after SEEN, of the same pass; None without a basis.
+
+    >>> seen_jax.Answer("a dog", (5, 7))
+    Answer(text='a dog', see=None, see_after=None)
+    """
 
     text: str
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = dataclasses.field(repr=False)
     see: float | None = None
     see_after: float | None = None
 
 
-def seen_edit(model: Model, basis: NoiseBasis, strength: float = 1.0) -> dict[str, Edit]:
-    """SEEN (paper: A <- A - lambda (A Q) Q^T at every frame of every kept layer) as the edits of a forward pass.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """What one forward pass gave for one clip; host arrays, padding cut.
 
-    strength 0 measures SEE and changes nothing. Raises BasisError for a basis of another model.
+    Attributes:
+        logits: [S, V] float32, of the next token at every position of the prompt.
+        activations: {site: [L, T, D] float32}, after the edit of the site. T are the encoder positions of the clip
+            (all of its encoder rows in order), its audio tokens at "projector", the whole prompt at decoder sites.
+        see: {site: See} where edits are projections; before, after and energy are [L].
+
+    >>> seen_jax.Run(np.zeros((9, 50), np.float32), {"projector": np.zeros((1, 4, 8), np.float32)}, {})
+    Run(logits=[9, 50], activations={'projector': [1, 4, 8]}, see=[])
     """
-    if not np.isfinite(strength):
-        raise ConfigError(f"SEEN's strength must be a finite number, not {strength}.")
-    layers, width = model.config.site_shape(check_site(basis.site))
-    basis.check(basis.site, layers, width, model.fingerprint)
-    q = jnp.asarray(basis.q)
-    return {basis.site: Edit(u=q, scale=basis.strengths(strength))}
+
+    logits: Float[np.ndarray, "positions vocab"]
+    activations: dict[str, Float[np.ndarray, "..."]]
+    see: dict[str, See]
+
+    def __repr__(self) -> str:
+        shapes = {site: list(a.shape) for site, a in self.activations.items()}
+        return f"Run(logits={list(self.logits.shape)}, activations={shapes}, see={list(self.see)})"
 
 
-def calibrate(
-    model: Model,
-    clean: Sequence[Wave],
-    noise: Sequence[Wave],
-    site: str = ENCODER_MLP_ACT,
-    snr_db: float = 0.0,
-    prompt: str = DEFAULT_PROMPT,
-    batch_size: int = 8,
-    card: dict[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Calibration:
-    """Pool activations of clean, noise-only and noisy clips at `site` (paper: offline calibration, step 1).
-
-    clean, noise: 16 kHz mono float32, aligned pair by pair (the shorter list sets the number). Each noise clip is
-    looped or cut to its partner's length and scaled to `snr_db` against it; the mixture of both gives the noisy
-    statistics of the "difference" reading. prompt: used at decoder sites only. card: what to remember of the data's
-    origin (for example {"noise": "crowd"}).
-    """
-    pairs = list(zip(clean, noise, strict=False))
-    if not pairs:
-        raise AudioError(NO_PAIRS)
-    check_site(site)
-    groups = _mixed(pairs, snr_db)
-    total = 3 * len(pairs)
-    pooled: dict[str, np.ndarray] = {}
-    for g, (name, waves) in enumerate(groups.items()):
-        pooled[name] = pool(model, waves, site, prompt, batch_size, _shifted(progress, g * len(pairs), total))
-    return Calibration(site, Statistics(**pooled), {**_origin(model, snr_db, _hashes(groups)), **(card or {})})
-
-
-def calibrate_stream(
-    model: Model,
-    pairs: Iterable[tuple[Wave, Wave]],
-    site: str = ENCODER_MLP_ACT,
-    snr_db: float = 0.0,
-    prompt: str = DEFAULT_PROMPT,
-    batch_size: int = 8,
-    card: dict[str, Any] | None = None,
-    progress: Callable[[int], None] | None = None,
-    start: Calibration | None = None,
-    keep: Callable[[Calibration], object] | None = None,
-    seconds: float = 60.0,
-) -> Calibration:
-    """`calibrate` on pairs that do not fit in memory: one batch of audio and activations is held at a time.
-
-    The same directions, curves and bases, from second moments (`subspace.Moments`); what needs the activations of
-    single clips raises BasisError. Parts made on several machines are joined by `Calibration.merge`.
-
-    pairs: (clean, noise), read once. progress: called with the number of pairs done. start: a streamed calibration of
-    pairs that came before these, which counts with them. keep: called with the calibration so far, every `seconds` or
-    more, so that no more than a twentieth of the time goes into it; what it saves is the `start` after an interruption.
-    """
-    check_site(site)
-    if batch_size < 1:
-        raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
-    origin = {**_origin(model, snr_db, {}), **(card or {})}
-    state: Streamed | None = None
-    data: dict[str, list[str]] = {"clean": [], "noise": []}
-    if start is not None:
-        start.check_like(site, origin)
-        state = start.source if isinstance(start.source, Streamed) else Streamed.of(start.source)
-        data = {name: list(start.card["data"][name]) for name in data}
-    rest, due = iter(pairs), time.monotonic() + seconds
-
-    def take() -> tuple[Streamed, dict[str, list[str]]] | None:  # what it read is free when it returns
-        if not (batch := list(itertools.islice(rest, batch_size))):
-            return None
-        groups = _mixed(batch, snr_db, first=len(data["clean"]))
-        pooled = {name: pool(model, waves, site, prompt, batch_size) for name, waves in groups.items()}
-        return Streamed.of(Statistics(**pooled)), _hashes(groups)
-
-    def so_far() -> Calibration:
-        if state is None:
-            raise AudioError(NO_PAIRS)
-        return Calibration(site, state, {**origin, "data": {name: list(hashes) for name, hashes in data.items()}})
-
-    while taken := take():
-        own, hashes = taken
-        state = own if state is None else state.merge(own)
-        for name in data:
-            data[name] += hashes[name]
-        if progress:
-            progress(len(data["clean"]))
-        if keep and (begun := time.monotonic()) >= due:
-            keep(so_far())
-            due = time.monotonic() + max(seconds, KEEPING * (time.monotonic() - begun))
-    return so_far()
-
-
-def _mixed(pairs: Sequence[tuple[Wave, Wave]], snr_db: float, first: int = 0) -> dict[str, list[Wave]]:
-    """The clips of a calibration: clean, noise at its level, and both together; `first` numbers the pairs in errors."""
-    groups: dict[str, list[Wave]] = {"clean": [], "noise": [], "noisy": []}
-    for i, (c, n) in enumerate(pairs, first):
-        try:
-            mixed = mix_at_snr(c, n, snr_db).audio
-        except AudioError as e:
-            raise AudioError(f"calibration pair {i}: {e}") from None
-        clean = np.asarray(c, np.float32)
-        for name, wave in (("clean", clean), ("noise", (mixed - clean).astype(np.float32)), ("noisy", mixed)):
-            groups[name].append(wave)
-    return groups
-
-
-def _hashes(groups: dict[str, list[Wave]]) -> dict[str, list[str]]:
-    return {name: [hashlib.sha256(w.tobytes()).hexdigest()[:16] for w in groups[name]] for name in ("clean", "noise")}
-
-
-def _origin(model: Model, snr_db: float, data: dict[str, list[str]]) -> dict[str, Any]:
-    return {"model": model.name, "fingerprint": model.fingerprint, "snr_db": float(snr_db), "data": data}
-
-
-def _shifted(progress: Progress | None, done_before: int, total: int) -> Progress | None:
-    return (lambda done, _: progress(done_before + done, total)) if progress else None
-
-
-def pool(
-    model: Model,
-    waves: Sequence[Wave],
-    site: str,
-    prompt: str = DEFAULT_PROMPT,
-    batch_size: int = 8,
-    progress: Progress | None = None,
-) -> Float[np.ndarray, "layers clips width"]:
-    """Mean activations over valid frames of each clip at `site`, float32. Padding frames never count."""
-    return pool_sites(model, waves, (site,), prompt, batch_size, progress)[site]
-
-
-def pool_sites(
-    model: Model,
-    waves: Sequence[Wave],
-    sites: Sequence[str],
-    prompt: str = DEFAULT_PROMPT,
-    batch_size: int = 8,
-    progress: Progress | None = None,
-) -> dict[str, Float[np.ndarray, "layers clips width"]]:
-    """`pool` at several sites, in one pass."""
-    lalm = model.tapped(Taps(tuple(sites)))
-    order = by_length(waves)
-    groups = roomy_batches(model, [Request([waves[i]], prompt) for i in order], batch_size, not lalm.taps.encoder_only)
-
-    def pooled(prepared: tuple[Audio | Batch, list[list[int]]]) -> dict[str, np.ndarray]:
-        rows, owners = prepared
-        if isinstance(rows, Batch):
-            taps = forward(lalm, model.variables, rows, {}).taps
-        else:
-            taps = split_records(encode(lalm, model.variables, rows, {}).records)[0]
-        found = {site: np.asarray(taps[site], np.float32) for site in sites}
-        encoder = [site for site in sites if site in ENCODER_SITES]
-        return found | {site: per_clip(model, site, found[site], rows.frames, owners) for site in encoder}
-
-    out: dict[str, np.ndarray] = {}
-    prepare = partial(_prepared, model, lalm.taps.encoder_only)
-    for group, found in zip(groups, overlapped(groups, prepare, pooled, model.concurrent), strict=True):
-        for site, values in found.items():
-            here = out.setdefault(site, np.zeros((values.shape[0], len(waves), values.shape[-1]), np.float32))
-            for row, i in enumerate(group.indices):
-                here[:, order[i]] = values[:, row]
-        if progress:
-            progress(group.indices[-1] + 1, len(waves))
-    return out
-
-
-def _prepared(model: Model, audio_only: bool, group: Group) -> tuple[Audio | Batch, list[list[int]]]:
-    """(what the encoder or the whole model is given, the encoder rows of each clip)."""
-    if audio_only:
-        return model.processor.audio([clip for request in group.requests for clip in request.audio], group.room)
-    batch, rows = model.processor.prepared(group.requests, room=group.room)
-    return batch, [clip for own in rows for clip in own]
-
-
-def per_clip(model: Model, site: str, values: np.ndarray, frames: Any, owners: Sequence[Sequence[int]]) -> np.ndarray:
-    """Means of encoder rows -> means of clips. values: [L, rows, ...] or [rows]; owners: the rows of each clip.
-
-    Rows count by their real positions, so that the cuts of a family do not show.
-    """
-    encoder = model.config.encoder
-    count = encoder.token_count if site == PROJECTOR else encoder.position_count
-    axis = min(values.ndim - 1, 1)
-    out = []
-    for own in owners:
-        weight = np.asarray(count(np.asarray(frames)[list(own)]), np.float64)
-        share = weight / weight.sum() if weight.sum() else np.full(len(own), 1 / len(own))
-        part = np.take(values, list(own), axis)
-        out.append(part.take(0, axis) if len(own) == 1 else np.tensordot(share, part, (0, axis)).astype(values.dtype))
-    return np.stack(out, axis)
-
-
+@one_or_many
 def score(
     model: Model,
-    audio: Sequence[Wave],
+    audio: Sequence[Any],
     basis: NoiseBasis,
-    prompt: str = DEFAULT_PROMPT,
-    batch_size: int = 8,
-    progress: Progress | None = None,
+    prompt: str | Sequence[str] = DEFAULT_PROMPT,
+    frames: bool = False,
+    **options: Unpack[Options],
 ) -> list[Score]:
-    """SEE of each clip (paper: online measurement). prompt: used at decoder sites only."""
-    edits = seen_edit(model, basis, 0.0)
-    order = by_length(audio)
-    encoder_only = basis.site in ENCODER_SITES
-    groups = roomy_batches(model, [Request([audio[i]], prompt) for i in order], batch_size, not encoder_only)
+    """SEE of each clip (paper: online measurement).
 
-    def measured(prepared: tuple[Audio | Batch, list[list[int]]]) -> list[Score]:
-        rows, owners = prepared
-        if isinstance(rows, Batch):
-            see = forward(model.lalm, model.variables, rows, edits).see[basis.site]
-        else:
-            see = split_records(encode(model.lalm, model.variables, rows, edits).records)[1][basis.site]
-        before, energy = jax.device_get((see.before, see.energy))
-        if encoder_only:
-            before, energy = (per_clip(model, basis.site, x, rows.frames, owners) for x in (before, energy))
+    Args:
+        model: of `load`.
+        audio: one clip or a list of clips.
+        basis: a noise basis of this model.
+        prompt: one for all clips or one per clip; it matters at decoder sites only.
+        frames: also return SEE over time, `Score.frames` and `Score.times`.
+        batch_size: clips per pass.
+        progress: called as progress(what is done, clips done, clips in all).
+
+    Returns:
+        A `Score`, or a list of them for a list of clips. Digital silence gives a warning.
+
+    Raises:
+        AudioError: audio that cannot be used. BasisError: a basis of another model.
+        ConfigError: prompts that are not as many as the clips, a batch size below 1.
+
+    >>> result = seen_jax.score(model, clips[0], basis, frames=True)
+    >>> 0 < result.see < 1, result.frames.shape == (4, len(result.times))
+    (True, True)
+    """
+    chosen = chosen_options(options, Options, "score")
+    requests = _requests(audio, prompt)
+    groups = group_requests(model, requests, chosen.batch_size, text=basis.site not in ENCODER_SITES)
+    return score_groups(model, requests, groups, basis, frames, chosen.progress)
+
+
+def score_groups(
+    model: Model,
+    requests: Sequence[Request],
+    groups: Sequence[Group],
+    basis: NoiseBasis,
+    frames: bool = False,
+    progress: Progress = silent,
+) -> list[Score]:
+    """`score` of requests that are grouped to batches."""
+    edits, site = measuring(model, basis), basis.site
+    lalm = model.tapped(Taps(see_frames=True)) if frames else model.lalm
+
+    def run(prepared: Prepared) -> list[Score]:
+        see = jax.device_get(measured(model, lalm, prepared, edits)[1][site])
+        before, energy = (of_requests(model, site, x, prepared) for x in (see.before, see.energy))
         mean = np.asarray(basis.mean_see(before))
-        return [
-            Score(float(mean[i]), tuple(before[:, i].tolist()), tuple(energy[:, i].tolist()), basis.layers)
-            for i in range(len(mean))
-        ]
+        over_time: Any = [()] * len(mean)
+        if frames:
+            real = real_positions(model, site, prepared)
+            times = per_request(site, position_seconds(model, site, prepared)[None], real, prepared)
+            over_time = zip(per_request(site, see.frames, real, prepared), (x[0] for x in times), strict=True)
+        values = zip(mean.tolist(), before.T.tolist(), energy.T.tolist(), over_time, strict=True)
+        return [Score(m, tuple(b), tuple(e), basis.layers, *more) for m, b, e, more in values]
 
-    scores: dict[int, Score] = {}
-    prepare = partial(_prepared, model, encoder_only)
-    for group, found in zip(groups, overlapped(groups, prepare, measured, model.concurrent), strict=True):
-        scores |= {order[i]: found[row] for row, i in enumerate(group.indices)}
-        if progress:
-            progress(len(scores), len(audio))
-    return [scores[i] for i in range(len(audio))]
+    return run_batches(model, requests, run, groups, progress=progress, stage="scoring")
 
 
+@one_or_many
 def generate(
     model: Model,
-    audio: Sequence[Wave] | Sequence[Request],
+    audio: Sequence[Any],
     prompt: str | Sequence[str] = DEFAULT_PROMPT,
     basis: NoiseBasis | None = None,
     strength: float = 1.0,
     decoding: Decoding | None = None,
-    seed: int = 0,
-    batch_size: int = 8,
-    progress: Progress | None = None,
+    **options: Unpack[GenerateOptions],
 ) -> list[Answer]:
-    """Answer a prompt (or one prompt per clip) about each clip, greedily unless `decoding` samples.
+    """Answer a prompt about each clip, with or without edits inside the model.
 
-    basis: apply SEEN with `strength` (lambda) and report SEE before and after; strength 0 only measures.
+    Args:
+        model, audio, prompt, batch_size, progress: as for `score`.
+        basis: apply SEEN along this basis, and report SEE before and after.
+        strength: lambda of SEEN; 0 only measures.
+        decoding: how to generate; greedily, 32 tokens at most, by default.
+        edits: further edits {site: Edit}, such as `steering`, at other sites than the basis.
+        seed: of the draws, when sampling. An answer does not depend on its batch.
+
+    Returns:
+        An `Answer`, or a list of them for a list of clips.
+
+    Raises:
+        AudioError, BasisError, ConfigError: as `score`. ConfigError: edits that do not fit the model.
+
+    >>> answers = seen_jax.generate(model, clips, "transcribe the speech", basis=basis, batch_size=4)
+    >>> len(answers), 0 < answers[0].see < 1
+    (3, True)
     """
+    chosen = chosen_options(options, GenerateOptions, "generate")
     requests = _requests(audio, prompt)
-    edits = seen_edit(model, basis, strength) if basis is not None else {}
-    order = sorted(range(len(requests)), key=lambda i: sum(len(w) for w in requests[i].audio))
-    groups = roomy_batches(model, [requests[i] for i in order], batch_size)
+    check_edits(model, chosen.edits or {})
+    edits = joined(chosen.edits or {}, {} if basis is None else projection(model, basis, strength))
 
-    def prepare(group: Group) -> tuple[Batch, list[list[list[int]]], Array]:
-        own = [order[i] for i in group.rows]
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(own))
-        return *model.processor.prepared(group.requests, room=group.room), keys
-
-    def answer(prepared: tuple[Batch, list[list[list[int]]], Array]) -> list[Answer]:
-        batch, rows, keys = prepared
-        out = jax.device_get(generate_batch(model.lalm, model.variables, batch, edits, decoding, keys))
-        texts = model.processor.decode(out.tokens, out.lengths)
+    def run(prepared: Prepared) -> list[Answer]:
+        assert isinstance(prepared.inputs, Batch)
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        keys = fold(jax.random.key(chosen.seed), jnp.asarray(prepared.rows))
+        out = jax.device_get(generate_batch(model.lalm, model.variables, prepared.inputs, edits, decoding, keys))
         ids = [tuple(row[:n].tolist()) for row, n in zip(out.tokens, out.lengths, strict=True)]
-        if basis is None:
-            return [Answer(*parts) for parts in zip(texts, ids, strict=True)]
-        see = out.see[basis.site]
-        before, after = (per_request(model, basis, x, batch.frames, rows) for x in (see.before, see.after))
-        return [Answer(*parts) for parts in zip(texts, ids, before, after, strict=True)]
+        columns: list[Any] = [model.processor.decode(out.tokens, out.lengths), ids]
+        if basis is not None:
+            see = out.see[basis.site]
+            means = (np.asarray(basis.mean_see(x)) for x in (see.before, see.after))
+            columns += [of_requests(model, basis.site, mean, prepared).tolist() for mean in means]
+        return [Answer(*row) for row in zip(*columns, strict=True)]
 
-    answers: dict[int, Answer] = {}
-    for group, found in zip(groups, overlapped(groups, prepare, answer, model.concurrent), strict=True):
-        answers |= {order[i]: found[row] for row, i in enumerate(group.indices)}
-        if progress:
-            progress(len(answers), len(requests))
-    return [answers[i] for i in range(len(requests))]
+    groups = group_requests(model, requests, chosen.batch_size)
+    return run_batches(model, requests, run, groups, progress=chosen.progress, stage="answering")
 
 
-def per_request(
-    model: Model, basis: NoiseBasis, see: Any, frames: Any, rows: Sequence[Sequence[Sequence[int]]]
-) -> list[float]:
-    """SEE [L, rows or requests] -> SEE per request; one with several clips gets the mean over its clips."""
-    mean = np.asarray(basis.mean_see(see))
-    if basis.site not in ENCODER_SITES:
-        return mean.tolist()
-    clips = per_clip(model, basis.site, mean, frames, [clip for request in rows for clip in request])
-    ends = np.cumsum([len(request) for request in rows])[:-1]
-    return [float(part.mean()) for part in np.split(clips, ends)]
+@one_or_many
+def run(
+    model: Model,
+    audio: Sequence[Any],
+    prompt: str | Sequence[str] = DEFAULT_PROMPT,
+    sites: str | Sequence[str] = (ENCODER_MLP_ACT,),
+    edits: Edits | None = None,
+    **options: Unpack[Options],
+) -> list[Run]:
+    """One forward pass per clip, with its activations: what `run_with_cache` is in TransformerLens.
+
+    Args:
+        model, audio, prompt, batch_size, progress: as for `score`.
+        sites: whose activations to return, of `SITES`. All of them at 7B are more than a gigabyte per clip.
+        edits: {site: Edit}, such as `projection`, `steering` or `linear_map`.
+
+    Returns:
+        A `Run`, or a list of them for a list of clips.
+
+    Raises:
+        AudioError: as `score`. ConfigError: an unknown site, edits that do not fit the model.
+
+    >>> seen_jax.run(model, clips[0], sites=["encoder.resid"], edits=seen_jax.projection(model, basis))
+    Run(logits=[..., 913], activations={'encoder.resid': [4, ..., 192]}, see=['encoder.mlp_act'])
+    """
+    chosen = chosen_options(options, Options, "run")
+    requests = _requests(audio, prompt)
+    check_edits(model, edits or {})
+    taps = Taps((sites,) if isinstance(sites, str) else tuple(sites), "full")
+    lalm = model.tapped(taps)
+
+    def one_batch(prepared: Prepared) -> list[Run]:
+        assert isinstance(prepared.inputs, Batch)
+        out = forward(lalm, model.variables, prepared.inputs, dict(edits or {}))
+        logits, tapped, see = jax.device_get((out.logits, out.taps, out.see))
+        activations = {}
+        for site in taps.sites:
+            real = real_positions(model, site, prepared, audio_only=False)
+            activations[site] = per_request(site, tapped[site].astype(np.float32), real, prepared)
+        by_request = {
+            site: jax.tree.map(lambda x, site=site: of_requests(model, site, x, prepared), s) for site, s in see.items()
+        }
+        return [
+            Run(
+                logits[row, :length],
+                {site: parts[row] for site, parts in activations.items()},
+                jax.tree.map(lambda x, row=row: x[..., row], by_request),
+            )
+            for row, length in enumerate(np.asarray(prepared.inputs.lengths).tolist())
+        ]
+
+    groups = group_requests(model, requests, chosen.batch_size)
+    return run_batches(model, requests, one_batch, groups, progress=chosen.progress, stage="running")
 
 
-def _requests(audio: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:
-    prompts = [prompt] * len(audio) if isinstance(prompt, str) else list(prompt)
-    if len(prompts) != len(audio):
-        raise ConfigError(f"{len(prompts)} prompts for {len(audio)} clips: give one prompt, or one per clip.")
-    return [a if isinstance(a, Request) else Request([a], p) for a, p in zip(audio, prompts, strict=True)]
+def _requests(clips: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:
+    """A request with checked waves for each clip."""
+    prompts = [prompt] * len(clips) if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != len(clips):
+        raise ConfigError(f"{len(prompts)} prompts for {len(clips)} clips: give one prompt, or one per clip.")
+    requests = []
+    for i, (clip, text) in enumerate(zip(clips, prompts, strict=True)):
+        request = clip if isinstance(clip, Request) else Request([clip], text)
+        waves = [
+            as_wave(part, f"clip {i}" if len(request.audio) == 1 else f"clip {i}.{k}")
+            for k, part in enumerate(request.audio)
+        ]
+        if any(is_silent(wave) for wave in waves):
+            warnings.warn(f"clip {i} is digital silence: its SEE and its answer mean little.", stacklevel=4)
+        requests.append(request.with_audio(waves))
+    return requests

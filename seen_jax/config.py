@@ -1,7 +1,6 @@
 """Typed configuration: a YAML file and command-line overrides become one frozen dataclass, checked before any work.
 
-jsonargparse checks and converts every value; the names are checked here, so that a misspelt key gets the nearest right
-one in its message.
+jsonargparse converts and checks single values. Names are checked here: a misspelt key gets the nearest right one.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,159 +21,169 @@ import yaml
 from seen_jax.errors import ConfigError, SeenError
 
 C = TypeVar("C")
+WORDS = {
+    **{
+        "int": "int (a whole number)",
+        "float": "float (a number)",
+        "str": "str (a text)",
+        "bool": "bool (true or false)",
+    },
+    **{"PositiveInt": "a whole number above 0", "NonNegativeInt": "a whole number, 0 or more"},
+}
 
 
 def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequence[str] = ()) -> C:
-    """Read a YAML file as the frozen dataclass `cls` (nested ones are sections); what it omits keeps its default.
+    """Read a YAML file as the frozen dataclass `cls`; nested dataclasses are sections, and absent keys keep defaults.
 
-    overrides: command-line tokens that win over the file, `--joint.steps 100` or `--joint.steps=100`. A sequence may be
-    written `1,2,3`, and a bool without a value is true. Without a path only the defaults and overrides count.
+    Args:
+        path: the file; None for defaults and overrides alone.
+        overrides: command-line tokens that win over the file, `--joint.steps 100` or `--joint.steps=100`. A sequence
+            may be written `1,2,3`, and a bool without a value is true.
 
-    Raises ConfigError, naming file (or option), key and value: a missing or unreadable file, bad YAML (with its line),
-    an unknown or missing key (with the nearest right one), a wrong type, or values that `cls` itself refuses.
+    Raises:
+        ConfigError: a file that is missing, unreadable or not YAML (with the line), and all that `build` refuses.
     """
-    keys = {key: hint for key, hint, _ in _leaves(cls)}
-    values = {key: default for key, _, default in _leaves(cls)}
     where = "the command line" if path is None else str(Path(path).expanduser())
-    raw = {} if path is None else _read(Path(where))
-    for key, value in _flatten(raw, keys, where):
-        values[key] = _typed(keys[key], value, f"{where}: {key}")
-    for key, text in _parse_overrides(overrides, keys):
-        values[key] = _typed(keys[key], text, f"--{key}")
-    for key, value in values.items():
+    values = {} if path is None else _read(Path(where))
+    _override(values, overrides)
+    tokens = " ".join(overrides).replace(": ", ":")  # a colon and a blank would end the name of the file
+    return build(cls, values, f"{where} with {tokens}" if overrides else where)
+
+
+def build(cls: type[C], values: Any, where: str, default: Any = None) -> C:
+    """Make a frozen dataclass from a mapping; mappings inside become the dataclasses that their fields declare.
+
+    Args:
+        values: the mapping, {field: value}.
+        where: where the values come from, for errors: "FILE", or "FILE: SECTION".
+        default: the instance whose values absent keys keep, in place of the defaults of `cls`.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest right one), a missing key, a value of the wrong type, numbers that
+            are not finite, and values that `cls` itself refuses.
+    """
+    prefix = where + ("." if ": " in where else ": ")
+    source, _, section = prefix.rpartition(": ")
+    hints, chosen = typing.get_type_hints(cls), _defaults(cls, default)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}, expected {_expected(cls)}.")
+    for name, value in values.items():
+        if name not in chosen:
+            near = difflib.get_close_matches(str(name), [*chosen, *dotted_defaults(cls)], n=1, cutoff=0.0)
+            raise ConfigError(f"{source}: unknown key '{section}{name}'. Did you mean '{section}{''.join(near)}'?")
+        chosen[name] = convert(hints[name], value, prefix + name, chosen[name])
+    for name, value in chosen.items():
         if value is MISSING:
-            raise ConfigError(f"{where}: the key '{key}' is missing, expected {_expected(keys[key])}.")
+            raise ConfigError(f"{source}: the key '{section}{name}' is missing, expected {_expected(hints[name])}.")
     try:
-        return _build(cls, values, "")
+        return cls(**chosen)
     except (SeenError, ValueError, TypeError) as e:
-        raise ConfigError(f"{where}{' with ' * bool(overrides)}{' '.join(overrides)}: {e}") from e
+        raise ConfigError(f"{where}: {e}") from e
 
 
-def dotted_defaults(cls: type) -> dict[str, Any]:
+def dotted_defaults(cls: Any, instance: Any = None, prefix: str = "") -> dict[str, Any]:
     """{dotted key: default} of every field of a configuration, in order: what a help text lists."""
-    return {key: None if default is MISSING else default for key, _, default in _leaves(cls)}
-
-
-def _leaves(cls: type, instance: Any = MISSING, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, type, default or MISSING) of every field that is not a section."""
+    keys: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        default = default if instance is MISSING else getattr(instance, field.name)
-        if dataclasses.is_dataclass(hint := hints[field.name]):
-            yield from _leaves(typing.cast(type, hint), default, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, hint, default
+    for name, value in _defaults(cls, instance).items():
+        key, value = f"{prefix}{name}", None if value is MISSING else value
+        keys |= (
+            dotted_defaults(hints[name], value, f"{key}.") if dataclasses.is_dataclass(hints[name]) else {key: value}
+        )
+    return keys
 
 
-def _build(cls: type[C], values: Mapping[str, Any], prefix: str) -> C:
-    chosen: dict[str, Any] = {}
-    for name, hint in ((f.name, typing.get_type_hints(cls)[f.name]) for f in dataclasses.fields(typing.cast(Any, cls))):
-        section = dataclasses.is_dataclass(hint)
-        chosen[name] = _build(typing.cast(type, hint), values, f"{prefix}{name}.") if section else values[prefix + name]
-    return cls(**chosen)
+def convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
+    """`value` as the type `hint`; a text may be YAML, and `1,2` is enough for a list. Other arguments as `build`."""
+    members, given = _members(hint), value
+    section: Any = next(filter(dataclasses.is_dataclass, members), None)
+    element = next((typing.get_args(member)[0] for member in members if _is_sequence(member)), None)
+    if section is not None and isinstance(value, section):
+        return value
+    if (
+        isinstance(value, str)
+        and (section or element)
+        and value not in [c for m in members for c in typing.get_args(m)]
+    ):
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.load(value, _Loader)
+            value = yaml.load(f"[{given}]", _Loader) if element and not isinstance(value, list | None) else value
+    if section is not None and (isinstance(value, Mapping) or hint is section):
+        return build(section, value, where, default)
+    if isinstance(value, list | tuple) and any(map(dataclasses.is_dataclass, _members(element))):
+        return tuple(convert(element, item, f"{where}[{i}]") for i, item in enumerate(value))
+    return _convert_by_jsonargparse(hint, value, f"{where} is {given!r}, expected")
+
+
+def _convert_by_jsonargparse(hint: Any, value: Any, problem: str) -> Any:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        result = parser.instantiate(parser.parse_object({"value": value})).value
+        if result is None and type(None) not in typing.get_args(hint):
+            raise TypeError("jsonargparse takes None for a value of any type")
+    except (ArgumentError, TypeError, ValueError):
+        raise ConfigError(f"{problem} {_expected(hint)}.") from None
+    if any(isinstance(x, float) and not math.isfinite(x) for x in (result if isinstance(result, tuple) else [result])):
+        raise ConfigError(f"{problem} finite numbers.")
+    return result
+
+
+def _defaults(cls: Any, instance: Any = None) -> dict[str, Any]:
+    """{field: its value in `instance`, else its default, else MISSING}."""
+    fields = dataclasses.fields(cls)
+    if isinstance(instance, cls):
+        return {field.name: getattr(instance, field.name) for field in fields}
+    return {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields}
+
+
+def _override(values: dict[Any, Any], tokens: Sequence[str]) -> None:
+    """Put the values of command-line tokens into nested dictionaries."""
+    rest = list(tokens)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--"):
+            raise ConfigError(f"unexpected argument '{name}': overrides look like --key VALUE.")
+        if not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        *sections, last = name[2:].replace("-", "_").split(".")
+        target = values
+        for section in sections:
+            inner = target.setdefault(section, {})
+            target = inner if isinstance(inner, dict) else {}  # `build` refuses what is no section
+        target[last] = value
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses a key that occurs twice, where PyYAML would silently take the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"the key '{key.value}' occurs twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value)
+        for i, (key, _) in enumerate(node.value):
+            if key.value in [earlier.value for earlier, _ in node.value[:i]]:
+                problem = f"the key '{key.value}' occurs twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> Mapping[Any, Any]:
+def _read(path: Path) -> dict[Any, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file {path}.") from None
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"the configuration {path} cannot be read ({e}).") from None
-    except yaml.MarkedYAMLError as e:
-        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {e.problem}.") from None
+        raise ConfigError(f"the configuration {path} cannot be read: {getattr(e, 'strerror', None) or e}.") from None
     except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(e).split())}.") from None
-    if raw is not None and not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}: expected keys and values (key: value), not a {type(raw).__name__}.")
-    return raw or {}
-
-
-def _flatten(
-    raw: Mapping[Any, Any], keys: Mapping[str, Any], where: str, prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    for name, value in raw.items():
-        key = f"{prefix}{name}"
-        inner = [k.removeprefix(f"{key}.") for k in keys if k.startswith(f"{key}.")]
-        if key in keys:
-            yield key, value
-        elif not inner:
-            raise ConfigError(f"{where}: unknown key '{key}'.{_nearest(key, keys)}")
-        elif isinstance(value, Mapping):
-            yield from _flatten(value, keys, where, f"{key}.")
-        else:
-            raise ConfigError(f"{where}: {key} is {value!r}, expected a section with the keys {', '.join(inner)}.")
-
-
-def _nearest(key: str, keys: Mapping[str, Any], mark: str = "") -> str:
-    sections = {k.rpartition(".")[0] for k in keys if "." in k and not mark}
-    near = difflib.get_close_matches(key, [*keys, *sorted(sections)], n=1, cutoff=0.0)
-    return f" Did you mean '{mark}{near[0]}'?"
-
-
-def _parse_overrides(tokens: Sequence[str], keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    rest = list(tokens)
-    while rest:
-        token = rest.pop(0)
-        name, equals, text = token.removeprefix("--").partition("=")
-        key = name.replace("-", "_")
-        if not token.startswith("--"):
-            raise ConfigError(f"unexpected argument '{token}': overrides look like --{next(iter(keys))} VALUE.")
-        if key not in keys:
-            raise ConfigError(f"unknown option --{name}.{_nearest(key, keys, '--')}")
-        if not equals and rest and not rest[0].startswith("--"):
-            text = rest.pop(0)
-        elif not equals and keys[key] is bool:
-            text = "true"
-        elif not equals:
-            raise ConfigError(f"--{name} needs a value, {_expected(keys[key])}.")
-        yield key, text
+        mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None) or " ".join(str(e).split())
+        raise ConfigError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}.") from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path}: expected keys and values (key: value), not a {type(values).__name__}.")
+    return values or {}
 
 
 def _members(hint: Any) -> list[Any]:
     """The types of a union, without None; a type that is no union by itself."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return [h for h in typing.get_args(hint) if h is not type(None)] if union else [hint]
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """`value` as type `hint`, converted by jsonargparse; `where` names the key. `1,2` will do for `[1,2]`."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    convert = lambda given: parser.instantiate(parser.parse_object({"value": given})).value  # noqa: E731
-    try:
-        result = convert(value)
-    except (ArgumentError, TypeError, ValueError) as e:
-        if isinstance(value, str) and not value.startswith("[") and any(map(_is_sequence, _members(hint))):
-            with contextlib.suppress(ConfigError):
-                return _typed(hint, f"[{value}]", where)
-        inside = [x for h in _members(hint) for x in (h, *typing.get_args(h)) if dataclasses.is_dataclass(x)]
-        reason = " ".join(str(e).split()).partition("Option ")[2] if inside else ""
-        raise ConfigError(f"{where} is {value!r}, expected {_expected(hint)}. {reason}".rstrip()) from None
-    if result is None and type(None) not in typing.get_args(hint):
-        raise ConfigError(f"{where} is empty, expected {_expected(hint)}.")
-    numbers = result if isinstance(result, (tuple, list)) else [result]
-    if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
-        raise ConfigError(f"{where} is {value!r}, expected finite numbers.")
-    return result
 
 
 def _is_sequence(hint: Any) -> bool:
@@ -189,5 +198,7 @@ def _expected(hint: Any) -> str:
         return " or ".join([_expected(h) for h in members] + ["null"] * (type(None) in typing.get_args(hint)))
     if _is_sequence(hint):
         return f"a list of {', '.join(_expected(h) for h in typing.get_args(hint) if h is not Ellipsis)}"
-    names = {int: "int (a whole number)", float: "float (a number)", str: "str (a text)", bool: "bool (true or false)"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
+    if dataclasses.is_dataclass(hint):
+        return f"a section with the keys {', '.join(_defaults(hint))}"
+    name = getattr(hint, "__name__", str(hint))
+    return WORDS.get(name, name)

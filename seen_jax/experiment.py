@@ -2,156 +2,245 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from seen_jax.errors import ConfigError
-from seen_jax.evaluate import tables
-from seen_jax.evaluate.config import NONE, ExperimentConfig
-from seen_jax.evaluate.hosts import ALONE, Hosts, Report
-from seen_jax.evaluate.ledger import MANIFEST, Ledger
-from seen_jax.evaluate.runner import Experiment, gather, prepare, run
-from seen_jax.evaluate.tables import Table
+import numpy as np
+import pandas as pd
+
+from seen_jax.api import score_groups
+from seen_jax.audio.mix import mix_at_snr
+from seen_jax.evaluate.answer import CleanAnswers, answer_unit
+from seen_jax.evaluate.config import ExperimentConfig
+from seen_jax.evaluate.findings import diagnoses
+from seen_jax.evaluate.hosts import ALONE, Hosts
+from seen_jax.evaluate.ledger import ANSWERS, Ledger, remove_experiment
+from seen_jax.evaluate.prepare import Experiment, prepare, request_of
+from seen_jax.evaluate.tables import UP_TO, make_tables, to_csv
+from seen_jax.evaluate.trials import NONE, Trial
+from seen_jax.evaluate.units import Unit, count_answers, make_units
+from seen_jax.files import to_json, write_file
+from seen_jax.models.batching import Group, filled, replaced
+from seen_jax.models.buckets import Bucket
+from seen_jax.models.sites import ENCODER_SITES
+from seen_jax.progress import Progress, silent
+from seen_jax.registry import STUDIES
+from seen_jax.report.blocks import Section
+from seen_jax.report.format import Target
+from seen_jax.report.players import ExampleClip, telling_snr
 from seen_jax.report.write import write_report
-from seen_jax.studies.studies import run_studies
+from seen_jax.studies.run import run_studies
+from seen_jax.subspace import NoiseBasis
 
 SUMMARY = "summary.json"
+EXAMPLES = 2  # of each task, that the report plays
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """What an experiment gave. tables, studies: by name."""
+
+    experiment: Experiment
+    trials: Sequence[Trial]
+    tables: Mapping[str, pd.DataFrame]
+    studies: Mapping[str, pd.DataFrame]
 
 
 def evaluate(
-    config: ExperimentConfig,
-    report: Report = lambda stage, done, total: None,
-    hosts: Hosts = ALONE,
+    config: ExperimentConfig, progress: Progress = silent, hosts: Hosts = ALONE, overwrite: bool = False
 ) -> dict[str, Any]:
     """Run what is not done yet of an experiment, and write its tables and report anew.
 
-    report: called with (stage, done, in all). hosts: this process among those that share the work, as
-    `seen_jax.evaluate.hosts.join` found it; all need the same config and folder. Returns what summary.json holds and,
-    as "page", the path of the report; a process that does not lead returns only "out" and, once its share is done, the
-    number of its "answers". Raises ConfigError, CheckpointError, AudioError, BasisError; what was done stays, and the
-    next call goes on from it.
+    Args:
+        progress: called as progress(stage, done, in all).
+        hosts: this process among those that share the work, of `seen_jax.evaluate.hosts.join`; all need the same config
+            and folder.
+        overwrite: whether to begin anew where the folder holds an experiment; only what that one wrote is deleted.
+
+    Returns:
+        What summary.json holds and, as "page", the path of the report. A process that does not lead returns only "out"
+        and, once its share is done, the number of its "answers".
+
+    Raises:
+        ConfigError, CheckpointError, AudioError, BasisError: what was done stays, and the next call resumes it.
     """
-    experiment = prepare(config, report, hosts)
-    ledger = run(experiment, report, hosts)
-    folder = config.folder()
-    if not hosts.leads:
-        share = (unit for unit in experiment.units if hosts.owns(unit.batch))
-        return {"out": str(folder), "answers": experiment.answers(share)}
-    studies = run_studies(experiment, report) if config.studies else {}
-    gather(experiment, ledger, report, hosts)
-    found = tables_of(experiment, ledger)
-    for name, table in [*found.items(), *((f"study_{name}", table) for name, table in studies.items())]:
-        write_table(folder / "tables" / f"{name}.csv", table)
-    summary = summarise(experiment, found)
-    write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    report("writing the report", 0, 1)
-    page = write_report(folder, read_manifest(folder), found, studies)
-    report("writing the report", 1, 1)
+    clock = Clock(progress)
+    if overwrite and hosts.leads:
+        remove_experiment(config.folder())
+    experiment = prepare(config, clock, hosts)
+    results = run(experiment, clock, hosts)
+    if results is None:
+        share = (unit for unit in make_units(experiment) if hosts.owns(unit.part))
+        return {"out": str(config.folder()), "answers": count_answers(experiment, share)}
+    summary = summarise(experiment, results.tables)
+    write_file(config.folder() / SUMMARY, to_json(summary))
+    clock("writing the report", 0, 1)
+    target = Target(config.folder())
+    studies = [(STUDIES[name], rows) for name, rows in results.studies.items()]
+    sections = [Section(study.title, study.section(rows, target)) for study, rows in studies]
+    manifest = {**experiment.manifest, "note": config.note, "seconds": clock.seconds()}
+    page = write_report(config.folder(), manifest, results.tables, sections, list(example_clips(results)))
+    clock("writing the report", 1, 1)
     return {**summary, "page": str(page.resolve())}
 
 
-def tables_of(experiment: Experiment, ledger: Ledger) -> dict[str, Table]:
-    """All tables by name. The same rows give the same tables, however the work was interrupted."""
-    rows = tables.ordered(ledger.rows())
-    seed = experiment.config.seed
-    cells = tables.conditions(rows)
-    return {
-        "conditions": cells,
-        "correlations": tables.correlations(cells, seed),
-        "comparisons": tables.comparisons(rows, seed),
-        "overall": tables.overall(rows, seed),
-        "similarities": tables.similarities(rows),
-        "layers": tables.layers(rows),
-        "bases": bases(experiment),
-        "failures": failures(rows),
-        "answers": answers(rows),
-    }
+def run(experiment: Experiment, progress: Progress = silent, hosts: Hosts = ALONE) -> Results | None:
+    """Answer what is not answered yet, run the studies, and write all tables; None in a process that does not lead."""
+    config, units = experiment.config, make_units(experiment)
+    ledger = answer_units(experiment, units, progress, hosts)
+    if not hosts.leads:
+        return None
+    studies = run_studies(experiment, progress) if config.studies else {}
+    gather_units(experiment, units, ledger, progress, hosts)
+    trials = [Trial.from_json(row) for row in ledger.rows()]
+    bases = {(n, label): experiment.basis(n, label) for label in experiment.mitigations for n in experiment.noises}
+    tables = make_tables(trials, config.seed)
+    tables |= {"bases": basis_table(experiment, bases), "diagnoses": diagnoses(experiment.calibrations, bases)}
+    for name, table in [*tables.items(), *((f"study_{name}", table) for name, table in studies.items())]:
+        write_file(config.folder() / "tables" / f"{name}.csv", to_csv(table))
+    return Results(experiment, trials, tables, studies)
 
 
-def bases(experiment: Experiment) -> Table:
+class Clock:
+    """A progress callback that also measures how long each stage takes."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.stage = progress, ""
+        self.times: dict[str, float] = {}
+        self.begun = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.stage:
+            self.times[self.stage] = self.times.get(self.stage, 0.0) + now - self.begun
+        self.stage, self.begun = stage, now
+        self.progress(stage, done, total)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every stage so far."""
+        return {stage: round(seconds, 2) for stage, seconds in self.times.items()}
+
+
+def answer_units(experiment: Experiment, units: Sequence[Unit], progress: Progress, hosts: Hosts = ALONE) -> Ledger:
+    """Answer what is not answered yet of this process's share: whole parts, whose noises share their clean answers."""
+    ledger = Ledger(experiment.config.folder() / ANSWERS, hosts.index)
+    share = [unit for unit in units if hosts.owns(unit.part)]
+    pending = [unit for unit in share if unit.key not in ledger.done]
+    total = count_answers(experiment, share)
+    done = total - count_answers(experiment, pending)
+    progress("answering", done, total)
+    clean_answers = CleanAnswers(experiment)
+    for unit in pending:
+        ledger.add(unit.key, [trial.to_json() for trial in answer_unit(experiment, unit, clean_answers)])
+        done += count_answers(experiment, [unit])
+        progress("answering", done, total)
+    return ledger
+
+
+def gather_units(
+    experiment: Experiment, units: Sequence[Unit], ledger: Ledger, progress: Progress, hosts: Hosts = ALONE
+) -> None:
+    """Wait until all processes have done their shares, and leave the answers as one process would have."""
+    total = count_answers(experiment, units)
+
+    def count() -> tuple[int, int]:
+        ledger.refresh()
+        return count_answers(experiment, (unit for unit in units if unit.key in ledger.done)), total
+
+    needed = "answers of other processes: start those that stopped again, or this one without hosts to do the rest here"
+    hosts.wait(count, "waiting for the other processes", progress, needed=needed)
+    ledger.gather([unit.key for unit in units])
+
+
+def basis_table(experiment: Experiment, bases: Mapping[tuple[str, str], NoiseBasis]) -> pd.DataFrame:
     """The basis of every noise and mitigation: ranks and kept layers, and where localisation put l*."""
-    found: Table = []
-    for (noise, mitigation), basis in experiment.bases.items():
-        calibration = experiment.calibrations.get((noise, basis.site))
-        place = calibration.localization() if calibration else None
-        found.append(
-            {
-                "noise": noise,
-                "mitigation": mitigation,
-                "site": basis.site,
-                "calibrated": calibration is not None,
-                "localised": None if place is None else place.found,
-                "first_layer": None if place is None else place.first,
-                "ranks": list(basis.ranks),
-                "layers": list(basis.layers),
-            }
-        )
-    return found
+    columns = ["noise", "mitigation", "site", "calibrated", "localised", "first_layer", "ranks", "layers"]
+    rows = []
+    for (noise, label), basis in bases.items():
+        known = (noise, basis.site) in experiment.calibrations
+        place = experiment.calibrations[noise, basis.site].localization() if known else None
+        localised = (None, None) if place is None else (place.found, place.first)
+        rows.append((noise, label, basis.site, known, *localised, list(basis.ranks), list(basis.layers)))
+    return pd.DataFrame(rows, columns=columns).astype({"first_layer": "Int64"})
 
 
-def failures(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Items that could not be asked, each once."""
-    seen = {(r["dataset"], r["task"], r["item"], r["noise"], r["failed"]): None for r in rows if "failed" in r}
-    return [dict(zip(("dataset", "task", "item", "noise", "why"), key, strict=True)) for key in seen]
-
-
-def answers(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Every answer with what it is held against."""
-    keys = ("dataset", "task", "item", "noise", "snr_db", "mitigation", "output", "letter", "right", "reference")
-    return [{key: r[key] for key in (*keys, "see", "see_after")} for r in rows if "failed" not in r]
-
-
-def summarise(experiment: Experiment, found: Mapping[str, Table]) -> dict[str, Any]:
+def summarise(experiment: Experiment, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """The few numbers that say how it went."""
-    config = experiment.config
-    noisy = [c for c in found["comparisons"] if c["group"] == "noisy <= 10 dB" and c["against"] == NONE]
-    quiet = {c["mitigation"]: c["gsr"] for c in found["overall"] if c["snr_db"] is None}
+    comparisons, overall, correlations = (tables[name] for name in ("comparisons", "overall", "correlations"))
+    gains = comparisons[(comparisons["group"] == UP_TO) & (comparisons["against"] == NONE)].set_index("mitigation")
+    clean = overall[overall["snr_db"].isna()].set_index("mitigation")["gsr"]
+    columns = ["dataset", "task", "noise", "pearson", "pearson_low", "pearson_high"]
     return {
-        "out": str(config.folder()),
+        "out": str(experiment.config.folder()),
         "model": experiment.model.name,
-        "answers": len(found["answers"]),
-        "failed": len(found["failures"]),
+        "answers": len(tables["answers"]),
+        "failed": len(tables["failures"]),
         "mitigations": [
             {
-                "name": arm.name,
-                "gsr_clean": quiet.get(arm.name),
-                "gain": next((c["difference"] for c in noisy if c["mitigation"] == arm.name), 0.0),
-                "low": next((c["low"] for c in noisy if c["mitigation"] == arm.name), None),
-                "high": next((c["high"] for c in noisy if c["mitigation"] == arm.name), None),
+                "name": label,
+                "gsr_clean": number(clean.get(label)),
+                "gain": number(gains["difference"].get(label, 0.0)),
+                "low": number(gains["low"].get(label)),
+                "high": number(gains["high"].get(label)),
             }
-            for arm in experiment.arms
+            for label in experiment.mitigations
         ],
         "pearson": [
-            {key: c[key] for key in ("dataset", "task", "noise", "pearson", "pearson_low", "pearson_high")}
-            for c in found["correlations"]
+            {key: value if isinstance(value, str) else number(value) for key, value in row.items()}
+            for row in correlations[columns].to_dict("records")
         ],
     }
 
 
-def write_table(path: Path, table: Table) -> None:
-    """A CSV, all or nothing: None becomes an empty field, lists become JSON, floats are written in full."""
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in table:
-            writer.writerow({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()})
-    write_text(path, text.getvalue())
+def number(value: Any) -> float | None:
+    """A number as JSON has it: None where it is not defined."""
+    return None if value is None or not np.isfinite(value) else float(value)
 
 
-def write_text(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}; the answers are kept") from None
+def example_clips(results: Results) -> Iterator[ExampleClip]:
+    """The first items of each task for the report, the noises in turn, at one SNR."""
+    experiment = results.experiment
+    snr = telling_snr(results.tables["conditions"])
+    trials = {(t.dataset, t.item, t.noise, t.snr_db, t.mitigation): t for t in results.trials if t.failed is None}
+    edited = [label for label, chain in experiment.mitigations.items() if not chain.changes_audio and label != NONE]
+    labels = {"clean": (None, NONE), "noisy": (snr, NONE), **{f"noisy + {label}": (snr, label) for label in edited}}
+    buckets = [unit.bucket for unit in make_units(experiment)]
+    bucket = Bucket(*(max(sizes) for sizes in zip(*buckets, strict=True)))  # one shape for all: SEE compiles once
+    shown: Counter[tuple[str, str]] = Counter()
+    for dataset, entries in experiment.entries.items():
+        for place, entry in enumerate(entries):
+            noise = experiment.noises[shown.total() % len(experiment.noises)]
+            keys = {name: (dataset, entry.id, noise, *key) for name, key in labels.items()}
+            of_item = {name: trials[key] for name, key in keys.items() if key in trials}
+            if shown[dataset, entry.task] < EXAMPLES and len(of_item) == len(labels):
+                shown[dataset, entry.task] += 1
+                yield example_clip(experiment, dataset, place, (noise, snr), of_item, bucket)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MANIFEST).read_text("utf-8"))
+def example_clip(
+    experiment: Experiment,
+    dataset: str,
+    place: int,
+    condition: tuple[str, float],
+    trials: Mapping[str, Trial],
+    bucket: Bucket,
+) -> ExampleClip:
+    """An item with its waves as an experiment makes them, and SEE over time along the experiment's basis."""
+    (noise, snr), model, entries = condition, experiment.model, experiment.entries[dataset]
+    item = entries[place].item()
+    drawn = experiment.sources[noise].clip(place, len(item.wave), experiment.config.seed, "test")
+    waves = {"clean": item.wave, "noisy": mix_at_snr(item.wave, drawn, snr).audio}
+    for label, chain in experiment.mitigations.items():
+        if chain.changes_audio:
+            waves[f"denoised ({label})"] = chain.hear(waves["noisy"])
+            break
+    basis, indices = experiment.bases[noise], list(range(len(waves)))
+    size = min(experiment.config.batch_size, len(entries))
+    group = Group(indices, filled(indices, size, model.rows), bucket, text=basis.site not in ENCODER_SITES)
+    requests = [replaced(request_of(experiment, entries[place], item), wave) for wave in waves.values()]
+    scores: Any = score_groups(model, requests, [group], basis, frames=True)
+    see: Any = {name: (s.times, basis.mean_see(s.frames)) for name, s in zip(waves, scores, strict=True)}
+    return ExampleClip(item.id, item.task, item.prompt, item.answer, noise, snr, waves, trials, see)

@@ -1,4 +1,4 @@
-"""Host work done ahead of the device: reading, mixing and denoising run in threads while the model answers."""
+"""Host work ahead of the device: reading, mixing and denoising run in threads while the model answers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import TypeVar
 
 import jax
 
-B = TypeVar("B")
+J = TypeVar("J")
 P = TypeVar("P")
 T = TypeVar("T")
 THREADS = 2
 CONTEXT = ("default_device", "default_matmul_precision", "debug_nans")  # of jax, each thread's own
 
 
-def ahead(calls: Iterable[Callable[[], T]], depth: int = 2 * THREADS) -> Iterator[T]:
-    """The results of `calls` in their order; up to `depth` of them are under way or waiting while one is used.
+def prefetch(calls: Iterable[Callable[[], T]], depth: int = 2 * THREADS) -> Iterator[T]:
+    """The results of `calls` in order; up to `depth` of them are computed in threads ahead of the one in use.
 
-    What a call raises is raised when its turn comes; the calls that have not begun by then are dropped. jax's context
-    (`jax.default_device` and the like) is that of the caller.
+    An exception is raised when its call's turn comes; calls that have not begun by then are dropped. Threads inherit
+    jax's context (`jax.default_device` and the like) from the caller.
     """
     context = {name: getattr(jax.config, f"jax_{name}") for name in CONTEXT}
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="ahead")
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prefetch")
     waiting: deque[Future[T]] = deque()
     try:
         for call in calls:
-            waiting.append(pool.submit(_under, context, call))
+            waiting.append(pool.submit(_in_context, context, call))
             if len(waiting) > depth:
                 yield waiting.popleft().result()
         while waiting:
@@ -38,18 +38,18 @@ def ahead(calls: Iterable[Callable[[], T]], depth: int = 2 * THREADS) -> Iterato
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _under(context: dict[str, object], call: Callable[[], T]) -> T:
+def _in_context(context: dict[str, object], call: Callable[[], T]) -> T:
     with contextlib.ExitStack() as stack:
         for name, value in context.items():
             stack.enter_context(getattr(jax, name)(value))
         return call()
 
 
-def overlapped(batches: Iterable[B], prepare: Callable[[B], P], run: Callable[[P], T], together: bool) -> Iterator[T]:
-    """run(prepare(batch)) of each batch, in order, with the host's share of the work ahead of the device's.
+def pipeline(jobs: Iterable[J], prepare: Callable[[J], P], run: Callable[[P], T], concurrent: bool) -> Iterator[T]:
+    """run(prepare(job)) of each job, in order; `prepare` runs in threads ahead of `run`.
 
-    together: two batches also run at a time, each on what the other leaves of the device.
+    concurrent: two jobs also run at a time, so that one uses what the other leaves of the device.
     """
-    if together:
-        return ahead(partial(lambda batch: run(prepare(batch)), batch) for batch in batches)
-    return map(run, ahead(partial(prepare, batch) for batch in batches))
+    if concurrent:
+        return prefetch(partial(lambda job: run(prepare(job)), job) for job in jobs)
+    return map(run, prefetch(partial(prepare, job) for job in jobs))

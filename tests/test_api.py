@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_omni import random_basis, wave
+from tiny_omni import random_basis, random_q, wave, write_checkpoint
 
 import seen_jax
-from seen_jax import Decoding, Request
-from seen_jax.api import pool, seen_edit
+from seen_jax import Decoding, Request, projection
+from seen_jax.audio import write_audio
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.models.config import conv_length
+from seen_jax.models.generate import _generate
+from seen_jax.models.load import load
 from seen_jax.models.model import forward
-from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT, PROJECTOR, SITES, Taps
+from seen_jax.models.pooling import pool
+from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, SITES, Taps
 from seen_jax.subspace import formulas
 
 LENGTHS = (5200, 3300, 6400, 4807, 4000)  # not in order; all pad to 40 mel frames, so that programs are shared
 RANKS = (2, 0, 3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load(write_checkpoint(tmp_path_factory.mktemp("tiny") / "omni"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,7 @@ def basis(model):
 @pytest.mark.parametrize("site", [ENCODER_MLP_ACT, DECODER_RESID])
 def test_pool_is_the_mean_over_valid_frames_in_the_order_of_the_clips(model, clips, taps, site):
     layers, width = model.config.site_shape(site)
-    pooled = pool(model, clips, site, "red", batch_size=2)
+    pooled = pool(model, clips, [site], "red", batch_size=2)[site]
     assert pooled.shape == (layers, 5, width) and pooled.dtype == np.float32
     for i, clip in enumerate(clips):
         if site == ENCODER_MLP_ACT:
@@ -65,9 +76,9 @@ def test_pool_is_the_mean_over_valid_frames_in_the_order_of_the_clips(model, cli
 
 
 def test_pool_does_not_depend_on_the_batch_size(model, clips):
-    for site in (ENCODER_MLP_ACT, DECODER_RESID):
-        a, b = (pool(model, clips, site, "red", batch_size=n) for n in (2, 8))
-        np.testing.assert_allclose(a, b, atol=1e-5)  # activations of the order of 1
+    sites = (ENCODER_MLP_ACT, DECODER_RESID)
+    few, many = (pool(model, clips, sites, "red", batch_size=n) for n in (2, 8))
+    chex.assert_trees_all_close(few, many, atol=1e-5, rtol=0)  # activations of the order of 1
 
 
 def test_calibrate(model, clips, noises):
@@ -75,17 +86,17 @@ def test_calibrate(model, clips, noises):
     steps = []
     card = {"noise": "white"}
     calibration = seen_jax.calibrate(
-        model, clips, noises, snr_db=-3.0, batch_size=2, card=card, progress=lambda done, of: steps.append((done, of))
+        model, clips, noises, snr_db=-3.0, batch_size=2, card=card, progress=lambda *step: steps.append(step)
     )
     assert calibration.site == ENCODER_MLP_ACT
     mixtures = [mix_at_snr(c, n, -3.0).audio for c, n in zip(clips, noises, strict=False)]
     waves = {"clean": clips, "noisy": mixtures, "noise": [m - c for m, c in zip(mixtures, clips, strict=True)]}
     for name, group in waves.items():
-        expected = pool(model, group, ENCODER_MLP_ACT, batch_size=2)
+        expected = pool(model, group, [ENCODER_MLP_ACT], batch_size=2)[ENCODER_MLP_ACT]
         np.testing.assert_allclose(getattr(calibration.statistics, name), expected, atol=1e-5)
     assert calibration.card["fingerprint"] == model.fingerprint and calibration.card["noise"] == "white"
     assert calibration.card["snr_db"] == -3.0 and len(set(calibration.card["data"]["clean"])) == 5
-    assert steps[-1] == (15, 15) and steps == sorted(set(steps))
+    assert steps[-1] == ("calibrating", 15, 15) and steps == sorted(set(steps))
 
     larger = seen_jax.calibrate(model, clips, noises, snr_db=-3.0, batch_size=5)
     np.testing.assert_allclose(larger.statistics.noise, calibration.statistics.noise, atol=1e-5)
@@ -181,12 +192,12 @@ def test_one_prompt_per_clip_and_progress(model, clips):
     steps = []
     prompts = ["red", "green", "blue", "name the music", "which color"]
     out = seen_jax.generate(
-        model, clips, prompts, decoding=Decoding(8), batch_size=2, progress=lambda done, of: steps.append((done, of))
+        model, clips, prompts, decoding=Decoding(8), batch_size=2, progress=lambda *step: steps.append(step)
     )
     for i in (0, 3):
         alone = seen_jax.generate(model, [clips[i]] * 2, prompts[i], decoding=Decoding(8), batch_size=2)
         assert alone[0] == alone[1] == out[i]
-    assert steps == [(2, 5), (4, 5), (5, 5)]
+    assert steps == [("answering", done, 5) for done in (2, 4, 5)]
 
 
 def test_requests_with_several_clips(model, clips, basis):
@@ -230,8 +241,8 @@ def test_a_basis_of_something_else_is_refused(model, clips, basis):
     refused(wide, r"width 48 \(the model: 40\)")
     with pytest.raises(ConfigError, match="unknown site"):
         seen_jax.score(model, clips, dataclasses.replace(basis, site="decoder.mlp"))
-    own = dataclasses.replace(basis, card={"fingerprint": model.fingerprint})
-    assert seen_jax.score(model, clips[:2], own, batch_size=2)[0].see > 0
+    marked = dataclasses.replace(basis, card={"fingerprint": model.fingerprint})
+    assert seen_jax.score(model, clips[:2], marked, batch_size=2)[0].see > 0
 
 
 def test_arguments_that_make_no_sense_are_refused(model, clips, basis):
@@ -239,21 +250,261 @@ def test_arguments_that_make_no_sense_are_refused(model, clips, basis):
         seen_jax.generate(model, clips, ["red", "green"])
     for strength in (float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="strength must be a finite number"):
-            seen_edit(model, basis, strength)
+            projection(model, basis, strength)
+    with pytest.raises(TypeError, match=r"score\(\) has no argument 'batchsize'"):
+        seen_jax.score(model, clips, basis, batchsize=2)
     with pytest.raises(ConfigError, match="batch size must be at least 1, not 0"):
         seen_jax.score(model, clips, basis, batch_size=0)
-    long = np.zeros(4_800_001, np.float32)
+    long = np.full(4_800_001, 0.1, np.float32)
     for call in (
         lambda: seen_jax.score(model, [clips[0], long], basis),
         lambda: seen_jax.generate(model, [clips[0], long], "red"),
-        lambda: pool(model, [clips[0], long], ENCODER_MLP_ACT),
+        lambda: pool(model, [clips[0], long], [ENCODER_MLP_ACT]),
     ):
         with pytest.raises(AudioError, match=r"300\.0 s.* at most 300 s: cut it"):
             call()
 
 
+# --- audio in any form ---
+
+
+def test_every_form_of_a_clip_gives_the_same_answer(model, clips, basis, tmp_path):
+    """Integers were once read as floats, which changed half of the answers."""
+    pcm = np.round(clips[0] * 32768).astype(np.int16)
+    exact = (pcm / 32768).astype(np.float32)
+    path = write_audio(tmp_path / "clip.wav", exact)
+    pair = {"array": exact, "sampling_rate": 16000}
+    forms = [exact, exact.tolist(), exact.astype(float), pcm, path, str(path), (pcm, 16000), pair]
+    forms.append(Request([path], "red"))
+    call = functools.partial(seen_jax.generate, model, prompt="red", basis=basis, decoding=Decoding(4), batch_size=2)
+    expected = call([exact] * 2)[0]
+    assert call(forms) == [expected] * len(forms)
+    for form in forms:
+        answer = call(form)  # one clip in, one answer out
+        assert answer.tokens == expected.tokens and answer.see == pytest.approx(expected.see, abs=1e-6)
+    score = seen_jax.score(model, str(path), basis)
+    assert score == seen_jax.score(model, [pcm], basis)[0] and isinstance(score, seen_jax.Score)
+    assert isinstance(seen_jax.run(model, pcm), seen_jax.Run) and isinstance(
+        seen_jax.run(model, [pcm])[0], seen_jax.Run
+    )
+    a, b = (seen_jax.calibrate(model, clean, noise) for clean, noise in ((pcm, path), ([exact], [exact])))
+    chex.assert_trees_all_equal(a.source, b.source)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (np.array([0.1, np.nan]), "clip 1: 1 of 2 samples are NaN"),
+        (np.zeros((2, 800)), "clip 1: one dimension expected"),
+        (np.zeros(0), "clip 1: the wave has no samples"),
+        ((np.ones(800), 16000.0), "clip 1: the sample rate must be an int"),
+        ("gone.wav", "no audio file gone.wav"),
+        (Request([np.ones(800), np.full(800, np.inf)], "red"), r"clip 1\.1: 800 of 800 samples"),
+    ],
+)
+def test_audio_that_cannot_be_used_is_named(model, clips, basis, clip, message):
+    for call in (seen_jax.generate, seen_jax.run, functools.partial(seen_jax.score, basis=basis)):
+        with pytest.raises(AudioError, match=message):
+            call(model, [clips[0], clip])
+    if not isinstance(clip, Request):
+        with pytest.raises(AudioError, match=message.replace("clip 1", "calibration pair 0: noise")):
+            seen_jax.calibrate(model, clips, [clip])
+
+
+def test_digital_silence_is_warned_of(model, clips, basis):
+    with pytest.warns(UserWarning, match="clip 1 is digital silence"):
+        scores = seen_jax.score(model, [clips[0], np.zeros(4000, np.float32)], basis, batch_size=2)
+    assert len(scores) == 2
+    with pytest.warns(UserWarning, match="clip 0 is digital silence"):
+        seen_jax.generate(model, np.zeros(4000, np.int16), "red", decoding=Decoding(1), batch_size=2)
+
+
+# --- SEE over time ---
+
+
+@pytest.mark.parametrize("site", [ENCODER_MLP_ACT, PROJECTOR, DECODER_RESID])
+def test_see_over_time_has_the_mean_and_the_times_of_its_positions(model, clips, site):
+    basis = random_basis(model.config, site, [2] * model.config.site_shape(site)[0])
+    scores = seen_jax.score(model, clips, basis, "red", frames=True, batch_size=2)
+    plain = seen_jax.score(model, clips, basis, "red", batch_size=2)
+    hop = 0.02 if site == ENCODER_MLP_ACT else 0.04
+    for score, other, clip in zip(scores, plain, clips, strict=True):
+        assert other.frames is None and score.see == pytest.approx(other.see, abs=1e-6)
+        np.testing.assert_allclose(score.frames.mean(1), score.per_layer, atol=1e-6)
+        assert score.frames.shape[1:] == score.times.shape
+        first = 0.0 if site == ENCODER_MLP_ACT else 0.01  # an audio token is the mean of two positions
+        np.testing.assert_allclose(score.times, first + hop * np.arange(len(score.times)), atol=1e-9)
+        assert len(clip) / 16000 - 0.05 < score.times[-1] < len(clip) / 16000
+
+
+# --- run ---
+
+
+def test_run_gives_activations_and_logits_of_each_clip_without_padding(model, clips, taps):
+    """Those of every clip alone, in the order of the clips; SEE before and after an edit."""
+    runs = seen_jax.run(model, clips, "red", SITES, batch_size=2)
+    lalm = model.tapped(Taps(SITES, "full"))
+    for run, full, clip in zip(runs, taps, clips, strict=True):
+        batch = model.processor.prepare([Request([clip], "red")])
+        length, positions = int(batch.lengths[0]), conv_length(-(-len(clip) // 160))
+        real = {ENCODER_MLP_ACT: positions, ENCODER_RESID: positions, PROJECTOR: positions // 2}
+        for site in SITES:
+            expected = full[site][:, 0, : real.get(site, length)]
+            assert run.activations[site].dtype == np.float32
+            np.testing.assert_allclose(run.activations[site], expected, atol=1e-5)
+        logits = forward(lalm, model.variables, batch, {}).logits[0, :length]
+        np.testing.assert_allclose(run.logits, logits, atol=1e-5)
+    one = seen_jax.run(model, clips[0], "red", PROJECTOR)
+    assert set(one.activations) == {PROJECTOR} and one.see == {}
+
+
+def test_run_of_a_request_joins_its_clips(model, clips, basis):
+    edits = projection(model, basis, 0.5)
+    both, *alone = seen_jax.run(model, [Request(clips[:2], "red"), *clips[:2]], "red", edits=edits, batch_size=4)
+    parts = [run.activations[ENCODER_MLP_ACT] for run in alone]
+    np.testing.assert_allclose(both.activations[ENCODER_MLP_ACT], np.concatenate(parts, 1), atol=1e-5)
+    mean = np.mean([run.see[ENCODER_MLP_ACT].before for run in alone], 0)
+    np.testing.assert_allclose(both.see[ENCODER_MLP_ACT].before, mean, atol=1e-6)
+    assert both.see[ENCODER_MLP_ACT].after.shape == (3,)
+
+
+# --- edits ---
+
+
 def test_the_edit_of_a_basis(model, basis):
-    edits = seen_edit(model, basis, 0.4)
-    assert list(edits) == [ENCODER_MLP_ACT]
-    np.testing.assert_allclose(edits[ENCODER_MLP_ACT].scale, [0, 0.4, 0.4], atol=1e-7)
-    assert np.array_equal(edits[ENCODER_MLP_ACT].u, basis.q)
+    edit = projection(model, basis, 0.4)[ENCODER_MLP_ACT]
+    np.testing.assert_allclose(edit.scale, [0, 0.4, 0.4], atol=1e-7)
+    assert edit.u.shape == (3, 40, 16)  # padded, so that bases share programs
+    assert np.array_equal(edit.u[..., :3], basis.q) and not np.asarray(edit.u[..., 3:]).any()
+    same = projection(model, basis.with_layers((0,)), 1.0)[ENCODER_MLP_ACT]
+    assert same.u is edit.u, "edits of one basis must share their directions, see generate_edits"
+    assert projection(model, basis, layers=[0])[ENCODER_MLP_ACT].scale.tolist() == [1, 0, 0]
+    assert seen_jax.measuring(model, basis)[ENCODER_MLP_ACT].scale is None
+
+
+def test_directions_make_an_edit(model, clips):
+    """Of one layer or all; those with no column of a layer only measure there."""
+    q = random_q(3, 24, 2, 0)
+    for directions in (q, q[0]):
+        edit = projection(model, directions, site=ENCODER_RESID, layers=(1, 2))[ENCODER_RESID]
+        assert np.array_equal(edit.u[1, :, :2], q[1] if directions is q else q[0])
+        assert edit.scale.tolist() == [0, 1, 1]
+    for bad, error, message in (
+        (2 * q, BasisError, "not orthonormal"),
+        (q[:, :20], BasisError, r"must be \[24, 'R'\] or \[3, 24, 'R'\], not \[3, 20, 2\]"),
+        (q * np.nan, BasisError, "NaN"),
+    ):
+        with pytest.raises(error, match=message):
+            projection(model, bad, site=ENCODER_RESID)
+    with pytest.raises(ConfigError, match="need a site"):
+        projection(model, q)
+    with pytest.raises(ConfigError, match="unknown site"):
+        projection(model, q, site="encoder")
+
+
+def test_steering_and_linear_maps_do_what_they_say(model, clips):
+    """On the activations of the first edited layer, and they reach the logits."""
+    rng = np.random.default_rng(0)
+    vector, matrix = rng.standard_normal(32).astype(np.float32), rng.standard_normal((32, 32)).astype(np.float32) / 6
+    u, v = (rng.standard_normal((32, 2)).astype(np.float32) for _ in range(2))
+    run = functools.partial(seen_jax.run, model, clips[0], "red", DECODER_RESID)
+    plain = run()
+    a = plain.activations[DECODER_RESID][1]
+    cases = {
+        "steering": (seen_jax.steering(model, DECODER_RESID, vector, 2.0, layers=1), a + 2 * vector),
+        "matrix": (seen_jax.linear_map(model, DECODER_RESID, matrix, vector, layers=[1]), a @ matrix + vector),
+        "pair": (seen_jax.linear_map(model, DECODER_RESID, (u, v), layers=(1,)), a + (a @ u) @ v.T),
+        "half": (seen_jax.linear_map(model, DECODER_RESID, matrix, strength=0.5, layers=1), (a + a @ matrix) / 2),
+    }
+    for name, (edits, expected) in cases.items():
+        edited = run(edits=edits)
+        np.testing.assert_allclose(edited.activations[DECODER_RESID][1], expected, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(edited.activations[DECODER_RESID][0], plain.activations[DECODER_RESID][0], atol=1e-5)
+        assert np.abs(edited.logits - plain.logits).max() > 1e-2
+        assert edited.see == {}
+    text = run(edits=seen_jax.steering(model, DECODER_RESID, vector, layers=1, text=0.0)).activations[DECODER_RESID][1]
+    moved = np.abs(text - a).max(-1) > 1e-3
+    assert 0 < moved.sum() < len(a)  # audio tokens alone
+
+
+def test_generate_takes_edits_beside_a_basis(model, clips, basis):
+    steer = seen_jax.steering(model, DECODER_RESID, np.random.default_rng(0).standard_normal(32), 8.0)
+    plain, both = (
+        seen_jax.generate(model, clips, "red", basis, decoding=Decoding(8), batch_size=2, edits=edits)
+        for edits in (None, steer)
+    )
+    assert [a.tokens for a in plain] != [a.tokens for a in both]
+    assert [a.see for a in plain] == pytest.approx([a.see for a in both], abs=1e-6)
+    with pytest.raises(ConfigError, match=r"two edits of encoder\.mlp_act"):
+        seen_jax.generate(model, clips, "red", basis, edits=projection(model, basis))
+
+
+def test_edits_that_do_not_fit_the_model_are_refused(model, clips, basis):
+    edit = projection(model, basis)[ENCODER_MLP_ACT]
+    for edits, message in (
+        ({"encoder.mlp": edit}, "unknown site 'encoder.mlp'"),
+        ({DECODER_RESID: edit}, r"has u of shape \[3, 40, 16\].*3 layers of width 32"),
+        ({ENCODER_MLP_ACT: edit.replace(scale=edit.scale[:2])}, r"has scale of shape \[2\]"),
+    ):
+        for call in (seen_jax.generate, seen_jax.run):
+            with pytest.raises(ConfigError, match=message):
+                call(model, clips, edits=edits)
+    for vector in (np.ones(31), np.full(32, np.nan)):
+        with pytest.raises(ConfigError, match=r"the vector of an edit of decoder\.resid"):
+            seen_jax.steering(model, DECODER_RESID, vector)
+    with pytest.raises(ConfigError, match=r"layers \[3\] do not exist"):
+        seen_jax.steering(model, DECODER_RESID, np.ones(32), layers=[3])
+    with pytest.raises(ConfigError, match="u has 2 columns and v 3"):
+        seen_jax.linear_map(model, DECODER_RESID, (np.ones((32, 2)), np.ones((32, 3))))
+
+
+def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, clips, basis, monkeypatch):
+    chex.clear_trace_counter()
+    traced_once = chex.assert_max_traces(_generate.__wrapped__, n=1)
+    monkeypatch.setattr("seen_jax.models.generate._generate", jax.jit(traced_once, static_argnums=(0, 5)))
+    call = functools.partial(seen_jax.generate, model, clips[:2], "red", decoding=Decoding(8), batch_size=2)
+    wide = random_basis(model.config, ENCODER_MLP_ACT, (1, 14, 9))
+    bases = [basis, basis.with_layers("all"), wide]
+    answers = [call(basis=b, strength=strength) for b in bases for strength in (1.0, 0.4)]
+    assert len({tuple((a.see, a.see_after) for a in answer) for answer in answers}) == len(answers)
+
+
+def test_a_strength_sweep_is_a_vmap_over_projection(model, clips, basis):
+    batch = model.processor.prepare([Request([clips[0]], "red")])
+
+    def after(strength):
+        out = model.lalm.apply(model.variables, batch, projection(model, basis, strength))
+        return out.see[ENCODER_MLP_ACT].after
+
+    swept = jax.jit(jax.vmap(after))(jnp.array([0.0, 0.5, 1.0]))
+    answer = seen_jax.run(model, clips[0], "red", edits=projection(model, basis, 0.5))
+    np.testing.assert_allclose(swept[1, :, 0], answer.see[ENCODER_MLP_ACT].after, atol=1e-6)
+    assert float(swept[2, 2, 0]) < 1e-6 < float(swept[0, 2, 0])
+
+
+# --- what is shown ---
+
+
+def test_reprs_are_short_and_treescope_shows_everything(model, clips, basis):
+    marked = dataclasses.replace(basis, card={"model": "tiny", "noise": "white", "data": {"clean": ["x"] * 99}})
+    calibration = seen_jax.calibrate(model, clips[:1], clips[1:2], card={"noise": "pink"})
+    run = seen_jax.run(model, clips[0], edits=projection(model, basis))
+    score = seen_jax.score(model, clips[0], basis, frames=True)
+    shown = [
+        (marked, "NoiseBasis('encoder.mlp_act', layers=(1, 2) of 3, ranks=(2, 0, 3), model='tiny', noise='white')"),
+        (calibration, "Calibration('encoder.mlp_act', layers=3, clips=1, width=40, model="),
+        (model, "family='qwen2_5_omni', encoder=3 layers of 24, decoder=3 layers of 32, dtype=float32)"),
+        (score, "Score(see=0."),
+        (run, "activations={'encoder.mlp_act': [3, 17, 40]}, see=['encoder.mlp_act'])"),
+        (projection(model, basis)[ENCODER_MLP_ACT], "Edit(u=[3, 40, 16], scale=[3])"),
+    ]
+    for value, text in shown:
+        assert text in repr(value) and len(repr(value)) < 300
+    treescope = pytest.importorskip("treescope")
+    for value in (
+        *(value for value, _ in shown),
+        run.see[ENCODER_MLP_ACT],
+        Taps(SITES),
+        seen_jax.Answer("red", (1, 2)),
+    ):
+        assert type(value).__name__ in treescope.render_to_text(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import csv
 import importlib
 import json
 import os
@@ -12,7 +12,6 @@ import shlex
 import subprocess
 import sys
 import time
-import typing
 from pathlib import Path
 
 import cli_support
@@ -21,7 +20,7 @@ import pytest
 from cli_support import make_clips, run
 
 from seen_jax import __version__
-from seen_jax.audio import find_audio, mix_at_snr, read_audio
+from seen_jax.audio import find_audio, mix_at_snr, noise_source, read_audio
 from seen_jax.cli import COMMANDS
 from seen_jax.subspace import Calibration, Selection
 
@@ -57,10 +56,10 @@ def test_help_and_version():
 def test_start_up_is_quick_because_nothing_heavy_is_imported():
     heavy = "jax", "transformers", "scipy", "librosa", "matplotlib", "rich", "flax"
     code = f"import sys, seen_jax.cli as c; c.main(sys.argv[1:]); print([m for m in {heavy} if m in sys.modules])"
-    for argv in (["--help"], ["score", "--help"], ["train", "--help"], ["demo", "--help"]):
+    for argv in (["--help"], ["calibrate", "--help"], ["train", "--help"], ["demo", "--help"]):
         done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]", argv
-    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # noqa: E731  (CPU time: others use it too)
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # CPU time: others use it too
     start = used()
     assert program("--help").returncode == 0
     assert used() - start < 1.0
@@ -84,20 +83,11 @@ def test_wrong_usage_exits_with_2(argv, message):
     assert not wrong.out
 
 
-def test_every_field_of_a_selection_is_an_option_with_its_default():
-    from seen_jax.cli._parser import LAYERS, SELECTION, add_selection, make_parser, selection_fields
-    from seen_jax.subspace.localize import NamedLayers
+def test_every_field_of_a_selection_is_an_option():
+    from seen_jax.cli._parser import Parser, selection_fields
 
-    assert set(SELECTION) == {field.name for field in dataclasses.fields(Selection)}
-    assert set(LAYERS) == set(typing.get_args(NamedLayers))
-    hints = typing.get_type_hints(Selection)
-    for name, (_, metavar, text) in SELECTION.items():
-        if typing.get_origin(hints[name]) is typing.Literal:
-            assert metavar == "|".join(typing.get_args(hints[name]))
-        if default := re.search(r"default ([\d.]+|true)", text):
-            assert str(getattr(Selection(), name)).lower() == default[1]
-    parser = make_parser("seen-jax x", "", "")
-    add_selection(parser)
+    parser = Parser("seen-jax x", "", "")
+    parser.add_selection()
     given = shlex.split(
         "--method complement --delta 0.2 --semantic-alpha 0.9 --noise-alpha 0.8 --energy sigma --center "
         "--noise-source difference --remainder 0.2 --absolute false --layers 1,2"
@@ -106,6 +96,10 @@ def test_every_field_of_a_selection_is_an_option_with_its_default():
         0.9, 0.8, 0.2, "complement", "sigma", True, "difference", 0.2, False, (1, 2)
     )
     assert selection_fields(parser.parse_args([])) == {}
+    assert selection_fields(parser.parse_args(["--layers", "all"])) == {"layers": "all"}
+    shown = " ".join(run("score", "--help").out.split())
+    assert "--noise-source pure|difference" in shown and "(default 0.95)" in shown
+    assert "remains, 0.001 to 1 (default 0.3)" in shown, "the docstring of Selection, over two lines"
 
 
 def test_calibrate_writes_one_folder_per_noise(world, tmp_path):
@@ -189,35 +183,35 @@ def test_shards_that_are_streamed_and_merged_are_the_whole(world, tmp_path):
 
 
 def test_an_interrupted_stream_goes_on(world, tmp_path, monkeypatch):
-    from seen_jax import api
+    from seen_jax import api, calibrating
     from seen_jax.cli import _inputs
 
-    whole, pair, seen = api.calibrate_stream, _inputs.pair, []
+    whole, read, asked = api.calibrate_stream, _inputs.read_clip, []
 
-    def stopping(*args):
-        seen.append(args[2])
-        if len(seen) > 8:
+    def stopping(item, *args):
+        asked.append(item.id)
+        if len(asked) > 8:
             raise KeyboardInterrupt
-        return pair(*args)
+        return read(item, *args)
 
     argv = ["calibrate", world.clips, "--noise", "white", "--model", world.model, "--stream", "--batch-size", 3]
     argv += ["--out", tmp_path / "out"]
-    monkeypatch.setattr(api, "calibrate_stream", lambda *args: whole(*args, seconds=0))
-    monkeypatch.setattr(api, "KEEPING", 0)
-    monkeypatch.setattr(_inputs, "pair", stopping)
+    monkeypatch.setattr(api, "calibrate_stream", lambda *args, **options: whole(*args, **options, seconds=0))
+    monkeypatch.setattr(calibrating, "SAVE_SHARE", 0)
+    monkeypatch.setattr(_inputs, "read_clip", stopping)
     assert run(*argv).status == 130
     assert Calibration.load(tmp_path / "out" / "white.partial").source.shape[1] == 6
     other = run(*argv, "--seed", 1)
-    assert other.status == 1 and "part of another calibration" in other.err
-    seen.clear()
-    monkeypatch.setattr(_inputs, "pair", lambda *args: seen.append(args[2]) or pair(*args))
+    assert other.status == 1 and "white.partial exists and was made with another noise" in other.err
+    asked.clear()
+    monkeypatch.setattr(_inputs, "read_clip", lambda item, *args: asked.append(item.id) or read(item, *args))
     done = run(*argv, "--json")
     assert done.data["calibrations"][0]["clips"] == 12 and "6 of 12 clips are done" in done.err
-    assert sorted(seen) == list(range(6, 12))
+    assert len(asked) == 6, "the first six are not read again"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["white"]
     assert run(*argv, "--json").data["calibrations"][0]["kept"]
-    known, own = Calibration.load(world.white), Calibration.load(tmp_path / "out" / "white")
-    assert own.card["data"] == known.card["data"]
+    known, resumed = Calibration.load(world.white), Calibration.load(tmp_path / "out" / "white")
+    assert resumed.card["data"] == known.card["data"]
 
 
 def test_inspect_shows_what_the_library_says(world, tmp_path):
@@ -283,13 +277,31 @@ def test_the_trend_in_words():
     assert "at least three" in trend(snrs[:2], [0.1, 0.2])["words"]
 
 
-def test_calibration_and_measurement_hear_different_noise(world):
-    from seen_jax.cli._inputs import CALIBRATION, read_noise
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_calibration_and_a_measurement_use_different_recordings(world, tmp_path, kind, monkeypatch):
+    """Two halves of a file, and different files of a folder: the noise of a test is never that of its calibration."""
+    from seen_jax.audio import NoiseSource
 
-    noise = read_noise("white")
-    assert not np.allclose(noise.clip(0, 100, 0), noise.clip(CALIBRATION, 100, 0))
-    np.testing.assert_array_equal(noise.clip(1, 100, 0), noise.clip(1, 100, 0))
-    assert not np.allclose(noise.clip(0, 100, 0), noise.clip(0, 100, 1))
+    parts, clip = set(), NoiseSource.clip
+    monkeypatch.setattr(
+        NoiseSource, "clip", lambda self, i, n, seed, part="test": parts.add(part) or clip(self, i, n, seed, part)
+    )
+    noise = world.crowd if kind == "file" else make_clips(tmp_path / "crowds", 4)
+    argv = [world.clips / "clip0.wav", world.clips / "clip1.wav", "--noise", noise, "--model", world.model]
+    assert run("calibrate", *argv, "--out", tmp_path / "out").status == 0
+    assert parts == {"calibration"}
+    parts.clear()
+    assert run("score", *argv, "--basis", tmp_path / "out", *SEEN, "--snr", "0").status == 0
+    assert parts == {"test"}
+
+
+def test_a_corpus_with_parts_is_a_noise(world, tmp_path):
+    folder = make_clips(tmp_path / "street", 4)
+    argv = ["calibrate", world.clips, "--noise", f"{folder}#clip0,clip1", "--model", world.model, "--clips", 2]
+    (entry,) = run(*argv, "--out", tmp_path / "out", "--json").data["calibrations"]
+    assert entry["noise"] == "street-clip0-clip1"
+    assert Calibration.load(entry["folder"]).card["noise"] == entry["noise"]
+    assert run(*argv, "--out", tmp_path / "out", "--json").data["calibrations"][0]["kept"]
 
 
 def test_generate_with_and_without_seen(world, tmp_path):
@@ -302,11 +314,9 @@ def test_generate_with_and_without_seen(world, tmp_path):
     argv += ["--noise", "white", "--snr", "5", "--json"]
     data = run(*argv, "--basis", world.white, *SEEN).data
     assert [row["prompt"] for row in data["clips"]] == ["which bird", "name it"], "a manifest's prompt wins"
-    from seen_jax.cli._inputs import read_noise
-
     model, basis = seen_jax.load(world.model), Calibration.load(world.white).select(Selection(method="complement"))
     clips = [read_audio(world.clips / f"clip{i}.wav") for i in range(2)]
-    noisy = [mix_at_snr(c, read_noise("white").clip(i, len(c), 0), 5.0).audio for i, c in enumerate(clips)]
+    noisy = [mix_at_snr(c, noise_source("white").clip(i, len(c), 0), 5.0).audio for i, c in enumerate(clips)]
     decoding = seen_jax.Decoding(max_new_tokens=4)
     plain = seen_jax.generate(model, noisy, ["which bird", "name it"], decoding=decoding)
     edited = seen_jax.generate(model, noisy, ["which bird", "name it"], basis, decoding=decoding)
@@ -316,6 +326,13 @@ def test_generate_with_and_without_seen(world, tmp_path):
         assert 0 <= row["see_after"] < row["see"] <= 1
     plain_only = run(*argv).data
     assert [set(row) for row in plain_only["clips"]] == [{"id", "path", "prompt", "answer"}] * 2
+    saved = run(*argv[:-1], "--basis", world.white, *SEEN, "--out", tmp_path / "new" / "answers.csv")
+    assert f"written: {tmp_path}/new/answers.csv" in saved.err
+    with (tmp_path / "new" / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["answer_seen"] for row in rows] == [row["answer_seen"] for row in data["clips"]]
+    assert [float(row["see"]) for row in rows] == [row["see"] for row in data["clips"]]
+    assert run(*argv, "--out", tmp_path / "a.json").data == json.loads((tmp_path / "a.json").read_text())
     off = run(*argv, "--basis", world.white, *SEEN, "--strength", 0).data["clips"]
     assert [row["answer_seen"] for row in off] == [row["answer"] for row in off]
 
@@ -377,13 +394,33 @@ def test_train_passes_the_configuration_on(tmp_path, monkeypatch):
     assert "--joint.steps" in run("train", "--help").out
 
 
-def test_the_quick_demo_is_a_valid_configuration():
-    from seen_jax.cli.demo import QUICK
-    from seen_jax.config import load_config
-    from seen_jax.evaluate.demo import DemoConfig
+def test_the_demo_is_an_experiment(tmp_path, monkeypatch):
+    from seen_jax.evaluate.config import ExperimentConfig
 
-    quick = load_config(DemoConfig, None, QUICK)
-    assert len(quick.snrs) * len(quick.noises) < len(DemoConfig().snrs) * len(DemoConfig().noises)
+    calls = []
+    arm = {"name": "seen", "gsr_clean": 0.5, "gain": 0.1, "low": 0.0, "high": 0.2}
+    summary = {"model": "seen-tiny", "answers": 9, "failed": 0, "mitigations": [arm], "page": "p.html", "out": "x"}
+    fake = lambda config, progress, hosts, overwrite: calls.append((config, hosts.count, overwrite)) or summary
+    monkeypatch.setattr("seen_jax.experiment.evaluate", fake)
+    (tmp_path / "c.yaml").write_text(f"out: {tmp_path / 'run'}\nseed: 3")
+    file = ["--config", tmp_path / "c.yaml"]
+    shown = run("demo", *file, "--quick", "--overwrite", "--snrs", "-5,5")
+    assert "open p.html" in shown.out and "+10.0 (+0.0 to +20.0)" in shown.out
+    assert run("evaluate", tmp_path / "c.yaml", "--limit", 3, "--noises", "white", "--json").data == summary
+    (config, count, overwrite), (other, _, kept) = calls
+    assert (config.seed, config.snrs, config.limit, config.calibration.clips) == (3, (-5.0, 5.0), 3, 12)
+    assert (count, overwrite, kept) == (1, True, False)
+    assert other == ExperimentConfig(seed=3, limit=3, noises=("white",), out=str(tmp_path / "run"))
+    assert "Did you mean 'strength'?" in run("demo", *file, "--strenght", "1").err
+
+
+def test_the_demo_has_a_configuration(monkeypatch):
+    configs = []
+    monkeypatch.setattr("seen_jax.experiment.evaluate", lambda config, *_, **__: configs.append(config) or {})
+    for extra in ([], ["--quick"]):
+        run("demo", "--out", "seen-demo", *extra)
+    whole, quick = configs
+    assert len(quick.snrs) * len(quick.noises) < len(whole.snrs) * len(whole.noises)
 
 
 def test_the_examples_in_the_help_work(world, tmp_path, monkeypatch):
@@ -419,27 +456,32 @@ def test_text_that_looks_like_markup_stays_as_it_is(world, tmp_path):
     assert "[red]x" in done.out
 
 
-def test_progress_bars_wait_and_need_a_terminal(monkeypatch):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_after_a_while(terminal, monkeypatch):
     import io
 
     from seen_jax.cli import _output
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    def shown(stream: io.StringIO, patience: float) -> str:
+    def shown(patience: float) -> str:
+        stream = io.StringIO()
+        stream.isatty = lambda: terminal
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setattr(_output, "PATIENCE", patience)
-        with _output.progress("counting") as tick:
+        with _output.progress() as report:
+            report("reading", 1, 1)
             time.sleep(0.3)
-            tick(1, 2)
+            for done in (1, 2):
+                report("counting", done, 20)
+            report("listening", 1, 0)
+            time.sleep(0.3 * terminal)  # bars are drawn ten times a second
         return stream.getvalue()
 
     monkeypatch.setenv("TERM", "xterm")
-    assert "counting" in shown(Terminal(), 0.05)
-    assert shown(Terminal(), 5.0) == ""
-    assert shown(io.StringIO(), 0.05) == ""
+    if terminal:
+        assert all(part in shown(0.05) for part in ("counting", "2/20", "listening", "1/?"))
+    else:
+        assert shown(0.05) == "counting (20)\nlistening\n"
+    assert shown(5.0) == ""
 
 
 def test_a_reader_that_leaves_is_no_error(world):

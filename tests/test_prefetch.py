@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import pytest
 
-from seen_jax.prefetch import ahead, overlapped
+from seen_jax.prefetch import pipeline, prefetch
 
 
 def test_results_come_in_the_order_of_the_calls():
@@ -17,8 +17,8 @@ def test_results_come_in_the_order_of_the_calls():
         time.sleep(0.01 * (3 - i % 3))
         return i
 
-    assert list(ahead(partial(slow, i) for i in range(10))) == list(range(10))
-    assert list(ahead([])) == []
+    assert list(prefetch(partial(slow, i) for i in range(10))) == list(range(10))
+    assert list(prefetch([])) == []
 
 
 def test_only_a_few_calls_run_ahead_and_an_error_waits_for_its_turn():
@@ -32,7 +32,7 @@ def test_only_a_few_calls_run_ahead_and_an_error_waits_for_its_turn():
             raise ValueError("third")
         return i
 
-    results = ahead((partial(call, i) for i in range(100)), depth=3)
+    results = prefetch((partial(call, i) for i in range(100)), depth=3)
     assert next(results) == 0 and max(begun) <= 3
     assert next(results) == 1
     with pytest.raises(ValueError, match="third"):
@@ -41,11 +41,11 @@ def test_only_a_few_calls_run_ahead_and_an_error_waits_for_its_turn():
 
 
 def test_the_context_of_jax_is_that_of_the_caller():
-    read = lambda: (jax.config.jax_default_device, jax.config.jax_default_matmul_precision)  # noqa: E731
+    read = lambda: (jax.config.jax_default_device, jax.config.jax_default_matmul_precision)
     device = jax.devices()[0]
     with jax.default_device(device), jax.default_matmul_precision("highest"):
-        assert list(ahead([read] * 3)) == [(device, "highest")] * 3
-    assert list(ahead([read])) == [read()]
+        assert list(prefetch([read] * 3)) == [(device, "highest")] * 3
+    assert list(prefetch([read])) == [read()]
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -63,6 +63,6 @@ def test_batches_come_in_order_and_run_together_only_where_they_may(together):
             busy -= 1
         return prepared, threading.get_ident() == own
 
-    found = list(overlapped(range(8), lambda i: 10 * i, run, together))
+    found = list(pipeline(range(8), lambda i: 10 * i, run, together))
     assert found == [(10 * i, not together) for i in range(8)]
     assert most == (2 if together else 1)

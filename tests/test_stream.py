@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_omni import wave
+from tiny_omni import wave, write_checkpoint
 
 import seen_jax
 from seen_jax import Selection
@@ -20,13 +20,18 @@ LENGTHS = (5200, 3300, 6400, 4807, 4000, 5600, 3500)  # all pad to 40 mel frames
 
 
 @pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return seen_jax.load(write_checkpoint(tmp_path_factory.mktemp("tiny") / "omni"))
+
+
+@pytest.fixture(scope="module")
 def pairs():
     clean = [wave(n, seed) for seed, n in enumerate(LENGTHS)]
     return [(c, noise_for_clip("pink", len(c), i)) for i, c in enumerate(clean)]
 
 
-def same(own, expected, selection):
-    a, b = own.select(selection), expected.select(selection)
+def same(calibration, expected, selection):
+    a, b = calibration.select(selection), expected.select(selection)
     assert a.ranks == b.ranks and a.layers == b.layers and max(a.ranks) > 0
     np.testing.assert_allclose(*(np.einsum("ldr,ler->lde", basis.q, basis.q) for basis in (a, b)), atol=1e-4)
 
@@ -42,12 +47,12 @@ def test_seen_tiny_streamed_and_merged_measures_what_it_does_in_memory():
     pairs = [(c, noise_for_clip("white", len(c), i)) for i, c in enumerate(clean)]
     whole = seen_jax.calibrate(model, *map(list, zip(*pairs, strict=True)), site, batch_size=20)
     parts = [seen_jax.calibrate_stream(model, iter(pairs[k::2]), site, batch_size=20) for k in range(2)]
-    own = parts[0].merge(parts[1])
-    assert own.source.shape == (4, 200, 192) and own.source.clean.factor.shape == (4, 193, 193)
-    assert sorted(own.card["data"]["clean"]) == sorted(whole.card["data"]["clean"])
-    assert own.localization() == whole.localization()
+    merged = parts[0].merge(parts[1])
+    assert merged.source.shape == (4, 200, 192) and merged.source.clean.factor.shape == (4, 193, 193)
+    assert sorted(merged.card["data"]["clean"]) == sorted(whole.card["data"]["clean"])
+    assert merged.localization() == whole.localization()
     for selection in (Selection(method="complement", layers="all"), Selection(noise_source="difference", layers="all")):
-        expected, basis = whole.select(selection), own.select(selection)
+        expected, basis = whole.select(selection), merged.select(selection)
         assert basis.ranks == expected.ranks and max(basis.ranks) > 0
         got, wanted = ([s.see for s in seen_jax.score(model, clean[:20], b, batch_size=20)] for b in (basis, expected))
         np.testing.assert_allclose(got, wanted, atol=1e-5)
@@ -62,9 +67,11 @@ def test_an_interrupted_stream_goes_on(model, pairs, tmp_path):
         seen_jax.calibrate_stream(model, broken, batch_size=2, keep=kept.append, seconds=0)
     assert [c.source.shape[1] for c in kept] == [2, 4]
     start = seen_jax.Calibration.load(kept[-1].save(tmp_path / "partial", ranks=False))
-    own = seen_jax.calibrate_stream(model, pairs[4:], batch_size=2, start=start, progress=done.append)
-    assert own.card["data"] == whole.card["data"] and done == [6, 7]
-    same(own, whole, Selection(method="complement", layers="all"))
+    progress = lambda *step: done.append(step)
+    resumed = seen_jax.calibrate_stream(model, pairs[4:], batch_size=2, start=start, progress=progress)
+    assert resumed.card["data"] == whole.card["data"]
+    assert done == [("calibrating", 6, 0), ("calibrating", 7, 0)]
+    same(resumed, whole, Selection(method="complement", layers="all"))
     in_memory = seen_jax.calibrate(model, *map(list, zip(*pairs[:4], strict=True)), batch_size=2)
     same(seen_jax.calibrate_stream(model, pairs[4:], batch_size=2, start=in_memory), whole, Selection(layers="all"))
 

@@ -34,6 +34,7 @@ def bad(world, tmp_path_factory) -> Path:
     soundfile.write(folder / "no_samples.wav", np.zeros(0, np.float32), 16_000)
     soundfile.write(folder / "nan.wav", np.array([0.1, np.nan, 0.2], np.float32), 16_000, subtype="FLOAT")
     soundfile.write(folder / "silent.wav", np.zeros(8000, np.float32), 16_000)
+    soundfile.write(folder / "short.wav", np.full(2000, 0.1, np.float32), 16_000)
     soundfile.write(folder / "long.wav", np.full(16_000 * 301, 0.1, np.float32), 16_000)
     (folder / "notes.txt").write_text("no audio")
     (folder / "no_audio_column.csv").write_text("name,text\nclip0,hello\n")
@@ -50,7 +51,7 @@ def bad(world, tmp_path_factory) -> Path:
 
 
 def _break_models(folder: Path, world) -> None:
-    copy = lambda name: Path(shutil.copytree(world.model, folder / name))  # noqa: E731
+    copy = lambda name: Path(shutil.copytree(world.model, folder / name))
     (copy("no_weights") / "model.safetensors").unlink()
     weights = copy("truncated_model") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
@@ -65,7 +66,7 @@ def _break_models(folder: Path, world) -> None:
 
 
 def _break_calibrations(folder: Path, world) -> None:
-    copy = lambda name: Path(shutil.copytree(world.white, folder / name))  # noqa: E731
+    copy = lambda name: Path(shutil.copytree(world.white, folder / name))
     (copy("no_statistics") / "statistics.safetensors").unlink()
     tensors = copy("truncated_calibration") / "statistics.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-100])
@@ -118,13 +119,16 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (noise("pinc"), 1, ("'pinc'", "did you mean 'pink'?")),
     (noise("{bad}/gone.wav"), 1, ("{bad}/gone.wav",)),
     (noise("{bad}/silent.wav"), 1, ("{bad}/silent.wav", "digital silence")),
+    (noise("{bad}/short.wav"), 1, ("{bad}/short.wav", "too short")),
+    (noise("{bad}/empty_folder#rain"), 1, ("{bad}/empty_folder",)),
     (noise("{bad}/empty_folder"), 1, ("no audio file", "{bad}/empty_folder")),
     ((*CALIBRATE, "--noise", "pink", "white"), 1, ("two noises are called white",)),
     ((*CALIBRATE, "--snr", "loud"), 2, ("--snr", "'loud'")),
     ((*CALIBRATE, "--snr", "nan"), 2, ("--snr", "'nan'")),
     ((*CALIBRATE, "--snr", "-500"), 1, ("SNR", "-500")),
     ((*SCORE, "--noise", "white", "--snr", "-10,high"), 2, ("--snr", "-10,high")),
-    ((*SCORE, "--noise", "white", "--snr", "0,nan"), 1, ("SNR", "nan")),
+    ((*SCORE, "--noise", "white", "--snr", "0,nan"), 2, ("--snr is '0,nan'",)),
+    ((*SCORE, "--noise", "white", "--snr", "0,500"), 1, ("SNR", "500")),
     ((*GENERATE, "--snr", "3"), 1, ("--snr needs a --noise",)),
     # places and counts
     ((*CALIBRATE, "--site", "encoder.mlp_akt"), 1, ("'encoder.mlp_akt'", "Did you mean 'encoder.mlp_act'?")),
@@ -140,7 +144,7 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ((*CALIBRATE, "--model", "{bad}/no_tokenizer"), 1, ("{bad}/no_tokenizer", "tokenizer")),
     ((*CALIBRATE, "--model", "{bad}/no_config"), 1, ("{bad}/no_config/config.json",)),
     ((*CALIBRATE, "--model", "{bad}/not_json"), 1, ("{bad}/not_json/config.json", "JSON")),
-    ((*CALIBRATE, "--model", "{bad}/other_family"), 1, ("llama", "Supported: qwen2_5_omni")),
+    ((*CALIBRATE, "--model", "{bad}/other_family"), 1, ("llama", "Supported: audioflamingo3")),
     ((*CALIBRATE, "--dtype", "int8"), 2, ("--dtype", "int8", "bfloat16")),
     ((*CALIBRATE, "--mesh.tensor", "64"), 1, ("mesh", "data 1 x tensor 64 needs 64 devices; there")),
     ((*CALIBRATE, "--mesh.data", "0"), 1, ("mesh", "0 x 1")),
@@ -155,6 +159,7 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ((*CALIBRATE, "--out", "{bad}/notes.txt/below"), 1, ("{bad}/notes.txt", "is a file")),
     ((*SCORE, "--out", "{bad}/notes.txt/a.csv"), 1, ("{bad}/notes.txt", "is a file")),
     ((*SCORE, "--out", "{bad}/missing_file.csv"), 1, ("{bad}/missing_file.csv exists", "--overwrite")),
+    ((*GENERATE, "--out", "a.xlsx"), 1, ("a.xlsx", ".csv or .json")),
     ((*SCORE, "--out", "a.xlsx"), 1, ("a.xlsx", ".csv or .json")),
     (("inspect", BASIS, "--figure", "curves.bmp"), 1, ("curves.bmp", ".png")),
     (("inspect", "{bad}/saved_basis", "--figure", "{bad}/a.png"), 1, ("{bad}/saved_basis", "only a calibration")),
@@ -205,11 +210,11 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (("train", "{bad}/wrong_type.yaml"), 1, ("{bad}/wrong_type.yaml", "joint.steps is 'many'", "expected int")),
     (("train", "{bad}/broken.yaml"), 1, ("{bad}/broken.yaml, line 3", "not valid YAML")),
     (("train", "{bad}/list.yaml"), 1, ("{bad}/list.yaml", "not a list")),
-    (("train", "{bad}/fine.yaml", "--join.steps", "3"), 1, ("--join.steps", "Did you mean '--joint.steps'?")),
-    (("train", "{bad}/fine.yaml", "--joint.steps", "3.5"), 1, ("--joint.steps is '3.5'", "expected int")),
+    (("train", "{bad}/fine.yaml", "--join.steps", "3"), 1, ("--join.steps", "Did you mean 'joint'?")),
+    (("train", "{bad}/fine.yaml", "--joint.steps", "3.5"), 1, ("joint.steps is '3.5'", "expected int")),
     (("train", "{bad}/fine.yaml", "--out", "{bad}/notes.txt/run"), 1, ("{bad}/notes.txt is a file",)),
     (("demo", "--config", "{bad}/gone.yaml"), 1, ("{bad}/gone.yaml",)),
-    (("demo", "--strenght", "1"), 1, ("--strenght", "Did you mean '--strength'?")),
+    (("demo", "--config", "{bad}/fine.yaml"), 1, ("{bad}/fine.yaml", "unknown key 'data'")),
 ]
 
 

@@ -1,7 +1,8 @@
-"""Audio: read and check files, find them, log-mel features, mixing at an SNR, synthetic noises, denoisers."""
+"""Audio: read and check files, find them, mixing at an SNR, synthetic noises, denoisers."""
 
-from seen_jax.audio.denoise import DENOISERS, Denoiser, denoiser
-from seen_jax.audio.features import SAMPLE_RATE, frame_count, log_mel, mel_filterbank, pad_waves
+from seen_jax.audio.denoisers.base import Denoiser, denoiser
+from seen_jax.audio.features import SAMPLE_RATE
+from seen_jax.audio.inputs import as_wave
 from seen_jax.audio.io import (
     AudioItem,
     audio_seconds,
@@ -13,8 +14,9 @@ from seen_jax.audio.io import (
     write_audio,
 )
 from seen_jax.audio.mix import Mixture, fit_noise, mix_at_snr, mix_batch
-from seen_jax.audio.noise import NOISES, load_noise, noise_for_clip, synthetic_noise
+from seen_jax.audio.noise import NOISES, noise_for_clip, synthetic_noise
 from seen_jax.audio.sources import NoiseSource, noise_source
+from seen_jax.registry import DENOISERS
 
 __all__ = [
     "DENOISERS",
@@ -24,22 +26,18 @@ __all__ = [
     "Denoiser",
     "Mixture",
     "NoiseSource",
+    "as_wave",
     "audio_seconds",
     "check_wave",
     "decode_audio",
     "denoiser",
     "find_audio",
     "fit_noise",
-    "frame_count",
     "is_silent",
-    "load_noise",
-    "log_mel",
-    "mel_filterbank",
     "mix_at_snr",
     "mix_batch",
     "noise_for_clip",
     "noise_source",
-    "pad_waves",
     "read_audio",
     "synthetic_noise",
     "write_audio",

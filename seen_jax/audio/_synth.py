@@ -54,19 +54,19 @@ def harmonics(phase: np.ndarray, amplitudes: np.ndarray, rng: Rng) -> np.ndarray
 
 
 def ring(n: int, rng: Rng, rate: float, low: float, high: float, seconds: float) -> np.ndarray:
-    """Random strikes, `rate` per second at least one: decaying tones of random pitch, loudness and moment."""
+    """Random strikes, `rate` per second but at least one: decaying tones of random pitch, loudness and onset."""
     from scipy.signal import fftconvolve
 
     out = np.zeros(n)
     t = np.arange(int(4 * seconds * SAMPLE_RATE)) / SAMPLE_RATE
     count = max(1, rng.poisson(rate * n / SAMPLE_RATE))
-    kinds = np.array_split(np.arange(count), min(count, 12))  # a dozen pitches per clip
-    moments, loudness = rng.integers(0, n, count), rng.lognormal(0.0, 0.8, count)
-    for kind in kinds:
+    groups = np.array_split(np.arange(count), min(count, 12))  # a dozen pitches per clip
+    onsets, loudness = rng.integers(0, n, count), rng.lognormal(0.0, 0.8, count)
+    for group in groups:
         pitch, decay = np.exp(rng.uniform(np.log(low), np.log(high))), seconds * rng.uniform(0.4, 1.0)
         tone = np.exp(-t / decay) * np.sin(2 * np.pi * pitch * t + rng.uniform(0, 2 * np.pi))
         strikes = np.zeros(n)
-        np.add.at(strikes, moments[kind], loudness[kind])
+        np.add.at(strikes, onsets[group], loudness[group])
         out += fftconvolve(strikes, tone)[:n]
     return out
 

@@ -21,7 +21,17 @@ MAX_SNR_DB = 120.0  # beyond it the weaker part drowns in float32 rounding
 
 @dataclass(frozen=True)
 class Mixture:
-    """A noisy clip (16 kHz float32), its measured SNR and peak, and whether 16-bit PCM would clip it."""
+    """A noisy clip.
+
+    Attributes:
+        audio: [samples] float32 at 16 kHz.
+        snr_db: the measured SNR in dB.
+        peak: the largest absolute sample.
+        clips_pcm16: whether 16-bit PCM would clip it.
+
+    >>> audio.mix_at_snr(clips[0], noises[0], 20.0).clips_pcm16
+    False
+    """
 
     audio: Float[np.ndarray, " samples"]
     snr_db: float
@@ -30,7 +40,16 @@ class Mixture:
 
 
 def fit_noise(noise: Float[np.ndarray, " noise"], n_samples: int, offset: int = 0) -> Float[np.ndarray, " samples"]:
-    """`n_samples` of a noise that is looped, read from sample `offset` on (taken modulo its length)."""
+    """A stretch of a noise that is looped.
+
+    Args:
+        noise: [n], not empty.
+        n_samples: how many samples.
+        offset: the first one, modulo n.
+
+    >>> audio.fit_noise(np.array([1.0, 2.0, 3.0]), 4, offset=2).tolist()
+    [3.0, 1.0, 2.0, 3.0]
+    """
     return np.take(noise, np.arange(offset % len(noise), offset % len(noise) + n_samples), mode="wrap")
 
 
@@ -38,13 +57,19 @@ def mix_at_snr(clean: Any, noise: Any, snr_db: float, offset: int = 0) -> Mixtur
     """Add noise to a clean clip at `snr_db` decibels.
 
     Args:
-        clean, noise: 16 kHz float waves of any length (`check_wave` is applied).
+        clean, noise: 16 kHz waves of any length (`check_wave` is applied).
         snr_db: wanted ratio, within -120 to 120 dB.
         offset: where to start reading the noise, in samples.
+
+    Returns:
+        A `Mixture` of the length of the clean clip.
 
     Raises:
         AudioError: a wave that `check_wave` refuses, or digital silence, which has no SNR.
         ConfigError: an SNR that is not finite or out of range.
+
+    >>> round(audio.mix_at_snr(clips[0], noises[0], -5.0).snr_db, 3)
+    -5.0
     """
     if not (math.isfinite(snr_db) and abs(snr_db) <= MAX_SNR_DB):
         raise ConfigError(f"The SNR must be a number of dB between -{MAX_SNR_DB:g} and {MAX_SNR_DB:g}, not {snr_db}.")
@@ -71,8 +96,17 @@ def mix_batch(
 ) -> Float[Array, "batch samples"]:
     """`mix_at_snr` for padded batches, in JAX: for training and for sweeps over SNRs.
 
-    Powers are taken over the first `lengths` samples of each clip and noise is added only there, so padding
-    stays as it is. Where either part is silent the clip is returned as it is. An SNR of +inf adds nothing.
+    Args:
+        clean, noise: [batch, samples], padded on the right.
+        snr_db: [batch] in dB; +inf adds nothing.
+        lengths: [batch] real samples of each clip; powers are taken over these, and noise is added only there.
+
+    Returns:
+        [batch, samples]; a clip as it is where either part is silent.
+
+    >>> one = jnp.ones((1, 4))
+    >>> audio.mix_batch(one, 2 * one, jnp.zeros(1), jnp.array([2])).tolist()
+    [[2.0, 2.0, 1.0, 1.0]]
     """
     valid = jnp.arange(clean.shape[1]) < lengths[:, None]
     kept = jnp.where(valid, noise, 0.0)

@@ -1,10 +1,11 @@
-"""Noises: synthetic ones by name, recorded ones by path."""
+"""Single noises: synthetic ones by name, and pieces of recordings."""
 
 import difflib
+import functools
 import os
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,17 @@ from jaxtyping import Float
 
 from seen_jax.audio import _synth
 from seen_jax.audio.features import SAMPLE_RATE
-from seen_jax.audio.io import check_wave, is_silent, read_audio
+from seen_jax.audio.io import audio_seconds, check_wave, is_silent, read_audio
 from seen_jax.audio.mix import fit_noise
 from seen_jax.errors import AudioError, ConfigError
 
 NOISES = ("white", "pink", "brown", "hum", "babble", "impulses", "engine", "rain", "alarm")
+MATLAB = ".mat"  # as NOISEX-92 is published
+NOISEX_RATE = 19_980  # the .mat files do not say it
 _ALIASES = {"gauss": "white"}
-_SHORTEST = SAMPLE_RATE  # draw a second at least: spectra and rhythms need room, also under a short clip
+_SHORTEST = SAMPLE_RATE  # draw at least a second: spectra and rhythms need that much, also for a short clip
+_CACHED = 30.0  # seconds: shorter segments are cached in memory; of longer ones only the piece is read
+_TRIES = 16  # random moments to try where a recording has digital silence
 
 
 def synthetic_noise(
@@ -28,12 +33,16 @@ def synthetic_noise(
 
     Args:
         name: one of `NOISES`, or "gauss" for "white".
+        n_samples: its length.
         seed: with the name it determines the noise; other seeds give other noises.
         speech: for "babble", 16 kHz clips to overlap at random moments; else the voices are synthetic.
 
     Raises:
         ConfigError: an unknown name, no samples, a negative seed.
         AudioError: speech clips that are not waves or all silent.
+
+    >>> round(float(audio.synthetic_noise("pink", 16000, seed=0).std()), 3)
+    1.0
     """
     kind = _ALIASES.get(name, name)
     if kind not in NOISES:
@@ -51,59 +60,39 @@ def synthetic_noise(
     return _synth.unit(wave).astype(np.float32)
 
 
-def load_noise(
-    spec: str | Path, seconds: float = 10.0, seed: int = 0, speech: Sequence[np.ndarray] | None = None
-) -> Float[np.ndarray, " samples"]:
-    """A noise to use on many clips: the whole of an audio file, or `seconds` of a synthetic noise.
-
-    Raises:
-        ConfigError: neither a known name nor a path.
-        AudioError: a file that `read_audio` refuses or that is digital silence.
-    """
-    if is_synthetic(spec):
-        return synthetic_noise(str(spec), round(seconds * SAMPLE_RATE), seed, speech)
-    path = Path(os.path.expanduser(spec))
-    if not path.exists() and path.name == str(spec) and not path.suffix:
-        raise ConfigError(f"There is no noise or file {str(spec)!r}{nearest_noise(str(spec))}")
-    wave = read_audio(path)
-    if is_silent(wave):
-        raise AudioError(f"The noise {path} is digital silence.")
-    return wave
-
-
 def noise_for_clip(
     spec: str | Path, n_samples: int, seed: int, speech: Sequence[np.ndarray] | None = None
 ) -> Float[np.ndarray, " samples"]:
-    """The noise for one clip: drawn for a synthetic name, looped or cut from a random moment of a file.
+    """The noise for one clip, at 16 kHz: a synthetic noise by its name, or a piece of an audio file.
 
-    The same (spec, n_samples, seed) gives the same noise. Synthetic ones have unit RMS.
+    The same arguments give the same noise. For noise that calibration and test do not share, see
+    `seen_jax.audio.noise_source`.
+
+    Args:
+        spec: a name of `NOISES`, or an audio file.
+        n_samples: length of the clip.
+        seed, speech: as for `synthetic_noise`.
+
+    Returns:
+        [n_samples] float32; of unit RMS if synthetic.
 
     Raises:
-        ConfigError, AudioError: as `synthetic_noise` and `load_noise`.
+        ConfigError, AudioError: as `synthetic_noise` and `draw`; neither a name nor a file.
+
+    >>> audio.noise_for_clip("white", len(clips[0]), seed=3).shape == clips[0].shape
+    True
     """
     if is_synthetic(spec):
         return synthetic_noise(str(spec), n_samples, seed, speech)
     path = Path(os.path.expanduser(spec))
-    wave = _recorded(str(spec), path.stat().st_mtime_ns if path.exists() else 0)
-    return fit_noise(wave, n_samples, int(_rng(path.name, seed).integers(len(wave))))
-
-
-@lru_cache(maxsize=16)
-def _recorded(spec: str, _modified: int) -> np.ndarray:
-    wave = load_noise(spec)
-    wave.setflags(write=False)
-    return wave
+    if not path.is_file():
+        raise ConfigError(f"There is no noise or file {str(spec)!r}{nearest_noise(str(spec))}")
+    return draw(Segment(path), n_samples, _rng(path.name, seed))
 
 
 def is_synthetic(spec: str | Path) -> bool:
-    """Whether a noise is meant by its name."""
+    """Whether this is the name of a synthetic noise."""
     return spec in NOISES or spec in _ALIASES
-
-
-def _rng(name: str, seed: int) -> np.random.Generator:
-    if seed < 0:
-        raise ConfigError(f"A seed must not be negative: {seed}.")
-    return np.random.default_rng([zlib.crc32(name.encode()), seed])
 
 
 def nearest_noise(name: str) -> str:
@@ -113,9 +102,94 @@ def nearest_noise(name: str) -> str:
     return f"{f': did you mean {close[0]!r}?' if close else '.'} Known noises: {', '.join(known)}."
 
 
+def _rng(name: str, seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise ConfigError(f"A seed must not be negative: {seed}.")
+    return np.random.default_rng([zlib.crc32(name.encode()), seed])
+
+
 def _voices(speech: Sequence[np.ndarray] | None) -> list[np.ndarray]:
     clips = [check_wave(clip, name=f"speech clip {i}") for i, clip in enumerate(speech or ())]
     voiced = [clip for clip in clips if not is_silent(clip)]
     if clips and not voiced:
         raise AudioError("The speech given for babble is digital silence.")
     return voiced
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a recording (an audio file, or a MATLAB file as in NOISEX-92); seconds None: to its end."""
+
+    path: Path
+    start: float = 0.0
+    seconds: float | None = None
+
+
+def draw(segment: Segment, samples: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
+    """A piece of a segment from a random moment on, at 16 kHz, looped where the segment is shorter.
+
+    Raises:
+        AudioError: a recording that cannot be read, or is digital silence wherever it was tried.
+    """
+    for _ in range(_TRIES):
+        wave = _piece(segment, samples, rng)
+        if not is_silent(wave):
+            return wave
+    raise AudioError(f"The noise {segment.path} is digital silence at {_TRIES} random moments: leave it out.")
+
+
+def noise_seconds(path: Path) -> float:
+    """The length of a recording. Raises AudioError where it cannot be read."""
+    return len(_noisex(path, _modified(path))) / SAMPLE_RATE if _is_matlab(path) else audio_seconds(path)
+
+
+def _piece(segment: Segment, samples: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
+    path, modified = segment.path, _modified(segment.path)
+    seconds = noise_seconds(path) - segment.start if segment.seconds is None else segment.seconds
+    length = round(seconds * SAMPLE_RATE)
+    if _is_matlab(path):
+        wave = _noisex(path, modified)[round(segment.start * SAMPLE_RATE) :][: max(1, length)]
+    elif seconds <= _CACHED or length <= samples:
+        wave = _cached(segment, modified)
+    else:
+        start = segment.start + rng.integers(length - samples + 1) / SAMPLE_RATE
+        return read_audio(path, start=float(start), seconds=samples / SAMPLE_RATE)
+    spare = len(wave) - samples
+    return fit_noise(wave, samples, int(rng.integers(spare + 1 if spare >= 0 else len(wave))))
+
+
+def _is_matlab(path: Path) -> bool:
+    return path.suffix.lower() == MATLAB
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise AudioError(f"Cannot read the noise {path}: {error.strerror or error}.") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _cached(segment: Segment, _time: int) -> Float[np.ndarray, " _"]:
+    wave = read_audio(segment.path, start=segment.start, seconds=segment.seconds)
+    wave.setflags(write=False)
+    return wave
+
+
+@functools.lru_cache(maxsize=4)
+def _noisex(path: Path, _time: int) -> Float[np.ndarray, " _"]:
+    """The longest array of numbers in a MATLAB file, at 16 kHz; 16-bit values are brought to [-1, 1]."""
+    import scipy.io
+
+    try:
+        values = scipy.io.loadmat(path).values()
+    except Exception as error:  # a damaged file makes scipy raise errors of many kinds
+        raise AudioError(f"Cannot read {path} as a MATLAB file (up to version 7): {error}.") from error
+    arrays = [v.ravel() for v in values if isinstance(v, np.ndarray) and v.dtype.kind in "iuf" and v.size]
+    if not arrays:
+        raise AudioError(f"{path} holds no array of samples.")
+    longest = max(arrays, key=len).astype(np.float32)
+    scale = 32768.0 if np.abs(longest).max() > 1 else 1.0
+    wave = check_wave(longest / np.float32(scale), NOISEX_RATE, name=str(path))
+    wave.setflags(write=False)
+    return wave

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.bench.roofline import ceilings, roofline
-from seen_jax.bench.suites import Bench, Found
+from seen_jax.bench.suites import Bench, Timed
 from seen_jax.bench.timing import alternate, ratio
 from seen_jax.errors import ConfigError
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
@@ -54,14 +54,14 @@ class Load:
 DECODE, PREFILL = Load(1, 32), Load(4, 768)
 
 
-def card(bench: Bench) -> Found:
+def card(bench: Bench) -> Timed:
     """Refuses to run on a CPU: the weights alone are 16 GB, and the limits would be others."""
     if jax.default_backend() == "cpu":
         raise ConfigError("the suite `card` needs a GPU or TPU; JAX sees none here: see docs/performance.md")
     return seven_b(bench, SEVEN_B, _torch_side(SEVEN_B))
 
 
-def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Found:
+def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Timed:
     """Decoding at batch 1 as a share of the bandwidth of the memory, the prompt pass as one of the matrix units.
 
     SEEN edits every layer of the encoder, on both sides. torch_side: None where PyTorch is not there.
@@ -89,9 +89,9 @@ def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Found:
     times: dict[str, list[float]] = {}
     for name, side in sides.items():
         both = {f"{name}, ours": side, **({f"{name}, PyTorch": theirs[name]} if theirs else {})}
-        times |= alternate(both, bench.runs, functools.partial(bench.tick, f"card: {name}"))
+        times |= alternate(both, bench.runs, functools.partial(bench.progress, f"card: {name}"))
 
-    middle = lambda name: float(np.median(times[name]))  # noqa: E731
+    middle = lambda name: float(np.median(times[name]))
     weights = sum(x.nbytes for x in jax.tree.leaves(variables["params"]["decoder"]))
     read = weights - 2 * config.decoder.vocab * config.decoder.width * (not config.decoder.tied)  # one row of the table
     lines, values = {}, {}
@@ -104,7 +104,7 @@ def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Found:
         f"{name}_vs_torch".replace(" ", "_"): ratio(times[f"{name}, PyTorch"], times[f"{name}, ours"])
         for name in theirs
     }
-    return Found(times, ratios, lines, values)
+    return Timed(times, ratios, lines, values)
 
 
 def random_weights(lalm: Lalm) -> Any:
@@ -138,7 +138,7 @@ def batch_of(config: LalmConfig, load: Load) -> Batch:
     index = np.full((load.rows, length), -1, np.int32)
     index[:, 4 : 4 + audio] = np.arange(load.rows * audio).reshape(load.rows, audio)
     features = rng.normal(size=(load.rows, FRAMES, config.encoder.n_mels)).astype(np.float32)
-    full = lambda n: jnp.full(load.rows, n, jnp.int32)  # noqa: E731
+    full = lambda n: jnp.full(load.rows, n, jnp.int32)
     return Batch(jnp.asarray(tokens), full(length), jnp.asarray(features), full(FRAMES), jnp.asarray(index))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.bench.roofline import roofline
-from seen_jax.bench.suites import Bench, Found
+from seen_jax.bench.suites import Bench, Timed
 from seen_jax.bench.timing import ratio
 from seen_jax.errors import ConfigError, SeenError
 from seen_jax.models.config import EncoderConfig
@@ -21,7 +21,7 @@ CONFIG = EncoderConfig(
 )
 
 
-def encoders(bench: Bench) -> Found:
+def encoders(bench: Bench) -> Timed:
     """The forward pass of 8 clips of 10 s, float32."""
     try:
         import torch
@@ -45,17 +45,17 @@ def encoders(bench: Bench) -> Found:
     packed = torch.tensor(features).reshape(-1, CONFIG.n_mels).T.contiguous()
     lengths = torch.full((CLIPS,), frames)
     after = (lengths - 1) // 2 + 1
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
 
     def ours() -> None:
-        found["ours"] = forward(variables, audio).block_until_ready()
+        outputs["ours"] = forward(variables, audio).block_until_ready()
 
     def hooks() -> None:
         with torch.inference_mode():
-            found["torch"] = theirs(packed, feature_lens=lengths, aftercnn_lens=after).last_hidden_state
+            outputs["torch"] = theirs(packed, feature_lens=lengths, aftercnn_lens=after).last_hidden_state
 
     times = bench.turns("encoder", {"ours": ours, "PyTorch": hooks})
-    gap = np.abs(np.asarray(found["ours"]).reshape(-1, CONFIG.output_width) - found["torch"].numpy()).max()
+    gap = np.abs(np.asarray(outputs["ours"]).reshape(-1, CONFIG.output_width) - outputs["torch"].numpy()).max()
     if gap > 1e-3:
         raise SeenError(f"the two encoders differ by {gap:g}: nothing to compare")
     positions, window = CLIPS * frames // 2, CONFIG.pad_frames // 2
@@ -64,15 +64,15 @@ def encoders(bench: Bench) -> Found:
     operations = 2.0 * (LAYERS * layer + stem + positions // 2 * CONFIG.width * CONFIG.output_width)
     weights = sum(x.nbytes for x in jax.tree.leaves(variables))
     lines = {name: roofline(operations, weights, float(np.median(own)), bench.top) for name, own in times.items()}
-    return Found(times, {"encoder_vs_torch": ratio(times["PyTorch"], times["ours"])}, lines)
+    return Timed(times, {"encoder_vs_torch": ratio(times["PyTorch"], times["ours"])}, lines)
 
 
 def converted(encoder: Any) -> dict[str, Any]:
     """The weights of the PyTorch module as ours."""
     state = {name: x.detach().numpy() for name, x in encoder.state_dict().items()}
-    dense = lambda key: {"kernel": state[f"{key}.weight"].T, **_bias(state, key)}  # noqa: E731
-    norm = lambda key: {"scale": state[f"{key}.weight"], "bias": state[f"{key}.bias"]}  # noqa: E731
-    conv = lambda key: {"kernel": state[f"{key}.weight"].transpose(2, 1, 0), **_bias(state, key)}  # noqa: E731
+    dense = lambda key: {"kernel": state[f"{key}.weight"].T, **_bias(state, key)}
+    norm = lambda key: {"scale": state[f"{key}.weight"], "bias": state[f"{key}.bias"]}
+    conv = lambda key: {"kernel": state[f"{key}.weight"].transpose(2, 1, 0), **_bias(state, key)}
 
     def layer(i: int) -> dict[str, Any]:
         at = f"layers.{i}"

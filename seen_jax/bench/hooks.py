@@ -45,14 +45,14 @@ class Hooked:
         self.stops = set(stop if isinstance(stop, list) else [stop])
 
     @contextlib.contextmanager
-    def seen(self, basis: NoiseBasis, strength: float, found: list[Any]) -> Iterator[None]:
-        """Hooks at the kept layers: SEE per position goes to `found`; with a strength the activations are edited."""
+    def seen(self, basis: NoiseBasis, strength: float, values: list[Any]) -> Iterator[None]:
+        """Hooks at the kept layers append their mean SEE to `values`; with a strength they edit the activations."""
         q = {layer: self.torch.tensor(np.asarray(basis.q[layer])[:, : basis.ranks[layer]]) for layer in basis.layers}
 
         def hook(layer: int) -> Any:
             def run(module: Any, args: Any, a: Any) -> Any:
                 part = a @ q[layer]
-                found.append((part.square().sum(-1) / (a.square().sum(-1) + 1e-12)).mean())
+                values.append((part.square().sum(-1) / (a.square().sum(-1) + 1e-12)).mean())
                 return a - strength * (part @ q[layer].T) if strength else None
 
             return run
@@ -96,17 +96,17 @@ class Hooked:
     def pooled(self, inputs: dict[str, Any], new: int = 0) -> list[Any]:
         """Mean activations of every layer of the audio tower, for one clip; from a whole answer of so many tokens, if
         any."""
-        found: list[Any] = []
+        means: list[Any] = []
         tower = self.model.model.audio_tower
-        hook = lambda module, args, a: found.append(a.mean(0))  # noqa: E731
+        hook = lambda module, args, a: means.append(a.mean(0))
         handles = [layer.activation_fn.register_forward_hook(hook) for layer in tower.layers]
         try:
             if new:
                 self.generate(inputs, new)
-                return found
+                return means
             with self.torch.inference_mode():
                 self.model.get_audio_features(inputs["input_features"], inputs["feature_attention_mask"])
         finally:
             for handle in handles:
                 handle.remove()
-        return found
+        return means

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from seen_jax.audio import write_audio
-from seen_jax.bench.suites import Bench, Found
+from seen_jax.bench.suites import Bench, Timed
 from seen_jax.bench.timing import ratio
 from seen_jax.data.items import load_clips
 from seen_jax.errors import SeenError
 from seen_jax.models.config import DecoderConfig
 from seen_jax.models.decoder import Decoder
-from seen_jax.models.model import load
+from seen_jax.models.load import load
 
 
 def started(*args: str, **env: str) -> float:
@@ -34,15 +34,15 @@ def started(*args: str, **env: str) -> float:
     return time.perf_counter() - start
 
 
-def imports(bench: Bench) -> Found:
+def imports(bench: Bench) -> Timed:
     """A process that imports jax, and one that imports this package."""
     sides = {"jax": lambda: started("-c", "import jax"), "seen_jax": lambda: started("-c", "import jax, seen_jax")}
     times = bench.turns("import", sides)
     beyond = sorted(b - a for a, b in zip(times["jax"], times["seen_jax"], strict=True))
-    return Found(times, {}, values={"seconds beyond import jax": beyond[len(beyond) // 2]})
+    return Timed(times, {}, values={"seconds beyond import jax": beyond[len(beyond) // 2]})
 
 
-def demo(bench: Bench) -> Found:
+def demo(bench: Bench) -> Timed:
     """The demo as a user starts it, with an empty compilation cache and with a filled one."""
     with tempfile.TemporaryDirectory() as folder:
         cold: list[float] = []
@@ -52,11 +52,11 @@ def demo(bench: Bench) -> Found:
             for kind, seconds in (("cold", cold), ("warm", warm)):
                 out = str(Path(folder) / f"{kind}{turn}")
                 seconds.append(started("-m", "seen_jax.cli", "demo", "--out", out, SEEN_JAX_CACHE=cache))
-                bench.tick("demo", len(cold) + len(warm), 4)
-    return Found({"cold": cold, "warm": warm}, {}, values={"warm demo, seconds": min(warm), "cold": min(cold)})
+                bench.progress("demo", len(cold) + len(warm), 4)
+    return Timed({"cold": cold, "warm": warm}, {}, values={"warm demo, seconds": min(warm), "cold": min(cold)})
 
 
-def compiling(bench: Bench) -> Found:
+def compiling(bench: Bench) -> Timed:
     """Compilation of a prompt pass of Qwen2.5-7B's decoder with 4 and with 28 layers, from shapes alone."""
     size = DecoderConfig(
         vocab=152_064, width=3584, layers=4, heads=28, kv_heads=4, head_dim=128, ffn=18_944, rope_theta=1e6, eps=1e-6,
@@ -67,9 +67,9 @@ def compiling(bench: Bench) -> Found:
         decoder = Decoder(dataclasses.replace(size, layers=layers), dtype=jnp.bfloat16)
         x = jax.ShapeDtypeStruct((1, 256, size.width), jnp.bfloat16)
         mask = jax.ShapeDtypeStruct((1, 256), jnp.bool_)
-        make: Any = lambda x, mask: decoder.init(jax.random.key(0), x, mask, mask, {}, method="prompt")  # noqa: E731
+        make: Any = lambda x, mask: decoder.init(jax.random.key(0), x, mask, mask, {}, method="prompt")
         variables = jax.eval_shape(make, x, mask)
-        run = lambda v, x, mask: decoder.apply(v, x, mask, mask, {}, method="prompt")  # noqa: E731
+        run = lambda v, x, mask: decoder.apply(v, x, mask, mask, {}, method="prompt")
         jax.jit(run).lower(variables, x, mask).compile()
 
     kept = jax.config.values["jax_enable_compilation_cache"]
@@ -78,10 +78,10 @@ def compiling(bench: Bench) -> Found:
         times = bench.turns("compile", {"28 layers": lambda: compiled(28), "4 layers": lambda: compiled(4)})
     finally:
         jax.config.update("jax_enable_compilation_cache", kept)
-    return Found(times, {"compile_28_vs_4": ratio(times["28 layers"], times["4 layers"])})
+    return Timed(times, {"compile_28_vs_4": ratio(times["28 layers"], times["4 layers"])})
 
 
-def loading(bench: Bench) -> Found:
+def loading(bench: Bench) -> Timed:
     """Loading the model beside reading its files into memory."""
     files = sorted(bench.model.folder.glob("*.safetensors"))
     sides = {
@@ -89,7 +89,7 @@ def loading(bench: Bench) -> Found:
         "read": lambda: [file.read_bytes() for file in files],
     }
     times = bench.turns("loading", sides)
-    return Found(times, {"load_vs_read": ratio(times["load"], times["read"])})
+    return Timed(times, {"load_vs_read": ratio(times["load"], times["read"])})
 
 
 # ru_maxrss also counts the process that started this one: in Linux the kernel has the peak of the program alone.
@@ -102,7 +102,7 @@ print((peak or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0])
 """
 
 
-def memory(bench: Bench) -> Found:
+def memory(bench: Bench) -> Timed:
     """Peak memory of `seen-jax evaluate` on 10 times as many items beside the peak on few, compiled before.
 
     Few are four batches: the first ones still widen the heap.
@@ -134,11 +134,11 @@ def memory(bench: Bench) -> Found:
             return float(done.stdout.strip().splitlines()[-1]) / 1024
 
         peak(few, "warm")
-        found: dict[str, list[float]] = {"few": [], "ten times": []}
+        peaks: dict[str, list[float]] = {"few": [], "ten times": []}
         for turn in range(bench.runs):
-            found["few"].append(peak(few, f"few{turn}"))
-            found["ten times"].append(peak(10 * few, f"many{turn}"))
-            bench.tick("memory", turn + 1, bench.runs)
-    return Found(
-        {}, {"memory_10x_items": ratio(found["ten times"], found["few"])}, values={"peak MiB": max(found["few"])}
+            peaks["few"].append(peak(few, f"few{turn}"))
+            peaks["ten times"].append(peak(10 * few, f"many{turn}"))
+            bench.progress("memory", turn + 1, bench.runs)
+    return Timed(
+        {}, {"memory_10x_items": ratio(peaks["ten times"], peaks["few"])}, values={"peak MiB": max(peaks["few"])}
     )

@@ -38,12 +38,12 @@ def ceilings(dtype: Any = jnp.float32) -> Ceilings:
 
 def _best(program: Callable[[Any], Any], x: Any) -> float:
     program(x).block_until_ready()
-    found = []
+    times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         program(x).block_until_ready()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seen_jax.api import calibrate, pool, score, seen_edit
-from seen_jax.audio import mix_at_snr, noise_for_clip
+from seen_jax.api import score
+from seen_jax.audio import mix_at_snr, noise_source, read_audio, write_audio
 from seen_jax.bench.hooks import Hooked, Prompt
 from seen_jax.bench.roofline import Ceilings, Roofline, ceilings, roofline
-from seen_jax.bench.timing import Ratio, alternate, ratio
+from seen_jax.bench.timing import Ratio, Times, alternate, ratio
+from seen_jax.data.datasets import DatasetConfig
 from seen_jax.data.items import load_clips
+from seen_jax.edits import projection
 from seen_jax.errors import SeenError
-from seen_jax.evaluate.four_way import FourWay, four_way
+from seen_jax.evaluate.config import CalibrationConfig, ExperimentConfig
+from seen_jax.evaluate.prepare import prepare
+from seen_jax.experiment import run
+from seen_jax.files import write_file
+from seen_jax.models.batching import Prepared, group_requests, run_batches
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
-from seen_jax.models.generate import Decoding, generate_each
-from seen_jax.models.generate import generate as generate_batch
-from seen_jax.models.lalm import Batch, Lalm
-from seen_jax.models.model import FLIGHT, Model, forward, roomy_batches
+from seen_jax.models.generate import Decoding, generate
+from seen_jax.models.generate_edits import generate_edits
+from seen_jax.models.lalm import Lalm
+from seen_jax.models.model import MICROBATCH, Model, forward
+from seen_jax.models.pooling import pool
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT
-from seen_jax.prefetch import overlapped
+from seen_jax.progress import Progress, silent
 from seen_jax.subspace import NoiseBasis, Selection
 
 SECONDS = 3  # of a clip
 NEW = 8  # tokens of an answer
 PAIRS = 50  # of a calibration
-FEW = FLIGHT // 4  # items at once, of which each has four answers: what our side does best with on a CPU
+SNR_DB = 0.0
 LOOP = 128  # tokens of a decode loop
 PASSES = 8  # through the model in one turn, where single ones differ by more than what is sought
-LAMBDAS = tuple(i / 10 for i in range(13))
+STRENGTHS = tuple(i / 10 for i in range(13))
 PROMPT = "which sound is it? A. dog B. cat C. car D. rain"
 
 
@@ -49,118 +60,170 @@ class Bench:
     items: int = 32
     batch: int = 16
     runs: int = 5
-    tick: Callable[[str, int, int], None] = lambda stage, done, total: None
+    progress: Progress = silent
 
     @functools.cached_property
     def waves(self) -> list[np.ndarray]:
-        """Shipped clips, repeated to one length."""
+        """Shipped clips, repeated to one length, as 16-bit files hold them."""
         clips = [item.wave for name in ("demo", "validation", "calibration") for item in load_clips(name)]
-        samples = SECONDS * 16_000
-        return [np.resize(clips[i % len(clips)], samples) for i in range(max(self.items, PAIRS))]
+        waves = [np.resize(clips[i % len(clips)], SECONDS * 16_000) for i in range(max(self.items, PAIRS))]
+        return [np.rint(wave * 32768).clip(-32768, 32767).astype(np.float32) / 32768 for wave in waves]
 
     @functools.cached_property
     def noises(self) -> list[np.ndarray]:
-        return [noise_for_clip("white", len(wave), i) for i, wave in enumerate(self.waves)]
+        return [noise_source("white").clip(i, len(wave), 0, "test") for i, wave in enumerate(self.waves)]
 
     @functools.cached_property
     def noisy(self) -> list[np.ndarray]:
-        return [mix_at_snr(wave, noise, 0.0).audio for wave, noise in zip(self.waves, self.noises, strict=True)]
+        return [mix_at_snr(wave, noise, SNR_DB).audio for wave, noise in zip(self.waves, self.noises, strict=True)]
 
     @functools.cached_property
     def basis(self) -> NoiseBasis:
         """As in the paper: directions by thresholds, of the last third of the layers."""
-        found = calibrate(self.model, self.waves[:PAIRS], self.noises[:PAIRS], batch_size=self.batch)
-        return found.select(Selection(method="threshold", layers="last_third"))
-
-    @functools.cached_property
-    def hooked(self) -> Hooked:
-        return Hooked(self.model.folder)
+        with evaluation(self) as (config, _):
+            return prepare(config, silent).bases["white"]
 
     @functools.cached_property
     def top(self) -> Ceilings:
         return ceilings()
 
-    def requests(self, waves: Sequence[np.ndarray]) -> list[Request]:
-        return [Request([wave], PROMPT) for wave in waves]
+    @functools.cached_property
+    def hooked(self) -> Hooked:
+        return Hooked(self.model.folder)
 
     def prompts(self, waves: Sequence[np.ndarray]) -> list[Prompt]:
-        """What the other side gets."""
-        found = []
-        for wave, request in zip(waves, self.requests(waves), strict=True):
-            frames = int(self.model.processor.audio(request.audio)[0].frames[0])
-            found.append(Prompt(self.model.processor.prompt_ids(request), wave, frames))
-        return found
+        """What the other side is given: all clips have one length, so all prompts have the same tokens."""
+        request = Request([waves[0]], PROMPT)
+        frames = int(self.model.processor.audio(request.audio)[0].frames[0])
+        ids = self.model.processor.prompt_ids(request)
+        return [Prompt(ids, wave, frames) for wave in waves]
 
-    def turns(self, suite: str, sides: Mapping[str, Callable[[], Any]]) -> dict[str, list[float]]:
-        return alternate(sides, self.runs, lambda done, total: self.tick(suite, done, total))
+    def turns(self, suite: str, sides: Mapping[str, Callable[[], Any]]) -> Times:
+        return alternate(sides, self.runs, lambda done, total: self.progress(suite, done, total))
+
+    def answers(self, waves: Sequence[np.ndarray], variants: Sequence[Mapping[str, Edit]], batch: int) -> list[Any]:
+        """Our answers about some clips under several edits."""
+
+        def answer(prepared: Prepared) -> list[Any]:
+            model, decoding = self.model, Decoding(NEW)
+            outputs = generate_edits(model.lalm, model.variables, prepared.batch, variants, decoding, model.microbatch)
+            return list(zip(*(out.tokens for out in outputs), strict=True))
+
+        requests = [Request([wave], PROMPT) for wave in waves]
+        return run_batches(self.model, requests, answer, group_requests(self.model, requests, batch))
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Timed:
     """Of one suite. seconds: of every side, per turn. ratios: named; times of one side over another."""
 
-    seconds: dict[str, list[float]]
+    seconds: Times
     ratios: dict[str, Ratio]
     rooflines: dict[str, Roofline] = dataclasses.field(default_factory=dict)
     values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def evaluate(bench: Bench) -> Found:
-    """Four answers about every item, from its samples on: ours, one item at a time with hooks, and with hooks in
-    batches of two sizes, of which the faster counts."""
-    n, waves, noisy = bench.items, bench.waves[: bench.items], bench.noisy[: bench.items]
-    model, basis, hooked = bench.model, bench.basis, bench.hooked
-    requests = bench.requests(waves)
-    pairs = [bench.prompts(waves), bench.prompts(noisy)]
-    said: dict[str, list[Any]] = {}
+@contextlib.contextmanager
+def evaluation(bench: Bench) -> Iterator[tuple[ExperimentConfig, list[Path]]]:
+    """An experiment on files of clips, and these files: clean and at one SNR, without and with SEEN."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [write_audio(Path(folder) / f"{i:04d}.wav", wave) for i, wave in enumerate(bench.waves[: bench.items])]
+        lines = [f'{path.stem},{path},"{PROMPT}"' for path in files]
+        manifest = write_file(Path(folder) / "items.csv", "\n".join(["id,path,prompt", *lines]) + "\n")
+        yield (
+            ExperimentConfig(
+                model=str(bench.model.folder),
+                out=f"{folder}/out",
+                datasets=(DatasetConfig(str(manifest), name="clips"),),
+                calibration=CalibrationConfig(clips=48),
+                noises=("white",),
+                snrs=(SNR_DB,),
+                selection=Selection(method="threshold", layers="last_third"),
+                batch_size=bench.batch,
+                max_new_tokens=NEW,
+            ),
+            files,
+        )
 
-    def ours() -> None:
-        found = four_way(model, requests, noisy, basis, 1.0, Decoding(NEW), FEW)
-        said["ours"] = [[list(getattr(f, name).tokens) for f in found] for name in FourWay.__dataclass_fields__]
 
-    def hooks(size: int) -> None:
-        answers: list[list[list[int]]] = [[], [], [], []]
-        for start in range(0, n, size):
-            inputs = [hooked.inputs(prompts[start : start + size]) for prompts in pairs]
-            for way, (heard, strength) in enumerate(itertools.product(inputs, (0.0, 1.0))):
+def evaluate(bench: Bench) -> Timed:
+    """`seen-jax evaluate` from files to tables, beside the authors' way from files to a table of results.
+
+    The other side reads and mixes a clip, answers it clean and noisy, without and with SEEN, by four calls of
+    `generate` under a hook that measures and edits; one item at a time, and in batches of two sizes, of which the
+    faster counts. Both sides load the model in every turn; bases are there before. The answers are compared.
+    """
+    outputs: dict[str, dict[tuple[str, bool, bool], str]] = {}
+    with evaluation(bench) as (config, files):
+        basis = prepare(config, silent).bases["white"]
+        [prompt] = bench.prompts(bench.waves[:1])
+
+        def ours() -> None:
+            shutil.rmtree(config.folder() / "tables", ignore_errors=True)
+            (config.folder() / "answers.jsonl").unlink(missing_ok=True)
+            results = run(prepare(config, silent))
+            assert results is not None
+            outputs["ours"] = {(t.item, t.snr_db is not None, t.mitigation == "seen"): t.output for t in results.trials}
+
+        def hooks(size: int) -> None:
+            rows = list(hooked_answers(Hooked(bench.model.folder), bench.model, files, prompt, basis, size))
+            with (config.folder() / "hooks.csv").open("w", newline="") as file:
+                csv.writer(file).writerows(rows)
+            outputs[f"hooks, {size} at once"] = {row[:3]: row[3] for row in rows}
+
+        sizes = dict.fromkeys((1, MICROBATCH // 4, bench.batch))
+        sides: dict[str, Callable[[], None]] = {"ours": ours}
+        sides |= {f"hooks, {size} at once": functools.partial(hooks, size) for size in sizes}
+        times = bench.turns("evaluate", sides)
+    one, *batched = list(sides)[1:]
+    for name in (one, *batched):
+        if outputs[name] != outputs["ours"]:
+            differ = sum(outputs[name].get(key) != text for key, text in outputs["ours"].items())
+            raise SeenError(f"{differ} of {4 * bench.items} answers differ from those of {name}: nothing to compare")
+    fastest = min(batched, key=lambda name: np.median(times[name]))
+    ratios = {
+        "evaluate_vs_hooks": ratio(times[one], times["ours"]),
+        "evaluate_vs_hooks_batched": ratio(times[fastest], times["ours"]),
+    }
+    values = {}
+    for name, seconds in times.items():
+        values[f"ms per item, {name}, median"] = 1e3 * float(np.median(seconds)) / bench.items
+        values[f"ms per item, {name}, best"] = 1e3 * min(seconds) / bench.items
+    return Timed(times, ratios, {"evaluate": _work(bench, prompt, times["ours"])}, values)
+
+
+def hooked_answers(
+    hooked: Hooked, model: Model, files: Sequence[Path], prompt: Prompt, basis: NoiseBasis, size: int
+) -> Iterator[tuple[str, bool, bool, str, float]]:
+    """(item, noisy, with SEEN, output, SEE) of every file, in batches of `size`."""
+    source = noise_source("white")
+    for start in range(0, len(files), size):
+        part = files[start : start + size]
+        clean = [read_audio(path) for path in part]
+        drawn = [source.clip(start + i, len(wave), 0, "test") for i, wave in enumerate(clean)]
+        noisy = [mix_at_snr(wave, noise, SNR_DB).audio for wave, noise in zip(clean, drawn, strict=True)]
+        for is_noisy, waves in ((False, clean), (True, noisy)):
+            inputs = hooked.inputs([dataclasses.replace(prompt, wave=wave) for wave in waves])
+            for strength in (0.0, 1.0):
                 see: list[Any] = []
                 with hooked.seen(basis, strength, see):
-                    answers[way] += hooked.generate(heard, NEW)
-                assert see
-        said[f"hooks, {size} at once"] = answers
-
-    sizes = dict.fromkeys((1, FEW, bench.batch))
-    sides: dict[str, Callable[[], None]] = {"ours": ours}
-    sides |= {f"hooks, {size} at once": functools.partial(hooks, size) for size in sizes}
-    times = bench.turns("evaluate", sides)
-    for name in list(sides)[1:]:
-        if said[name] != said["ours"]:
-            ways = zip(said[name], said["ours"], strict=True)
-            differ = sum(a != b for theirs, own in ways for a, b in zip(theirs, own, strict=True))
-            raise SeenError(f"{differ} of {4 * n} answers differ from those of {name}: nothing to compare")
-    one, *batched = (times[name] for name in list(sides)[1:])
-    ratios = {
-        "evaluate_vs_hooks": ratio(one, times["ours"]),
-        "evaluate_vs_hooks_batched": ratio(min(batched, key=np.median), times["ours"]),
-    }
-    values = {f"ms per item, {name}": 1e3 * float(np.median(own)) / n for name, own in times.items()}
-    return Found(times, ratios, {"evaluate": _work(bench, times["ours"])}, values)
+                    tokens = hooked.generate(inputs, NEW)
+                value = float(sum(see) / len(see))
+                for path, row in zip(part, tokens, strict=True):
+                    text = model.processor.tokenizer.decode(row, skip_special_tokens=True).strip()
+                    yield path.stem, is_noisy, strength > 0, text, value
 
 
-def _work(bench: Bench, seconds: Sequence[float]) -> Roofline:
-    """Of the four-way evaluation, without padding and without what may be shared: of the model's own products."""
-    model, audio = bench.model, bench.model.processor.audio(bench.waves[:1])[0]
-    ids = len(bench.prompts(bench.waves[:1])[0].ids)
-    operations = bench.items * four_way_operations(model.lalm, int(audio.frames[0]), ids, NEW, first_layer(bench))
+def _work(bench: Bench, prompt: Prompt, seconds: Sequence[float]) -> Roofline:
+    """The four answers of all items without padding and without what may be shared: the model's own products."""
+    model = bench.model
+    first = first_edited(model.config.encoder, projection(model, bench.basis, 1.0))
+    operations = bench.items * four_answers(model.lalm, prompt.frames, len(prompt.ids), NEW, first)
     weights = sum(x.nbytes for x in jax.tree.leaves(model.variables))
-    return roofline(operations, weights * -(-bench.items // FEW), float(np.median(seconds)), bench.top)
+    return roofline(operations, weights * -(-bench.items // bench.batch), float(np.median(seconds)), bench.top)
 
 
-def first_layer(bench: Bench) -> int:
-    return first_edited(bench.model.config.encoder, seen_edit(bench.model, bench.basis, 1.0))
-
-
-def four_way_operations(lalm: Lalm, frames: int, tokens: int, new: int, first: int) -> float:
+def four_answers(lalm: Lalm, frames: int, tokens: int, new: int, first: int) -> float:
     """Multiplications and additions of the four answers about one clip, without what need not be computed twice: the
     encoder up to the first edited layer, and the last layer of the prompt but for keys, values and one position."""
     e, d = lalm.config.encoder, lalm.config.decoder
@@ -177,39 +240,28 @@ def four_way_operations(lalm: Lalm, frames: int, tokens: int, new: int, first: i
     return 2.0 * (encoder + decoder + 4 * (1 + new) * d.width * d.vocab)
 
 
-def sweep(bench: Bench) -> Found:
-    """SEEN's strength at 13 values on noisy items, beside one four-way evaluation of these items."""
-    model, basis = bench.model, bench.basis
-    waves, noisy = bench.requests(bench.waves[: bench.items]), bench.noisy[: bench.items]
-    one = seen_edit(model, basis, 1.0)[basis.site]
-    scale = jnp.stack([basis.strengths(s) for s in LAMBDAS])
-    edits = {basis.site: Edit(u=one.u, scale=scale)}
-    first = first_edited(model.config.encoder, edits)
-
-    prepare = lambda group: model.processor.prepare(group.requests, room=group.room)  # noqa: E731
-
-    def answers(batch: Batch) -> Any:
-        out = generate_each(model.lalm, model.variables, batch, edits, Decoding(NEW), None, first)
-        return jax.device_get((out.tokens, out.see))
-
-    def every() -> None:
-        groups = roomy_batches(model, bench.requests(noisy), max(1, FLIGHT // len(LAMBDAS)))
-        list(overlapped(groups, prepare, answers, model.concurrent))
-
-    four = lambda: four_way(model, waves, noisy, basis, 1.0, Decoding(NEW), FEW)  # noqa: E731
-    times = bench.turns("sweep", {"13 strengths": every, "four answers": four})
-    return Found(times, {"sweep_vs_evaluation": ratio(times["13 strengths"], times["four answers"])})
+def sweep(bench: Bench) -> Timed:
+    """SEEN at 13 strengths on noisy items, beside the four answers about the same items."""
+    clean, noisy = bench.waves[: bench.items], bench.noisy[: bench.items]
+    edit = projection(bench.model, bench.basis, 1.0)[bench.basis.site]
+    variants = [{bench.basis.site: dataclasses.replace(edit, scale=s * edit.scale)} for s in STRENGTHS]
+    sides = {
+        "13 strengths": lambda: bench.answers(noisy, variants, 1),
+        "four answers": lambda: bench.answers([*clean, *noisy], [variants[0], variants[10]], MICROBATCH // 2),
+    }
+    times = bench.turns("sweep", sides)
+    return Timed(times, {"sweep_vs_four_answers": ratio(times["13 strengths"], times["four answers"])})
 
 
-def calibration(bench: Bench) -> Found:
+def calibration(bench: Bench) -> Timed:
     """Pooled activations of 50 clean clips and 50 noises: ours; one clip at a time with hooks while the model answers,
     the call that a script has anyway; and with hooks on the audio tower alone."""
     waves, noises, hooked = bench.waves[:PAIRS], bench.noises[:PAIRS], bench.hooked
     prompts = [*bench.prompts(waves), *bench.prompts(noises)]
 
     def ours() -> None:
-        for own in (waves, noises):
-            pool(bench.model, own, ENCODER_MLP_ACT, batch_size=FEW)
+        for part in (waves, noises):
+            pool(bench.model, part, [ENCODER_MLP_ACT], batch_size=MICROBATCH // 4)
 
     def hooks(new: int) -> None:
         for prompt in prompts:
@@ -221,10 +273,10 @@ def calibration(bench: Bench) -> Found:
         "calibration_vs_hooks": ratio(times["hooks, answering"], times["ours"]),
         "calibration_vs_tower": ratio(times["hooks, tower alone"], times["ours"]),
     }
-    return Found(times, ratios)
+    return Timed(times, ratios)
 
 
-def scoring(bench: Bench) -> Found:
+def scoring(bench: Bench) -> Timed:
     """SEE of every item: ours, and one clip at a time with hooks."""
     waves, hooked, basis = bench.noisy[: bench.items], bench.hooked, bench.basis
     prompts = bench.prompts(waves)
@@ -234,31 +286,31 @@ def scoring(bench: Bench) -> Found:
             with hooked.seen(basis, 0.0, []):
                 hooked.pooled(hooked.inputs([prompt]))
 
-    sides = {"ours": lambda: score(bench.model, waves, basis, batch_size=FEW), "hooks": hooks}
+    sides = {"ours": lambda: score(bench.model, waves, basis, batch_size=MICROBATCH // 4), "hooks": hooks}
     times = bench.turns("scoring", sides)
-    return Found(times, {"scoring_vs_hooks": ratio(times["hooks"], times["ours"])})
+    return Timed(times, {"scoring_vs_hooks": ratio(times["hooks"], times["ours"])})
 
 
-def overhead(bench: Bench) -> Found:
+def overhead(bench: Bench) -> Timed:
     """SEEN and SEE inside the pass beside the plain pass; a decode loop edited at a decoder site beside a plain one,
     both with their prompt pass."""
     model = bench.model
-    batch = model.processor.prepare(bench.requests(bench.noisy[: bench.batch]))
+    batch = model.processor.prepare([Request([wave], PROMPT) for wave in bench.noisy[: bench.batch]])
     plain: dict[str, Edit] = {}
-    edited = seen_edit(model, bench.basis, 1.0)
+    edited = projection(model, bench.basis, 1.0)
 
-    def run(edits: Mapping[str, Edit]) -> None:
+    def passes(edits: Mapping[str, Edit]) -> None:
         for _ in range(PASSES):
             jax.block_until_ready(forward(model.lalm, model.variables, batch, edits))
 
-    times = bench.turns("forward", {"plain": lambda: run(plain), "SEEN and SEE": lambda: run(edited)})
+    times = bench.turns("forward", {"plain": lambda: passes(plain), "SEEN and SEE": lambda: passes(edited)})
     depth, width = model.config.site_shape(DECODER_RESID)
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(depth, width, 16)))[0]
     decoder = {DECODER_RESID: Edit(u=jnp.asarray(q, jnp.float32), scale=jnp.full(depth, 1e-6), text=jnp.ones(depth))}
-    lalm = _endless(model.lalm)
+    endless = model.lalm.clone(config=dataclasses.replace(model.config, stop_tokens=(-1,)))  # a loop of a known length
 
     def decode(edits: Mapping[str, Edit]) -> None:
-        jax.block_until_ready(generate_batch(lalm, model.variables, batch, edits, Decoding(LOOP)).tokens)
+        jax.block_until_ready(generate(endless, model.variables, batch, edits, Decoding(LOOP)).tokens)
 
     loops = bench.turns("decode", {"plain loop": lambda: decode(plain), "edited loop": lambda: decode(decoder)})
     ratios = {
@@ -266,9 +318,4 @@ def overhead(bench: Bench) -> Found:
         "edited_decode_vs_plain": ratio(loops["edited loop"], loops["plain loop"]),
     }
     tokens = bench.batch * LOOP / float(np.median(loops["plain loop"]))
-    return Found({**times, **loops}, ratios, values={"tokens per second": tokens})
-
-
-def _endless(lalm: Lalm) -> Lalm:
-    """The same model without stop tokens: a decode loop of a known length."""
-    return lalm.clone(config=dataclasses.replace(lalm.config, stop_tokens=(-1,)))
+    return Timed({**times, **loops}, ratios, values={"tokens per second": tokens})

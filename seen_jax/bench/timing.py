@@ -10,26 +10,33 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 RUNS = 5
-Progress = Callable[[str, int, int], None]
+Times = dict[str, list[float]]  # seconds of every side, per turn
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times one side takes what another takes: the median over the turns, and their extremes."""
+    """How many times one side takes what another takes.
+
+    median, low, high: over the turns, one by one. best: the fastest turn of one side over that of the other, which a
+    noisy machine disturbs least.
+    """
 
     median: float
     low: float
     high: float
+    best: float
 
 
 def alternate(
-    sides: Mapping[str, Callable[[], Any]], runs: int = RUNS, tick: Callable[[int, int], None] | None = None
-) -> dict[str, list[float]]:
+    sides: Mapping[str, Callable[[], Any]],
+    runs: int = RUNS,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Times:
     """Seconds of every side, each `runs` times, in turns, after one turn that does not count.
 
     A side must wait for its own results. Whose turn is first changes every time.
     """
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    times: Times = {name: [] for name in sides}
     names = list(sides)
     for turn in range(runs + 1):
         for name in names if turn % 2 else names[::-1]:
@@ -37,13 +44,12 @@ def alternate(
             start = time.perf_counter()
             sides[name]()
             if turn:
-                found[name].append(time.perf_counter() - start)
-        if tick:
-            tick(turn + 1, runs + 1)
-    return found
+                times[name].append(time.perf_counter() - start)
+        tick(turn + 1, runs + 1)
+    return times
 
 
 def ratio(over: list[float], under: list[float]) -> Ratio:
-    """Of the turns, one by one: what disturbs the machine for a while disturbs both sides of a turn."""
+    """Of two sides that took turns: what disturbs the machine for a while disturbs both sides of a turn."""
     each = [a / b for a, b in zip(over, under, strict=True)]
-    return Ratio(statistics.median(each), min(each), max(each))
+    return Ratio(statistics.median(each), min(each), max(each), min(over) / min(under))

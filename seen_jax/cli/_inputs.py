@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,173 +10,144 @@ from typing import Any
 
 import numpy as np
 
-from seen_jax.audio import (
-    AudioItem,
-    find_audio,
-    is_silent,
-    load_noise,
-    mix_at_snr,
-    noise_for_clip,
-    read_audio,
-    synthetic_noise,
-)
-from seen_jax.cli._output import progress
+from seen_jax.audio import AudioItem, NoiseSource, find_audio, is_silent, mix_at_snr, noise_source, read_audio
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.models.checkpoint import read_config
 from seen_jax.models.folders import find_folder
-from seen_jax.models.model import Model, load
+from seen_jax.models.load import load
+from seen_jax.models.model import Model
 from seen_jax.models.sharding import MeshConfig
 from seen_jax.models.sites import ENCODER_MLP_ACT
+from seen_jax.progress import Progress
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors
 
-SEED_STRIDE = 1_000_000  # the noise of clip i under seed s is drawn with s * SEED_STRIDE + i
 RELEASED = ".pt"  # suffix of a basis in the form that the paper's authors released
-CALIBRATION = 500_000  # clips of a calibration count from here: its noise is never that of a measurement
+PIECE = 1600  # samples of a noise that are read to see that it can be
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip as read: wave is 16 kHz mono float32. prompt: a manifest's own, or None. choices: offered answers."""
+    """An audio file and its samples, 16 kHz mono float32."""
 
-    id: str
-    path: Path
+    item: AudioItem
     wave: np.ndarray
-    prompt: str | None = None
-    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Noise:
-    """A noise of the command line: a synthetic name, or one or more files that the clips take in turn."""
+class Inputs:
+    """What `score` and `generate` work on: a model, clips, and perhaps a basis (read from `folder`) and a noise."""
 
-    name: str
-    sources: tuple[str, ...]
+    model: Model
+    clips: list[Clip]
+    basis: NoiseBasis | None
+    folder: Path | None
+    noise: NoiseSource | None
+    seed: int
 
-    def clip(self, index: int, samples: int, seed: int) -> np.ndarray:
-        """The noise under clip `index`, always the same for the same seed."""
-        return noise_for_clip(self.sources[index % len(self.sources)], samples, seed * SEED_STRIDE + index)
+    def waves(self, snr_db: float | None) -> list[np.ndarray]:
+        """Every clip with its own noise at one SNR, the same noise at every SNR; None: as it is."""
+        if self.noise is None or snr_db is None:
+            return [clip.wave for clip in self.clips]
+        noises = (self.noise.clip(i, len(clip.wave), self.seed) for i, clip in enumerate(self.clips))
+        return [mix_at_snr(clip.wave, noise, snr_db).audio for clip, noise in zip(self.clips, noises, strict=True)]
 
 
-def read_clips(inputs: Sequence[str], limit: int | None = None) -> list[Clip]:
-    """Read the audio that the inputs name, at most `limit` clips."""
-    items = find_audio(list(inputs))[:limit]
-    with progress("reading audio") as tick:
-        clips = []
-        for i, item in enumerate(items):
-            clips.append(Clip(item.id, item.path, read_audio(item.path), item.prompt, item.choices))
-            tick(i + 1, len(items))
+def read_inputs(args: Any, fields: Mapping[str, Any], snrs_db: Sequence[float], progress: Progress) -> Inputs:
+    """Read all that the options name, the model last. fields: of `Selection`. snrs_db: that clips are mixed at."""
+    folder = find_artefact(args.basis) if args.basis else None
+    basis = read_basis(folder, fields, args.model) if folder else None
+    noise = read_noise(args.noise) if args.noise else None
+    clips = read_clips(find_audio(args.audio), snrs_db, progress)
+    model = load_model(args, clips, progress)
+    try:
+        if basis is not None:
+            basis.check(basis.site, *model.config.site_shape(basis.site), model.fingerprint)
+    except BasisError as e:
+        raise BasisError(f"{folder}: {e}.") from None
+    return Inputs(model, clips, basis, folder, noise, args.seed)
+
+
+def read_clips(items: Sequence[AudioItem], snrs_db: Sequence[float], progress: Progress) -> list[Clip]:
+    """Read the clips. ConfigError for an SNR out of range, before any is read; AudioError as `read_clip`."""
+    check_snrs(snrs_db)
+    clips = []
+    for item in items:
+        clips.append(read_clip(item, bool(snrs_db)))
+        progress("reading audio", len(clips), len(items))
     return clips
 
 
-def shard_of(inputs: Sequence[str], limit: int | None, shard: tuple[int, int] | None) -> list[tuple[int, AudioItem]]:
-    """(index among all, item) of the audio that the inputs name: every N-th of the first `limit`, from the K-th on."""
-    own, of = shard or (1, 1)
-    if not (items := list(enumerate(find_audio(list(inputs))[:limit]))[own - 1 :: of]):
-        raise ConfigError(f"--shard {own}/{of} holds none of the clips: use fewer parts.")
-    return items
+def read_clip(item: AudioItem, mix: bool, model: Model | None = None) -> Clip:
+    """Read a clip. AudioError if it is to be mixed with noise but silent, or longer than the model takes."""
+    clip = Clip(item, read_audio(item.path))
+    if mix and is_silent(clip.wave):
+        raise AudioError(f"{item.path}: digital silence has no SNR; leave such clips out.")
+    if model is not None:
+        _check_length(model, clip)
+    return clip
 
 
-def pair(
-    model: Model, noise: Noise, index: int, item: AudioItem, snr_db: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """A clip of a streamed calibration and its noise, read and checked."""
-    wave = read_audio(item.path)
-    check_mixable([Clip(item.id, item.path, wave)], [snr_db])
-    _check_length(model, item.path, wave)
-    return wave, noise.clip(CALIBRATION + index, len(wave), seed)
+def check_snrs(snrs_db: Sequence[float]) -> None:
+    """ConfigError for an SNR out of range."""
+    for snr in snrs_db:
+        mix_at_snr(np.ones(1, np.float32), np.ones(1, np.float32), snr)
 
 
-def read_noise(spec: str) -> Noise:
-    """Check a noise of the command line: a synthetic name, an audio file, or a folder of audio files."""
-    if os.path.isdir(os.path.expanduser(spec)) and not _is_synthetic(spec):
-        files = tuple(str(item.path) for item in find_audio([spec]))
-        noise = Noise(Path(spec).expanduser().resolve().name, files)
-    else:
-        noise = Noise(Path(spec).stem, (spec,))
-    for source in noise.sources:
-        load_noise(source, seconds=0.1)
+def read_noise(spec: str, part: str = "test") -> NoiseSource:
+    """The noise that the command line names. A piece of it is read, so that a broken one is refused at once."""
+    noise = noise_source(spec)
+    noise.clip(0, PIECE, 0, part)
     return noise
 
 
-def _is_synthetic(spec: str) -> bool:
-    try:
-        synthetic_noise(spec, 1, 0)
-    except ConfigError:
-        return False
-    return True
-
-
-def check_mixable(clips: Sequence[Clip], snrs_db: Sequence[float]) -> None:
-    """Raise for an SNR out of range and for clips of digital silence, which have no SNR."""
-    for snr in snrs_db:
-        mix_at_snr(np.ones(1, np.float32), np.ones(1, np.float32), snr)
-    if silent := [str(clip.path) for clip in clips if is_silent(clip.wave)]:
-        raise AudioError(f"{', '.join(silent[:5])}: digital silence has no SNR; leave such clips out.")
-
-
-def mixed(clips: Sequence[Clip], noise: Noise | None, snr_db: float | None, seed: int) -> list[np.ndarray]:
-    """Every clip with its own noise at one SNR, the same noise at every SNR; as given without noise or SNR."""
-    if noise is None or snr_db is None:
-        return [clip.wave for clip in clips]
-    pairs = ((clip.wave, noise.clip(i, len(clip.wave), seed)) for i, clip in enumerate(clips))
-    return [mix_at_snr(wave, own, snr_db).audio for wave, own in pairs]
-
-
-def load_model(args: Any, clips: Sequence[Clip] = ()) -> Model:
-    """The model of --model, --dtype and --mesh; raises for clips longer than it takes."""
-    mesh = MeshConfig(args.mesh.data, args.mesh.tensor).mesh()
-    with progress(f"loading {args.model}") as tick:
-        model = load(args.model, args.dtype, mesh, tick)
+def load_model(args: Any, clips: Sequence[Clip], progress: Progress) -> Model:
+    """The model of --model, --dtype and --mesh. AudioError for clips longer than it takes."""
+    model = load(args.model, args.dtype, MeshConfig(args.mesh.data, args.mesh.tensor).mesh(), progress)
     for clip in clips:
-        _check_length(model, clip.path, clip.wave)
+        _check_length(model, clip)
     return model
 
 
-def _check_length(model: Model, path: Path, wave: np.ndarray) -> None:
+def _check_length(model: Model, clip: Clip) -> None:
     try:
-        model.processor.checked(wave)
+        model.processor.checked(clip.wave)
     except AudioError as e:
-        raise AudioError(f"{path}: {e}") from None
+        raise AudioError(f"{clip.item.path}: {e}") from None
 
 
 def find_artefact(name: str) -> Path:
-    """The calibration or noise basis that a folder is, or the only one that lies in it (as `calibrate` leaves it), or a
-    released `.pt` file."""
+    """A released `.pt` file, or the folder of a calibration or noise basis: this one, or the only one in it."""
     path = Path(name).expanduser()
     if not path.exists():
         raise BasisError(f"there is no calibration or noise basis {path}.")
-    if path.suffix == RELEASED and path.is_file():
-        return path
-    if not path.is_dir():
+    if path.is_file() and path.suffix != RELEASED:
         raise BasisError(f"{path} is a file: expected the folder of a calibration or noise basis, or a .pt list.")
-    inside = sorted(p.parent for p in path.glob("*/card.json"))
+    inside = sorted(card.parent for card in path.glob("*/card.json"))
     if (path / "card.json").is_file() or not inside:
         return path
     if len(inside) > 1:
-        names = ", ".join(p.name for p in inside)
+        names = ", ".join(folder.name for folder in inside)
         raise BasisError(f"{path} holds several calibrations ({names}): name one, as in {inside[0]}.")
     return inside[0]
 
 
-def kind_of(folder: Path) -> str:
-    """The kind on the card of an artefact, "calibration" or "noise basis"; BasisError for anything else."""
-    if folder.suffix == RELEASED and folder.is_file():
+def kind_of(path: Path) -> str:
+    """What `find_artefact` returned: "calibration" or "noise basis". BasisError for anything else."""
+    if path.is_file():
         return "noise basis"
-    card = folder / "card.json"
-    if not card.is_file():
-        raise BasisError(f"{folder} holds no card.json, so it is no calibration or noise basis.")
+    card = path / "card.json"
     try:
         kind = json.loads(card.read_text("utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise BasisError(f"{card} is damaged ({type(e).__name__}: {e}): calibrate again.") from None
+        raise BasisError(f"{card} is missing or damaged ({type(e).__name__}): {path} is no calibration.") from None
     if kind not in ("calibration", "noise basis"):
         raise BasisError(f"{card} is the card of a {kind!r}: expected a calibration or a noise basis.")
     return kind
 
 
 def read_basis(folder: Path, fields: Mapping[str, Any], model: str | None = None) -> NoiseBasis:
-    """The basis of an artefact: selected from a calibration with the given fields of `Selection`, or a saved one.
+    """A basis: selected from a calibration with the given fields of `Selection`, saved, or released.
 
     model: whose stack a released list belongs to; without one it is shown as a stack of its own length.
     """
@@ -188,17 +158,9 @@ def read_basis(folder: Path, fields: Mapping[str, Any], model: str | None = None
         return basis
     if extra := [f"--{name.replace('_', '-')}" for name in fields if name != "layers"]:
         raise ConfigError(f"{folder} is a saved noise basis: {', '.join(extra)} only apply to a calibration.")
-    if folder.suffix == RELEASED and folder.is_file():
-        depth = None if model is None else read_config(find_folder(model))[0].site_shape(ENCODER_MLP_ACT)[0]
-        basis = load_released(folder, len(read_vectors(folder)) if depth is None else depth)
+    if folder.is_file():
+        shape = read_config(find_folder(model))[0].site_shape(ENCODER_MLP_ACT) if model else None
+        basis = load_released(folder, shape[0] if shape else len(read_vectors(folder)))
     else:
         basis = NoiseBasis.load(folder)
     return basis.with_layers(fields["layers"]) if "layers" in fields else basis
-
-
-def check_basis(model: Model, basis: NoiseBasis, folder: Path) -> None:
-    """BasisError naming the folder unless the basis was made for this model."""
-    try:
-        basis.check(basis.site, *model.config.site_shape(basis.site), model.fingerprint)
-    except BasisError as e:
-        raise BasisError(f"{folder}: {e}.") from None

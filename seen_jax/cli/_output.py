@@ -1,4 +1,4 @@
-"""What a command shows: results on stdout, everything else on stderr, files written whole or not at all."""
+"""What a command shows: its result on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import json
 import os
 import sys
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seen_jax.errors import ConfigError
+from seen_jax.files import write_file
+from seen_jax.progress import Progress
 
 PIPE_WIDTH = 200  # columns of a table that is not read on a terminal
-PATIENCE = 2.0  # seconds of work before a progress bar appears
+OUT = (".csv", ".json")  # suffixes of --out
+PATIENCE = 2.0  # seconds of work before progress is shown
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,8 @@ class Result:
         from rich.console import Console
 
         terminal, buffer = sys.stdout.isatty(), io.StringIO()
-        width = None if terminal else PIPE_WIDTH
-        console = Console(
-            file=buffer,
-            force_terminal=terminal,
-            width=width,
-            markup=False,  # a clip named [red] keeps its name
-            emoji=False,
-            highlight=False,
-        )
+        plain: Any = {"markup": False, "emoji": False, "highlight": False}  # a clip named [red] keeps its name
+        console = Console(file=buffer, force_terminal=terminal, width=None if terminal else PIPE_WIDTH, **plain)
         for part in self.view:
             console.print(part)
         return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
@@ -80,101 +76,72 @@ def percent(share: float | None) -> str | None:
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr once the work has taken two seconds, if a person is watching; yields f(done, total)."""
+def progress() -> Iterator[Progress]:
+    """Yields the callback that shows on stderr how the stages of a command advance, once it has run for two seconds:
+    bars on a terminal; elsewhere a line for each stage."""
+    begun, stages = time.monotonic(), dict[str, Any]()
     if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task(title, total=None)
-    timer = threading.Timer(PATIENCE, bar.start)
+        def mention(stage: str, done: int, total: int) -> None:
+            if stage not in stages and time.monotonic() - begun >= PATIENCE:
+                note(f"{stage} ({total})" if total else stage)
+                stages[stage] = True
+
+        yield mention
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn())
+    bars = rich.Progress(*columns, rich.TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    timer = threading.Timer(PATIENCE, bars.start)
     timer.daemon = True
     timer.start()
+
+    def update(stage: str, done: int, total: int) -> None:
+        if stage not in stages:
+            stages[stage] = bars.add_task(stage, total=None)
+        bars.update(stages[stage], completed=done, total=total or None)
+
     try:
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield update
     finally:
         timer.cancel()
         timer.join()
-        bar.stop()
+        bars.stop()
 
 
-@contextlib.contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on stderr, one per stage of a long work, with speed and time left; yields f(stage, done, total). Without a
-    person watching, a stage says once that it has begun."""
-    started: dict[str, Any] = {}
-    if not sys.stderr.isatty():
-
-        def say(stage: str, done: int, total: int) -> None:
-            if stage not in started:
-                started[stage] = True
-                note(f"{stage} ({total})")
-
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-
-        def tick(stage: str, done: int, total: int) -> None:
-            if stage not in started:
-                started[stage] = bar.add_task(stage, total=total)
-            bar.update(started[stage], completed=done, total=total)
-
-        yield tick
-
-
-def check_writable(path: Path) -> None:
-    """ConfigError unless `path` could be created: its nearest existing ancestor is a folder that can be written."""
-    ancestor = path.absolute()
+def check_writable(folder: Path) -> None:
+    """ConfigError unless files can be written to the folder, or it can be made."""
+    ancestor = folder.absolute()
     while not ancestor.exists():
         ancestor = ancestor.parent
     if not ancestor.is_dir():
-        raise ConfigError(f"cannot write {path}: {ancestor} is a file, not a folder.")
+        raise ConfigError(f"cannot write {folder}: {ancestor} is a file, not a folder.")
     if not os.access(ancestor, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write {path}: no permission to write in {ancestor}.")
+        raise ConfigError(f"cannot write {folder}: no permission to write in {ancestor}.")
 
 
-def check_file(name: str, suffixes: Sequence[str], overwrite: bool) -> Path:
-    """The path of a result file, checked before the work whose result it will hold."""
+def check_file(name: str | None, suffixes: Sequence[str], overwrite: bool) -> Path | None:
+    """The path of a result file, if there is to be one, checked before the work whose result it will hold."""
+    if name is None:
+        return None
     path = Path(name).expanduser()
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{path}: the suffix must be {' or '.join(suffixes)}.")
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder, not a file.")
-    if path.exists() and not overwrite:
+    if path.is_dir() or (path.exists() and not overwrite):
         raise ConfigError(f"{path} exists: choose another name or pass --overwrite.")
     check_writable(path.parent)
     return path
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it appears complete or not at all."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
-    except OSError as e:
-        raise ConfigError(f"cannot write {path}: {e.strerror or e}.") from e
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+def write_out(path: Path | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the file of --out, if one is asked for; `rows` have the same keys."""
+    if path is None:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return out.getvalue()
+    write_file(path, result.text(True) if path.suffix.lower() == ".json" else text.getvalue())
+    note(f"written: {path}")

@@ -4,79 +4,60 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import re
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from seen_jax.config import convert
+from seen_jax.errors import ConfigError
 
 SITE = "encoder.mlp_act"
 DTYPES = ("float32", "bfloat16", "float16")
-SPEC = "a synthetic noise (white or gauss, pink, brown, hum, babble, impulses, engine, rain, alarm), a file or a folder"
+NOISE = "white (gauss), pink, brown, hum, babble, impulses, engine, rain, alarm, a file, a folder, or CORPUS#SUBSET"
 BASIS = "a calibration, a saved noise basis, or a released .pt list"
 AUDIO = "audio files, folders, globs, or CSV/JSONL manifests"
 
-LAYERS = ("auto", "all", "first_third", "middle_third", "last_third")
+
+def typed(hint: Any) -> Callable[[Any], Any]:
+    """A type for `add_argument`: the values and errors are those of configuration files."""
+
+    def parse(value: Any) -> Any:
+        try:
+            return convert(hint, value, "it")
+        except ConfigError as e:
+            raise argparse.ArgumentTypeError(str(e).rstrip(".")) from None
+
+    return parse
 
 
-def layers(text: str | tuple[int, ...]) -> str | tuple[int, ...]:
-    """The type of --layers: a name, or `2,3`. What is converted already stays as it is: jsonargparse asks twice."""
-    if isinstance(text, tuple) or text in LAYERS:
-        return text
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"expected {', '.join(LAYERS)} or indices such as 2,3, not '{text}'")
-    return tuple(int(i) for i in text.split(","))
-
-
-def numbers(text: str | tuple[float, ...]) -> tuple[float, ...]:
-    """The type of an option that takes `-10,0,10`."""
-    try:
-        return text if isinstance(text, tuple) else tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, not '{text}'") from None
-
-
-def shard(text: str | tuple[int, int]) -> tuple[int, int]:
-    """The type of --shard: `2/4`, the second of four parts."""
-    if isinstance(text, tuple):
-        return text
-    if not (found := re.fullmatch(r"(\d+)/(\d+)", text)) or not 1 <= int(found[1]) <= int(found[2]):
-        raise argparse.ArgumentTypeError(f"expected a part of several such as 2/4, not '{text}'")
-    return int(found[1]), int(found[2])
-
-
-# Field of `Selection`: (type, metavar, help). A value that is not given stays what `Selection` has as its default.
-SELECTION: dict[str, tuple[Any, str | None, str]] = {
-    "method": (str, "threshold|complement", "reject directions near semantic ones, or project the semantic ones out"),
-    "delta": (float, None, "a direction is noise-only below this |cos| with semantic ones (default 0.1)"),
-    "semantic_alpha": (float, None, "share of the clean energy that counts as semantic (default 0.95)"),
-    "noise_alpha": (float, None, "the same cut on the noise side (default: all directions)"),
-    "energy": (str, "sigma2|sigma", "energy of a direction: its singular value squared, or as it is"),
-    "center": (None, None, "subtract the mean over the clips before the SVD"),
-    "noise_source": (str, "pure|difference", "noise clips by themselves, or noisy minus clean activations"),
-    "remainder": (float, None, "complement: shortest remainder of a direction that is kept (default 0.3)"),
-    "absolute": (bool, "true|false", "compare |cos|, or cos as one printed equation does (default true)"),
-    "layers": (layers, "LAYERS", f"one of {', '.join(LAYERS)}, or indices such as 2,3 (default auto)"),
-}
-
-# jsonargparse's wording of a wrong value -> this program's.
-_REWORD = (
-    (r'Parser key "([\w.]+)":\s*', lambda m: f"--{m[1].replace('_', '-')}: "),
-    (r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected \1, not '\2'"),
-    (r"Not of type \w+Int: (.*) does not conform to restriction v(>=?)0", r"expected a whole number \2 0, not '\1'"),
-    (r"Not of type \w+Int: invalid literal .*: (.*)", r"expected a whole number, not \1"),
-)
+COUNT, INDEX, INT, NUMBER = typed(PositiveInt), typed(NonNegativeInt), typed(int), typed(float)
+NUMBERS = typed(tuple[float, ...])
 
 
 class Parser(ArgumentParser):
     """One `error:` line and exit status 2 for wrong usage; a misspelt option gets the nearest right one."""
 
+    def __init__(self, prog: str, description: str, examples: str) -> None:
+        epilog = "example:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=layout, allow_abbrev=False)
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf|nan)")  # so that `-10,0` is a value, not an option
+        self.add_argument("--json", action="store_true", help="print the result as JSON on stdout and nothing else")
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def add_fields(self, defaults: Mapping[str, Any]) -> None:
+        """List the fields of a configuration in the help, {name: default}."""
+        fields = "\n".join(f"  --{name} (default {value})" for name, value in defaults.items())
+        self.epilog = f"fields:\n{fields}\n\n{self.epilog}"
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = " ".join(message.split())
-        for pattern, reworded in _REWORD:
-            text = re.sub(pattern, reworded, text)
+        text = re.sub(r"argument (--[\w.-]+): it is", r"\1 is", " ".join(message.split()))
         if unknown := re.match(r"unrecognized arguments: (--[\w.-]+)", text, re.IGNORECASE):
             near = difflib.get_close_matches(unknown[1], self.options(), n=1)
             text += f". Did you mean {near[0]}?" if near else ""
@@ -87,80 +68,55 @@ class Parser(ArgumentParser):
         """Every long option that this parser knows."""
         return ["--help", *re.findall(r"--[\w.-]+", self.format_usage())]
 
+    def add_model(self) -> None:
+        self.add_argument("--model", default="seen-tiny", help="folder, hub name, or seen-tiny (default)")
+        self.add_argument("--dtype", default="float32", choices=DTYPES, help="of parameters and activations")
+        self.add_argument("--batch-size", type=COUNT, default=8, help="clips per forward pass (default 8)")
+        self.add_argument("--mesh.data", type=INT, default=1, metavar="N", help="devices that share a batch; -1: all")
+        self.add_argument("--mesh.tensor", type=INT, default=1, metavar="M", help="devices that share the weights")
 
-def make_parser(prog: str, description: str, examples: str) -> Parser:
-    """An empty parser with the options that every command has."""
-    parser = Parser(
-        prog=prog,
-        description=description,
-        epilog="example:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout and nothing else")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    def add_out(self) -> None:
+        text = "write the result into a .json file, or its rows into a .csv file"
+        self.add_argument("--out", metavar="FILE", help=text)
+        self.add_argument("--overwrite", action="store_true", help="replace that file if it is there")
 
+    def add_selection(self) -> None:
+        """An option for each field of `Selection`, explained by its docstring."""
+        from seen_jax.subspace import Selection
 
-def add_model(parser: Parser) -> None:
-    parser.add_argument("--model", default="seen-tiny", help="folder, hub name, or seen-tiny (default)")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of parameters and activations")
-    parser.add_argument("--batch-size", type=PositiveInt, default=8, help="clips per forward pass (default 8)")
-    parser.add_argument(
-        "--mesh.data", type=int, default=1, metavar="N", help="devices that share a batch; -1: all (default 1)"
-    )
-    parser.add_argument(
-        "--mesh.tensor", type=int, default=1, metavar="M", help="devices that share the weights (default 1)"
-    )
-
-
-def add_basis(parser: Parser, required: bool) -> None:
-    parser.add_argument("--basis", metavar="FOLDER", required=required, help=BASIS)
-    add_selection(parser)
-
-
-def add_selection(parser: Parser) -> None:
-    group = parser.add_argument_group("selection", "which directions of a calibration make the basis, at which layers")
-    for name, (kind, metavar, text) in SELECTION.items():
-        option = f"--{name.replace('_', '-')}"
-        if kind is None:
-            group.add_argument(option, action="store_true", default=None, help=text)
-        elif kind is str:
-            choices = str(metavar).split("|")
-            group.add_argument(option, choices=choices, default=None, metavar=metavar, help=text)
-        else:
-            group.add_argument(option, type=kind, default=None, metavar=metavar, help=text)
+        section = (inspect.getdoc(Selection) or "").partition("Attributes:\n")[2]
+        texts = dict(re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE))
+        group = self.add_argument_group("selection", "which directions of a calibration make the basis, and where")
+        for name, hint in typing.get_type_hints(Selection).items():
+            default, words = getattr(Selection, name), {bool: "true|false"}.get(hint, name.upper())
+            if typing.get_origin(hint) is typing.Literal:
+                words = "|".join(typing.get_args(hint))
+            group.add_argument(
+                f"--{name.replace('_', '-')}",
+                dest=f"selection.{name}",
+                default=argparse.SUPPRESS,
+                help=f"{' '.join(texts[name].split()).rstrip('.')} (default {default})".replace("%", "%%"),
+                **({"action": "store_true"} if default is False else {"type": typed(hint), "metavar": words}),
+            )
 
 
 def selection_fields(args: Any) -> dict[str, Any]:
     """The fields of `Selection` that were given."""
-    return {name: args[name] for name in SELECTION if args[name] is not None}
-
-
-def attach_negative(argv: Sequence[str]) -> list[str]:
-    """`--snr -10,0` as `--snr=-10,0`, for argparse takes a lone `-10,0` for an option."""
-    out: list[str] = []
-    for token in argv:
-        value = re.match(r"-(\d|\.\d|inf|nan)", token)
-        if value and out and out[-1].startswith("--") and "=" not in out[-1]:
-            out[-1] += f"={token}"
-        else:
-            out.append(token)
-    return out
+    return dict(args.get("selection") or {})
 
 
 def split_overrides(parser: Parser, argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """(arguments of the command itself, overrides of configuration fields with their values)."""
-    own, overrides, rest = [], [], list(argv)
-    known = parser.options()
-    groups = {name.partition(".")[0] for name in known if "." in name}
-    while rest:
-        token = rest.pop(0)
-        name = token.partition("=")[0]
-        if not token.startswith("--") or name in known or name.partition(".")[0] in groups:
-            own.append(token)
-            continue
-        overrides.append(token)
-        if "=" not in token and rest and not rest[0].startswith("--"):
-            overrides.append(rest.pop(0))
-    return own, overrides
+    split: tuple[list[str], list[str]] = ([], [])
+    known, value_of_override = parser.options(), False
+    sections = {name.partition(".")[0] for name in known if "." in name}  # a misspelt --hosts.X is no override
+    for token in argv:
+        name, equals, _ = token.partition("=")
+        if token.startswith("--"):
+            override = name not in known and name.partition(".")[0] not in sections
+            split[override].append(token)
+            value_of_override = override and not equals
+        else:
+            split[value_of_override].append(token)
+            value_of_override = False
+    return split

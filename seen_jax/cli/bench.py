@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from seen_jax.cli._output import Result, check_file, stages, table, write_whole
+from seen_jax.cli._output import Result, check_file, progress, table
 from seen_jax.cli._parser import Parser
+from seen_jax.files import write_file
 
 EXAMPLES = """
 seen-jax bench
@@ -46,13 +47,13 @@ def run(args: Any) -> Result:
     from seen_jax.bench.processes import compiling, demo, imports, loading, memory
     from seen_jax.bench.roofline import machine
     from seen_jax.bench.suites import Bench, calibration, evaluate, overhead, scoring, sweep
-    from seen_jax.models.model import load
+    from seen_jax.models.load import load
 
-    out = check_file(args.out, (".json",), args.overwrite) if args.out else None
+    out = check_file(args.out, (".json",), args.overwrite)
     inside = (evaluate, sweep, calibration, scoring, overhead, encoders, compiling, loading)
-    ways = dict(zip(SUITES, (*inside, imports, demo, memory, card), strict=True))
-    found = {}
-    with stages() as tick:
+    suites = dict(zip(SUITES, (*inside, imports, demo, memory, card), strict=True))
+    timed = {}
+    with progress() as tick:
         bench = Bench(
             load("seen-tiny"),
             args["items"],  # args.items is a method
@@ -61,30 +62,31 @@ def run(args: Any) -> Result:
             tick,
         )
         for name in dict.fromkeys(args.suite or SUITES[:-1]):
-            found[name] = ways[name](bench)
+            timed[name] = suites[name](bench)
     data = {
-        "ratios": {name: r.median for one in found.values() for name, r in one.ratios.items()},
-        "spread": {name: [r.low, r.high] for one in found.values() for name, r in one.ratios.items()},
-        "values": {name: value for one in found.values() for name, value in one.values.items()},
+        "ratios": {name: r.median for one in timed.values() for name, r in one.ratios.items()},
+        "spread": {name: [r.low, r.high] for one in timed.values() for name, r in one.ratios.items()},
+        "best": {name: r.best for one in timed.values() for name, r in one.ratios.items()},
+        "values": {name: value for one in timed.values() for name, value in one.values.items()},
         "machine": machine(),
         "runs": args.runs,
-        "suites": {name: dataclasses.asdict(one) for name, one in found.items()},
+        "suites": {name: dataclasses.asdict(one) for name, one in timed.items()},
     }
     if out is not None:
-        write_whole(out, json.dumps(data, indent=1) + "\n")
+        write_file(out, json.dumps(data, indent=1) + "\n")
     rows = [
-        [name.replace("_", " "), f"{r.median:.2f}", f"{r.low:.2f} to {r.high:.2f}"]
-        for one in found.values()
+        [name.replace("_", " "), f"{r.median:.2f}", f"{r.low:.2f} to {r.high:.2f}", f"{r.best:.2f}"]
+        for one in timed.values()
         for name, r in one.ratios.items()
     ]
     lines = [
         [name, f"{r.seconds:.3g}", f"{r.operations / r.seconds / 1e9:.0f}", f"{100 * r.share:.0f} %"]
-        for one in found.values()
+        for one in timed.values()
         for name, r in one.rooflines.items()
     ]
     values = [[name, f"{value:.3g}"] for name, value in data["values"].items()]
     view: list[Any] = [data["machine"]]
-    view += [table(["ratio", "#median", "#turns"], rows)] if rows else []
+    view += [table(["ratio", "#median", "#turns", "#best turns"], rows)] if rows else []
     view += [table(["of the machine's limit", "#seconds", "#GFLOP/s", "#share"], lines)] if lines else []
     view += [table(["measured", "#value"], values)] if values else []
     return Result(data, view)

@@ -1,27 +1,27 @@
 """Find where noise lives in a model: pool its activations over clean and noise clips, pair by pair.
 
-One calibration folder per noise appears below --out. It holds the pooled activations, so every selection option of
-`score`, `generate` and `inspect` can change later without running the model again. Calibrations that are already there
-and were made from the same model, clips and settings are kept: an interrupted command can be repeated.
+One calibration folder per noise appears below --out. It holds the pooled activations, so you can change every selection
+option of `score`, `generate` and `inspect` later without running the model again. Calibrations that are already there
+are kept if they were made from the same model, clips and settings: repeat an interrupted command to complete it.
 
-With --stream, clips are read as they are needed and second moments are kept in place of activations, for sets that do
-not fit in memory. What is done is saved every minute or so, and the same command goes on from there. Several machines
-take a --shard each, and `merge` joins their folders.
+With --stream, clips are read as they are needed, and second moments are kept in place of activations: for sets that do
+not fit in memory. The state is saved about once a minute; the same command resumes. Several machines take a --shard
+each, and `merge` joins their folders.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from argparse import ArgumentTypeError
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seen_jax.cli._output import Result, check_writable, note, progress, table
-from seen_jax.cli._parser import AUDIO, SITE, SPEC, Parser, add_model, shard
+from seen_jax.cli._parser import AUDIO, COUNT, INDEX, NOISE, NUMBER, SITE, Parser
+from seen_jax.progress import Progress
 
 EXAMPLES = """
 seen-jax calibrate clips/ --noise white pink noise/crowd.wav --out calibrations
@@ -29,216 +29,184 @@ seen-jax calibrate clips/ --noise white --stream --shard 1/2 --out part1
 seen-jax calibrate clips/ --noise white --stream --shard 2/2 --out part2
 """
 CLIPS = 50
+PART = "calibration"  # of a noise; `score` and `generate` use its other part
+
+
+def shard(text: str | tuple[int, int]) -> tuple[int, int]:
+    """The type of --shard: `2/4`, the second of four parts."""
+    if isinstance(text, tuple):
+        return text
+    if not (match := re.fullmatch(r"(\d+)/(\d+)", text)) or not 1 <= int(match[1]) <= int(match[2]):
+        raise ArgumentTypeError(f"expected a part of several such as 2/4, not '{text}'")
+    return int(match[1]), int(match[2])
 
 
 def options(parser: Parser) -> None:
-    from jsonargparse.typing import NonNegativeInt, PositiveInt
-
-    parser.add_argument("clean", nargs="+", metavar="CLEAN", help=f"clean clips: {AUDIO}")
-    parser.add_argument("--noise", nargs="+", action="extend", required=True, metavar="SPEC", help=SPEC)
-    parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="where the calibrations go, one folder per noise"
-    )
-    parser.add_argument(
-        "--site", default=SITE, help=f"place in the layer stack (default {SITE}; see `seen-jax models`)"
-    )
-    parser.add_argument(
-        "--snr", type=float, default=0.0, metavar="DB", help="of the noise against its clip (default 0)"
-    )
-    parser.add_argument("--clips", type=PositiveInt, help="use at most so many clips (default 50; all with --stream)")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the noises (default 0)")
-    parser.add_argument("--prompt", help="asked about every clip; matters at decoder sites only")
-    parser.add_argument("--overwrite", action="store_true", help="replace calibrations that are there")
-    parser.add_argument("--stream", action="store_true", help="keep second moments only: for any number of clips")
-    parser.add_argument("--shard", type=shard, metavar="K/N", help="with --stream: the K-th of N parts of the clips")
-    add_model(parser)
+    add = parser.add_argument
+    add("clean", nargs="+", metavar="CLEAN", help=f"clean clips: {AUDIO}")
+    add("--noise", nargs="+", action="extend", required=True, metavar="SPEC", help=NOISE)
+    add("--out", required=True, metavar="FOLDER", help="where the calibrations go, one folder per noise")
+    add("--site", default=SITE, help=f"place in the layer stack (default {SITE}; see `seen-jax models`)")
+    add("--snr", type=NUMBER, default=0.0, metavar="DB", help="of the noise against its clip (default 0)")
+    add("--clips", type=COUNT, help="use at most so many clips (default 50; all with --stream)")
+    add("--seed", type=INDEX, default=0, help="of the noises (default 0)")
+    add("--prompt", help="asked about every clip; matters at decoder sites only")
+    add("--overwrite", action="store_true", help="replace calibrations that are there")
+    add("--stream", action="store_true", help="keep second moments only: for any number of clips")
+    add("--shard", type=shard, default=(1, 1), metavar="K/N", help="with --stream: the K-th of N parts of the clips")
+    parser.add_model()
 
 
 def run(args: Any) -> Result:
     from seen_jax.api import DEFAULT_PROMPT
+    from seen_jax.audio import find_audio
     from seen_jax.cli import _inputs as inputs
-    from seen_jax.cli._report import warn_of
+    from seen_jax.cli._report import describe, warn_of
     from seen_jax.errors import ConfigError
     from seen_jax.models.sites import DECODER_SITES, check_site
 
     check_site(args.site)
-    if args.shard and not args.stream:
+    part, parts = args.shard
+    if parts > 1 and not args.stream:
         raise ConfigError("--shard needs --stream: its parts are joined by `seen-jax merge`.")
-    noises = [inputs.read_noise(spec) for spec in args.noise]
-    folders = _folders(Path(args.out).expanduser(), [noise.name for noise in noises], args.overwrite)
-    if args.stream:
-        inputs.check_mixable([], [args.snr])
-        clips, items = [], inputs.shard_of(args.clean, args.clips, args.shard)
-    else:
-        limit = args.clips or CLIPS
-        clips, items = inputs.read_clips(args.clean, limit), []
-        inputs.check_mixable(clips, [args.snr])
-        if len(clips) < limit:
-            note(f"{len(clips)} clean clips found, of {limit} wanted: all are used.")
-    model = inputs.load_model(args, clips)
-    prompt = (args.prompt or DEFAULT_PROMPT) if args.site in DECODER_SITES else ""
-    settings = {"site": args.site, "snr_db": args.snr, "prompt": prompt, "dtype": args.dtype}
-    made = []
-    for noise in noises:
-        source = (
-            _streamed(model, items, noise, folders[noise.name], settings, args)
-            if args.stream
-            else (_in_memory(model, clips, noise, settings, args))
-        )
-        made.append(_one(model, noise.name, source, folders[noise.name], settings, args))
-    result = _result(model, made, settings)
+    inputs.check_snrs([args.snr])
+    noises = [inputs.read_noise(spec, PART) for spec in args.noise]
+    out, names = Path(args.out).expanduser(), [noise.name for noise in noises]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"two noises are called {', '.join(sorted(twice))}: give each its own name or folder.")
+    if (out / "card.json").exists():
+        raise ConfigError(f"{out} is a calibration or basis itself; new ones go below --out: choose another folder.")
+    existing = [_existing(out / name, args.overwrite) for name in names]
+    limit = args.clips or (None if args.stream else CLIPS)
+    items = list(enumerate(find_audio(args.clean)[:limit]))[part - 1 :: parts]
+    if not items:
+        raise ConfigError(f"--shard {part}/{parts} holds none of the clips: use fewer parts.")
+    if limit and len(items) < limit and parts == 1:
+        note(f"{len(items)} clean clips found, of {limit} wanted: all are used.")
+    with progress() as report:
+        clips = [] if args.stream else inputs.read_clips([item for _, item in items], [args.snr], report)
+        model = inputs.load_model(args, clips, report)
+        prompt = (args.prompt or DEFAULT_PROMPT) if args.site in DECODER_SITES else ""
+        task = Task(args, model, items, [clip.wave for clip in clips], prompt, report)
+        entries = []
+        for noise, before in zip(noises, existing, strict=True):
+            calibration = task.calibrate(noise, out / noise.name, before)
+            facts: dict[str, Any] = {"folder": str(out / noise.name), "kept": before is not None}
+            entries.append(facts | describe(calibration.select(), calibration))
     if args.json:  # people read the findings in the result
-        for entry in result.data["calibrations"]:
+        for entry in entries:
             warn_of(entry["folder"], entry["findings"])
-    return result
+    data = {"model": model.name, "fingerprint": model.fingerprint, "calibrations": entries}
+    return Result(data, _view(f"{model.name}, {args.site}, {args.snr:g} dB, default selection", entries))
 
 
-def _folders(out: Path, names: list[str], overwrite: bool) -> dict[str, Path]:
-    """The folder of every noise, checked before any work."""
+def _existing(folder: Path, overwrite: bool) -> Any:
+    """The calibration that is already in a folder, None where there is none or it is to be replaced."""
     from seen_jax.cli._inputs import kind_of
     from seen_jax.errors import BasisError, ConfigError
     from seen_jax.subspace import Calibration
 
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"two noises are called {', '.join(sorted(twice))}: give each its own name or folder.")
-    check_writable(out)
-    if (out / "card.json").exists():
-        raise ConfigError(f"{out} is a calibration or basis itself; new ones go below --out: choose another folder.")
-    folders = {name: out / name for name in names}
-    for folder in folders.values():
-        if not folder.is_dir():
-            check_writable(folder)
-            if folder.exists():
-                raise ConfigError(f"{folder} is a file: choose another --out.")
-        elif any(folder.iterdir()) and (kind := kind_of(folder)) != "calibration":
-            raise ConfigError(f"{folder} exists and is a {kind}: choose another --out.")
-        elif any(folder.iterdir()) and not overwrite:
-            try:
-                Calibration.load(folder)
-            except BasisError as e:
-                raise BasisError(f"{e}; --overwrite replaces it.") from None
-    return folders
+    check_writable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    if (kind := kind_of(folder)) != "calibration":
+        raise ConfigError(f"{folder} exists and is a {kind}: choose another --out.")
+    try:
+        return None if overwrite else Calibration.load(folder)
+    except BasisError as e:
+        raise BasisError(f"{e}; --overwrite replaces it.") from None
+
+
+def _check_same(folder: Path, calibration: Any, request: dict[str, Any]) -> None:
+    """ConfigError if a calibration was made of other data or with other settings."""
+    from seen_jax.errors import ConfigError
+
+    before = calibration.card.get("request") or {}
+    if different := [key for key in request if before.get(key) != request[key]]:
+        raise ConfigError(
+            f"{folder} exists and was made with another {', '.join(different)}: "
+            "choose another --out, or replace it with --overwrite."
+        )
 
 
 @dataclass(frozen=True)
-class Source:
-    """request: what identifies the clips and their noise. make: calibrates, given the card."""
+class Task:
+    """What the calibrations of one command share. items: (index, clip); waves: their audio, without --stream."""
 
-    request: dict[str, Any]
-    make: Callable[[dict[str, Any]], Any]
+    args: Any
+    model: Any
+    items: list[tuple[int, Any]]
+    waves: list[Any]
+    prompt: str
+    report: Progress
 
+    def calibrate(self, noise: Any, folder: Path, existing: Any) -> Any:
+        """The calibration of one noise, which its folder holds afterwards; `existing` if that is the same."""
+        from seen_jax import api
+        from seen_jax.files import digest
 
-def _in_memory(model: Any, clips: Any, noise: Any, settings: dict[str, Any], args: Any) -> Source:
-    from seen_jax.api import calibrate
-    from seen_jax.cli._inputs import CALIBRATION
+        args, noises = self.args, []
+        if args.stream:  # a file stands for its audio, so that it is read once
+            clean = digest(f"{i} {item.path} {item.path.stat().st_size}" for i, item in self.items)
+            identity = digest([noise.name, repr(noise.calibration), str(args.seed)])
+        else:
+            noises = [noise.clip(i, len(wave), args.seed, PART) for i, wave in enumerate(self.waves)]
+            clean, identity = (digest(wave.tobytes() for wave in waves) for waves in (self.waves, noises))
+        options = {"site": args.site, "snr_db": args.snr, "prompt": self.prompt}
+        request = options | {"dtype": args.dtype, "fingerprint": self.model.fingerprint}
+        request |= {"clean": clean, "noise": identity}
+        if existing is not None:
+            _check_same(folder, existing, request)
+            note(f"{folder} is complete and was made from the same data: kept.")
+            return existing
+        card = {"noise": noise.name, "seed": args.seed, "prompt": self.prompt, "dtype": args.dtype, "request": request}
+        tick = lambda _, done, total: self.report(f"calibrating {noise.name}", done, total or len(self.items))
+        options |= {"batch_size": args.batch_size, "card": card, "progress": tick}
+        partial = folder.with_name(f"{folder.name}.partial")
+        if args.stream:
+            calibration = self.stream(noise, partial, options)
+        else:
+            calibration = api.calibrate(self.model, self.waves, noises, **options)
+        calibration.save(folder, overwrite=True)  # `_existing` saw that nothing else is there
+        shutil.rmtree(partial, ignore_errors=True)
+        return calibration
 
-    clean = [clip.wave for clip in clips]
-    waves = [noise.clip(CALIBRATION + i, len(wave), args.seed) for i, wave in enumerate(clean)]
-
-    def make(card: dict[str, Any]) -> Any:
-        with progress(f"calibrating {noise.name}") as tick:
-            return calibrate(model, clean, waves, args.site, args.snr, settings["prompt"], args.batch_size, card, tick)
-
-    return Source({"clean": _digest(clean), "noise": _digest(waves)}, make)
-
-
-def _streamed(model: Any, items: Any, noise: Any, folder: Path, settings: dict[str, Any], args: Any) -> Source:
-    """Files stand for their audio, so that it is read once. What is done so far is a calibration beside `folder`."""
-    from seen_jax.api import calibrate_stream
-    from seen_jax.cli import _inputs as inputs
-    from seen_jax.errors import ConfigError
-    from seen_jax.prefetch import ahead
-    from seen_jax.subspace import Calibration
-
-    partial = folder.with_name(f"{folder.name}.partial")
-
-    def request(done: int) -> dict[str, Any]:
-        files = [(i, str(item.path), item.path.stat().st_size) for i, item in items[:done]]
-        digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-        return {"clean": digest, "noise": [*noise.sources, args.seed]}
-
-    def make(card: dict[str, Any]) -> Any:
-        own: dict[str, Any] = card["request"]
-
-        def save(calibration: Any) -> None:
-            card = {**calibration.card, "request": {**own, **request(calibration.source.shape[1])}}
-            replace(calibration, card=card).save(partial, overwrite=True, ranks=False)
+    def stream(self, noise: Any, partial: Path, options: dict[str, Any]) -> Any:
+        """Calibrate on clips that are read as they are needed; `partial` holds the calibration of those so far."""
+        from seen_jax import api
+        from seen_jax.cli import _inputs as inputs
+        from seen_jax.prefetch import prefetch
+        from seen_jax.subspace import Calibration
 
         start, done = None, 0
-        if partial.is_dir() and not args.overwrite:
+        if partial.is_dir() and not self.args.overwrite:
             start = Calibration.load(partial)
+            _check_same(partial, start, options["card"]["request"])
             done = start.source.shape[1]
-            if start.card.get("request") != {**own, **request(done)}:
-                raise ConfigError(
-                    f"{partial} holds a part of another calibration: choose another --out, or replace it with "
-                    "--overwrite."
-                )
-            note(f"{partial}: {done} of {len(items)} clips are done.")
-        pairs = ahead(
-            functools.partial(inputs.pair, model, noise, i, item, args.snr, args.seed) for i, item in items[done:]
-        )
-        with progress(f"calibrating {noise.name}") as tick:
-            found = calibrate_stream(
-                model, pairs, args.site, args.snr, settings["prompt"], args.batch_size, card,
-                lambda count: tick(count, len(items)), start, save,
-            )  # fmt: skip
-        return found
+            note(f"{partial}: {done} of {len(self.items)} clips are done.")
 
-    return Source(request(len(items)), make)
+        def pair(index: int, item: Any) -> tuple[Any, Any]:
+            wave = inputs.read_clip(item, True, self.model).wave
+            return wave, noise.clip(index, len(wave), self.args.seed, PART)
+
+        pairs = prefetch(functools.partial(pair, *numbered) for numbered in self.items[done:])
+        keep = lambda calibration: calibration.save(partial, overwrite=True, ranks=False)
+        return api.calibrate_stream(self.model, pairs, start=start, keep=keep, **options)
 
 
-def _one(
-    model: Any, noise: str, source: Source, folder: Path, settings: dict[str, Any], args: Any
-) -> tuple[Any, Path, bool]:
-    """(calibration, its folder, whether it was already there)."""
-    from seen_jax.errors import ConfigError
-    from seen_jax.subspace import Calibration
+def _view(title: str, entries: list[dict[str, Any]]) -> list[Any]:
+    from seen_jax.cli._report import findings_text, layer_text
 
-    request = {**settings, "fingerprint": model.fingerprint, **source.request}
-    empty = args.overwrite or (folder.is_dir() and not any(folder.iterdir()))
-    if folder.exists() and not empty:
-        there = Calibration.load(folder)
-        before = there.card.get("request") or {}
-        if different := [key for key in request if before.get(key) != request[key]]:
-            raise ConfigError(
-                f"{folder} exists and was made with another {', '.join(different)}: "
-                "choose another --out, or replace it with --overwrite."
-            )
-        note(f"{folder} is complete and was made from the same data: kept.")
-        return there, folder, True
-    card = {"noise": noise, "seed": args.seed, "prompt": settings["prompt"], "dtype": args.dtype}
-    made = source.make({**card, "request": request})
-    made.save(folder, overwrite=empty)
-    shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
-    return made, folder, False
-
-
-def _digest(waves: Any) -> str:
-    digest = hashlib.sha256()
-    for wave in waves:
-        digest.update(len(wave).to_bytes(8, "little") + wave.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _result(model: Any, made: list[tuple[Any, Path, bool]], settings: dict[str, Any]) -> Result:
-    from seen_jax.cli._report import describe, findings_text, layer_text
-
-    entries, rows, view = [], [], []
-    for calibration, folder, kept in made:
-        entry = {"folder": str(folder), "kept": kept, **describe(calibration, calibration.select())}
-        entries.append(entry)
-        rows.append(
-            [
-                entry["noise"],
-                entry["clips"],
-                f"{entry['first_layer']}" + ("" if entry["layer_found"] else " (fallback)"),
-                layer_text(entry["layers"]),
-                " ".join(str(entry["ranks"][layer]) for layer in entry["layers"]),
-                f"{folder}" + (" (kept)" if kept else ""),
-            ]
-        )
-        view += findings_text(entry["findings"], f"{entry['noise']}: ")
-    title = f"{model.name}, {settings['site']}, {settings['snr_db']:g} dB, default selection"
-    columns = ["noise", "#clips", "#l*", "kept layers", "ranks", "folder"]
-    data = {"model": model.name, "fingerprint": model.fingerprint, "calibrations": entries}
-    return Result(data, [title, table(columns, rows), *view])
+    rows = [
+        [
+            entry["noise"],
+            entry["clips"],
+            f"{entry['first_layer']}" + ("" if entry["layer_found"] else " (fallback)"),
+            layer_text(entry["layers"]),
+            " ".join(str(entry["ranks"][layer]) for layer in entry["layers"]),
+            f"{entry['folder']}" + (" (kept)" if entry["kept"] else ""),
+        ]
+        for entry in entries
+    ]
+    findings = [line for entry in entries for line in findings_text(entry["findings"], f"{entry['noise']}: ")]
+    return [title, table(["noise", "#clips", "#l*", "kept layers", "ranks", "folder"], rows), *findings]

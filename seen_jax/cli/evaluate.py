@@ -1,7 +1,7 @@
 """Run a whole experiment: every item under every noise, SNR and mitigation; tables and a report come out.
 
-CONFIG is a YAML file such as configs/paper_tiny.yaml; each of its fields can be overridden, as in --snrs -10,0,10. A
-run that was interrupted goes on where it was when the same command is given again; what is done is never done twice.
+CONFIG is a YAML file such as configs/paper_tiny.yaml; override any of its fields, as in --snrs -10,0,10. Answers are
+saved as they finish: rerun the command to resume.
 
 Several hosts that see the same folder share the work: give each of them the same command with its own --hosts.index, or
 with --hosts.auto under SLURM and on TPU pods. The process with index 0 writes tables and report.
@@ -9,64 +9,73 @@ with --hosts.auto under SLURM and on TPU pods. The process with index 0 writes t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from seen_jax.cli._output import Result, check_writable, percent, stages, table
-from seen_jax.cli._parser import Parser
+from seen_jax.cli._output import Result, check_writable, percent, progress, table
+from seen_jax.cli._parser import COUNT, INDEX, Parser
 
 EXAMPLES = "seen-jax evaluate configs/paper_tiny.yaml --limit 2 --out runs/look"
 TAKES_OVERRIDES = True
 
 
 def options(parser: Parser) -> None:
-    from jsonargparse.typing import NonNegativeInt, PositiveInt
-
     from seen_jax.config import dotted_defaults
     from seen_jax.evaluate.config import ExperimentConfig
 
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, for instance configs/paper_tiny.yaml")
     parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default: the file's `out`)")
-    parser.add_argument("--limit", metavar="N", type=PositiveInt, help="only N items of each task, for a quick look")
+    parser.add_argument("--overwrite", action="store_true", help="replace another experiment that is there")
+    parser.add_argument("--limit", metavar="N", type=COUNT, help="only N items of each task, for a quick look")
     group = parser.add_argument_group("several hosts", "processes that share the work, each with its own devices")
     group.add_argument("--hosts.coordinator", metavar="HOST:PORT", help="of process 0, which all others can reach")
-    group.add_argument("--hosts.count", metavar="N", type=PositiveInt, help="how many processes there are")
-    group.add_argument("--hosts.index", metavar="I", type=NonNegativeInt, help="which this one is, 0 to N - 1")
+    group.add_argument("--hosts.count", metavar="N", type=COUNT, help="how many processes there are")
+    group.add_argument("--hosts.index", metavar="I", type=INDEX, help="which this one is, 0 to N - 1")
     group.add_argument("--hosts.auto", action="store_true", help="let jax find all three: SLURM, Open MPI, TPU pods")
     text = "seconds to wait for all of them to start (default 300)"
-    group.add_argument("--hosts.timeout", metavar="S", type=PositiveInt, help=text)
-    fields = [f"  --{key} (default {value})" for key, value in dotted_defaults(ExperimentConfig).items()]
-    parser.epilog = "fields:\n" + "\n".join(fields) + f"\n\n{parser.epilog}"
+    group.add_argument("--hosts.timeout", metavar="S", type=COUNT, help=text)
+    parser.add_fields(dotted_defaults(ExperimentConfig))
 
 
 def run(args: Any) -> Result:
+    limit = [] if args.limit is None else [f"--limit={args.limit}"]
+    return run_experiment(args, limit, _join(args.hosts))
+
+
+def run_experiment(args: Any, overrides: Sequence[str], hosts: Any = None) -> Result:
+    """What `evaluate` and `demo` do: the experiment of args.config, where args.overrides win over `overrides`."""
     from seen_jax.config import load_config
     from seen_jax.evaluate.config import ExperimentConfig
+    from seen_jax.evaluate.hosts import ALONE
+
+    hosts = hosts or ALONE
+    out = [] if args.out is None else [f"--out={args.out}"]
+    config = load_config(ExperimentConfig, args.config, [*overrides, *out, *args.overrides])
+    check_writable(config.folder())
     from seen_jax.experiment import evaluate
 
-    own = [f"--out={args.out}"] * (args.out is not None) + [f"--limit={args.limit}"] * (args.limit is not None)
-    config = load_config(ExperimentConfig, args.config, [*own, *args.overrides])
-    check_writable(config.folder())
-    hosts = _hosts(args.hosts)
-    name = f"process {hosts.index} of {hosts.count}: " * (hosts.count > 1)
-    with stages() as report:
-        summary = evaluate(config, lambda stage, done, total: report(name + stage, done, total), hosts)
+    process = f"process {hosts.index} of {hosts.count}: " if hosts.count > 1 else ""
+    with progress() as report:
+        tick = lambda stage, done, total: report(process + stage, done, total)
+        summary = evaluate(config, tick, hosts, overwrite=args.overwrite)
     if not hosts.leads:
-        return Result(summary, [f"{name}its {summary['answers']} answers are there; process 0 writes the report"])
+        return Result(summary, [f"{process}its {summary['answers']} answers are there; process 0 writes the report"])
     rows = [[m["name"], percent(m["gsr_clean"]), _points(m)] for m in summary["mitigations"]]
     head = f"{summary['model']}: {summary['answers']} answers, {summary['failed']} items failed"
     columns = ["mitigation", "#clean GSR", "#gain in GSR at 10 dB and below, points"]
     return Result(summary, [head, table(columns, rows), f"open {summary.get('page', summary['out'])}"])
 
 
-def _hosts(given: Any) -> Any:
+def _join(options: Any) -> Any:
+    """The hosts of the --hosts options, None if there are none."""
     from seen_jax.errors import ConfigError
-    from seen_jax.evaluate.hosts import ALONE, TIMEOUT, join
+    from seen_jax.evaluate.hosts import TIMEOUT, join
 
-    fields = {name: given[name] for name in ("coordinator", "count", "index")}
-    some = any(value is not None for value in fields.values())
-    if given.auto and some:
-        raise ConfigError("--hosts.auto finds out coordinator, count and index: leave those away, or --hosts.auto")
-    return join(**fields, timeout=given.timeout or TIMEOUT) if given.auto or some else ALONE
+    fields = {name: options[name] for name in ("coordinator", "count", "index")}
+    given = any(value is not None for value in fields.values())
+    if options.auto and given:
+        raise ConfigError("--hosts.auto finds coordinator, count and index: leave those out, or leave out --hosts.auto")
+    return join(**fields, timeout=options.timeout or TIMEOUT) if options.auto or given else None
 
 
 def _points(mitigation: dict[str, Any]) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from seen_jax.cli._output import Result, one_line, percent, progress, table
-from seen_jax.cli._parser import AUDIO, SPEC, Parser, add_basis, add_model, selection_fields
+from seen_jax.cli._output import OUT, Result, check_file, one_line, percent, progress, table, write_out
+from seen_jax.cli._parser import AUDIO, BASIS, INDEX, INT, NOISE, NUMBER, Parser, selection_fields
 
 EXAMPLES = """
 seen-jax generate clips/ --prompt "transcribe the speech"
@@ -20,83 +20,80 @@ seen-jax generate clips/ --basis calibrations/white --method complement --noise 
 
 
 def options(parser: Parser) -> None:
-    from jsonargparse.typing import NonNegativeInt
-
-    parser.add_argument("audio", nargs="+", metavar="AUDIO", help=AUDIO)
-    parser.add_argument("--prompt", help="the question about every clip (default: transcribe the speech)")
-    parser.add_argument("--task", choices=("multiple_choice", "transcription"), help="use the model's prompt for it")
-    parser.add_argument(
-        "--strength", type=float, default=1.0, help="SEEN's lambda: 0 only measures, 1 removes (default)"
-    )
-    parser.add_argument("--noise", metavar="SPEC", help=f"mix every clip with {SPEC}")
-    parser.add_argument("--snr", type=float, metavar="DB", help="of that noise (default 0)")
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="longest answer in tokens (default 32)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0 is off (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="sample from this share of probability (default 1)")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of sampling and noise (default 0)")
-    add_model(parser)
-    add_basis(parser, required=False)
+    add = parser.add_argument
+    add("audio", nargs="+", metavar="AUDIO", help=AUDIO)
+    add("--prompt", help="the question about every clip (default: transcribe the speech)")
+    add("--task", choices=("multiple_choice", "transcription"), help="use the model's prompt for it")
+    add("--basis", metavar="FOLDER", help=BASIS)
+    add("--strength", type=NUMBER, default=1.0, help="SEEN's lambda: 0 only measures, 1 removes (default)")
+    add("--noise", metavar="SPEC", help=f"mix every clip with this noise: {NOISE}")
+    add("--snr", type=NUMBER, metavar="DB", help="of that noise (default 0)")
+    add("--max-new-tokens", type=INT, default=32, help="longest answer in tokens (default 32)")
+    add("--temperature", type=NUMBER, default=0.0, help="0 is greedy (default)")
+    add("--top-k", type=INT, default=0, help="sample from the k likeliest tokens; 0 is off (default)")
+    add("--top-p", type=NUMBER, default=1.0, help="sample from this share of probability (default 1)")
+    add("--seed", type=INDEX, default=0, help="of sampling and noise (default 0)")
+    parser.add_out()
+    parser.add_model()
+    parser.add_selection()
 
 
 def run(args: Any) -> Result:
     from seen_jax import api
-    from seen_jax.cli import _inputs as inputs
-    from seen_jax.errors import ConfigError
+    from seen_jax.cli._inputs import read_inputs
     from seen_jax.models.generate import Decoding
     from seen_jax.models.prompts import task_request
 
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_k, args.top_p)
-    fields = selection_fields(args)
+    fields, out = selection_fields(args), check_file(args.out, OUT, args.overwrite)
+    _check(args, fields)
+    snr = (args.snr or 0.0) if args.noise else None
+    with progress() as report:
+        inputs = read_inputs(args, fields, [] if snr is None else [snr], report)
+        items: list[Any] = [clip.item for clip in inputs.clips]
+        audio: list[Any] = inputs.waves(snr)
+        prompts = [item.prompt or args.prompt or ("" if args.task else api.DEFAULT_PROMPT) for item in items]
+        if args.task:
+            asked = zip(items, audio, prompts, strict=True)
+            audio = [task_request(inputs.model, args.task, wave, prompt, item.choices) for item, wave, prompt in asked]
+        options = {"decoding": decoding, "seed": args.seed, "batch_size": args.batch_size}
+        plain = api.generate(inputs.model, audio, prompts, progress=report, **options)
+        rows = [
+            {"id": item.id, "path": str(item.path), "prompt": prompt, "answer": answer.text}
+            for item, prompt, answer in zip(items, prompts, plain, strict=True)
+        ]
+        if inputs.basis is not None:
+            tick = lambda stage, done, total: report(f"{stage} with SEEN", done, total)
+            options |= {"basis": inputs.basis, "strength": args.strength, "progress": tick}
+            for row, answer in zip(rows, api.generate(inputs.model, audio, prompts, **options), strict=True):
+                row |= {"answer_seen": answer.text, "see": answer.see, "see_after": answer.see_after}
+    data = {
+        "model": inputs.model.name,
+        "basis": None if inputs.folder is None else str(inputs.folder),
+        "task": args.task,
+        "strength": args.strength if args.basis else None,
+        "noise": inputs.noise.name if inputs.noise else None,
+        "snr_db": snr,
+        "clips": rows,
+    }
+    result = Result(data, _view(data))
+    write_out(out, result, rows)
+    return result
+
+
+def _check(args: Any, fields: dict[str, Any]) -> None:
+    """ConfigError for options that contradict each other."""
+    from seen_jax.errors import ConfigError
+
     if args.prompt is not None and not args.prompt.strip():
         raise ConfigError("--prompt is empty: ask something, or leave it out.")
     if args.task == "transcription" and args.prompt is not None:
         raise ConfigError("--task transcription brings its own prompt: leave out --prompt.")
     if fields and not args.basis:
-        raise ConfigError(
-            f"--{next(iter(fields)).replace('_', '-')} selects from a calibration: give one with --basis."
-        )
+        option = next(iter(fields)).replace("_", "-")
+        raise ConfigError(f"--{option} selects from a calibration: give one with --basis.")
     if args.snr is not None and not args.noise:
         raise ConfigError("--snr needs a --noise to mix in.")
-    folder = inputs.find_artefact(args.basis) if args.basis else None
-    basis = inputs.read_basis(folder, fields, args.model) if folder else None
-    noise = inputs.read_noise(args.noise) if args.noise else None
-    snr = None if noise is None else args.snr or 0.0
-    clips = inputs.read_clips(args.audio)
-    if snr is not None:
-        inputs.check_mixable(clips, [snr])
-    model = inputs.load_model(args, clips)
-    if basis is not None and folder is not None:
-        inputs.check_basis(model, basis, folder)
-    waves: list[Any] = inputs.mixed(clips, noise, snr, args.seed)
-    prompts = [clip.prompt or args.prompt or ("" if args.task else api.DEFAULT_PROMPT) for clip in clips]
-    if args.task:
-        waves = [
-            task_request(model, args.task, wave, prompt, clip.choices)
-            for clip, wave, prompt in zip(clips, waves, prompts, strict=True)
-        ]
-    common = {"decoding": decoding, "seed": args.seed, "batch_size": args.batch_size}
-    with progress("answering") as tick:
-        plain = api.generate(model, waves, prompts, progress=tick, **common)
-    rows = [
-        {"id": c.id, "path": str(c.path), "prompt": p, "answer": a.text}
-        for c, p, a in zip(clips, prompts, plain, strict=True)
-    ]
-    if basis is not None:
-        with progress("answering with SEEN") as tick:
-            edited = api.generate(model, waves, prompts, basis, args.strength, progress=tick, **common)
-        for row, answer in zip(rows, edited, strict=True):
-            row |= {"answer_seen": answer.text, "see": answer.see, "see_after": answer.see_after}
-    data = {
-        "model": model.name,
-        "basis": None if folder is None else str(folder),
-        "task": args.task,
-        "strength": args.strength if basis is not None else None,
-        "noise": noise.name if noise else None,
-        "snr_db": snr,
-        "clips": rows,
-    }
-    return Result(data, _view(data))
 
 
 def _view(data: dict[str, Any]) -> list[Any]:

@@ -24,8 +24,7 @@ def run(args: Any) -> Result:
     from functools import reduce
 
     from seen_jax.cli import _inputs as inputs
-    from seen_jax.cli._report import describe
-    from seen_jax.cli.inspect import view
+    from seen_jax.cli._report import describe, view
     from seen_jax.errors import BasisError, ConfigError
     from seen_jax.subspace import Calibration
 
@@ -38,13 +37,13 @@ def run(args: Any) -> Result:
         if inputs.kind_of(folder) != "calibration":
             raise BasisError(f"{folder} is a noise basis: only calibrations can be merged.")
 
-    def joined(whole: Calibration, folder: Path) -> Calibration:
+    def join(whole: Calibration, folder: Path) -> Calibration:
         try:
             return whole.merge(Calibration.load(folder))
         except BasisError as e:
             raise BasisError(f"{folder}: {e}") from None
 
-    merged = reduce(joined, folders[1:], Calibration.load(folders[0]))  # two at a time are in memory
+    merged = reduce(join, folders[1:], Calibration.load(folders[0]))  # two at a time are in memory
     merged.save(out, overwrite=args.overwrite)
-    entry = {"folder": str(out), **describe(merged, merged.select())}
+    entry = {"folder": str(out), **describe(merged.select(), merged)}
     return Result(entry, view(entry))

@@ -7,11 +7,13 @@ name, seen-tiny or a family: its sites, layers, widths and number of parameters.
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seen_jax.cli._output import Result, table
 from seen_jax.cli._parser import Parser
+
+if TYPE_CHECKING:
+    from seen_jax.models.family import Family
 
 EXAMPLES = """
 seen-jax models
@@ -24,38 +26,39 @@ def options(parser: Parser) -> None:
 
 
 def run(args: Any) -> Result:
-    from seen_jax.models.checkpoint import published_config, read_config
-    from seen_jax.models.families import families
+    from seen_jax.models.checkpoint import read_config
+    from seen_jax.models.family import published_config
     from seen_jax.models.folders import find_folder
+    from seen_jax.registry import FAMILIES
 
-    known = {family.NAME: family for family in families()}
     if args.name is None:
-        entries = [_entry(name, family, published_config(family)) for name, family in known.items()]
+        entries = [_entry(name, family, published_config(family)) for name, family in FAMILIES.items()]
         rows = [[e["name"], ", ".join(e["model_types"]), _shapes(e), e["verified"]] for e in entries]
         return Result(entries, [table(["family", "model_type", "layers x width as published", "verified"], rows)])
-    if args.name in known:
-        family, config = known[args.name], published_config(known[args.name])
+    if args.name in FAMILIES:
+        family = FAMILIES[args.name]
+        config = published_config(family)
     else:
         config, family = read_config(find_folder(args.name))
     entry = _entry(args.name, family, config)
     return Result([entry], _view(entry))
 
 
-def _entry(name: str, family: ModuleType, config: Any) -> dict[str, Any]:
+def _entry(name: str, family: Family, config: Any) -> dict[str, Any]:
     from seen_jax.models.checkpoint import parameter_shapes
     from seen_jax.models.sites import SITES
 
     shapes = {site: config.site_shape(site) for site in SITES}
     return {
         "name": name,
-        "family": family.NAME,
-        "model_types": list(family.MODEL_TYPES),
+        "family": family.name,
+        "model_types": list(family.model_types),
         "sites": list(SITES),
         "layers": {site: layers for site, (layers, _) in shapes.items()},
         "widths": {site: width for site, (_, width) in shapes.items()},
         "parameters": sum(math.prod(shape) for shape in parameter_shapes(config).values()),
-        "max_audio_seconds": family.FRAMING.seconds,
-        "verified": family.VERIFIED,
+        "max_audio_seconds": family.framing.seconds,
+        "verified": family.verified,
     }
 
 

@@ -7,10 +7,11 @@ trend: whether SEE really rises with the noise in this model, at these layers, f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
-from seen_jax.cli._output import Result, check_file, csv_text, note, percent, progress, table, write_whole
-from seen_jax.cli._parser import AUDIO, SPEC, Parser, add_basis, add_model, numbers, selection_fields
+from seen_jax.cli._output import OUT, Result, check_file, percent, progress, table, write_out
+from seen_jax.cli._parser import AUDIO, BASIS, INDEX, NOISE, NUMBERS, Parser, selection_fields
 
 EXAMPLES = """
 seen-jax score clips/ --basis calibrations/white
@@ -22,57 +23,48 @@ CLEAR = 0.5  # |Spearman| from which SEE is said to follow the noise
 
 
 def options(parser: Parser) -> None:
-    from jsonargparse.typing import NonNegativeInt
-
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help=AUDIO)
-    parser.add_argument("--noise", metavar="SPEC", help=f"also mix every clip with {SPEC}")
-    parser.add_argument("--snr", type=numbers, default=SNRS, metavar="DB,DB", help="SNRs (-10,-5,0,5,10,20,30)")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the noise (default 0)")
+    parser.add_argument("--basis", metavar="FOLDER", required=True, help=BASIS)
+    parser.add_argument("--noise", metavar="SPEC", help=f"also mix every clip with this noise: {NOISE}")
+    parser.add_argument("--snr", type=NUMBERS, default=SNRS, metavar="DB,DB", help="SNRs (-10,-5,0,5,10,20,30)")
+    parser.add_argument("--seed", type=INDEX, default=0, help="of the noise (default 0)")
     parser.add_argument("--prompt", help="asked about every clip; matters at decoder sites only")
-    parser.add_argument("--out", metavar="FILE", help="write all numbers into a .csv or .json file")
-    parser.add_argument("--overwrite", action="store_true", help="replace that file if it is there")
-    add_model(parser)
-    add_basis(parser, required=True)
+    parser.add_out()
+    parser.add_model()
+    parser.add_selection()
 
 
 def run(args: Any) -> Result:
     from seen_jax import api
-    from seen_jax.cli import _inputs as inputs
+    from seen_jax.cli._inputs import read_inputs
+    from seen_jax.progress import shifted
 
-    out = check_file(args.out, (".csv", ".json"), args.overwrite) if args.out else None
-    folder = inputs.find_artefact(args.basis)
-    basis = inputs.read_basis(folder, selection_fields(args), args.model)
-    noise = inputs.read_noise(args.noise) if args.noise else None
-    clips = inputs.read_clips(args.audio)
-    snrs: list[float | None] = [None]
-    if noise is not None:
-        inputs.check_mixable(clips, args.snr)
-        snrs += sorted(set(args.snr))
-    model = inputs.load_model(args, clips)
-    inputs.check_basis(model, basis, folder)
+    out = check_file(args.out, OUT, args.overwrite)
+    snrs = sorted(set(args.snr)) if args.noise else []
     rows: list[dict[str, Any]] = []
-    with progress("scoring") as tick:
-        for i, snr in enumerate(snrs):
-            waves = inputs.mixed(clips, noise, snr, args.seed)
-            step = lambda done, total, i=i: tick(i * total + done, len(snrs) * total)  # noqa: E731
-            scores = api.score(model, waves, basis, args.prompt or api.DEFAULT_PROMPT, args.batch_size, step)
-            rows += [_row(clip, snr, score) for clip, score in zip(clips, scores, strict=True)]
-    see = [_mean([r["see"] for r in rows if r["snr_db"] == snr]) for snr in snrs]
+    with progress() as report:
+        inputs = read_inputs(args, selection_fields(args), snrs, report)
+        basis = inputs.basis
+        assert basis is not None  # --basis is required
+        for i, snr in enumerate([None, *snrs]):
+            tick = shifted(report, i * len(inputs.clips), (len(snrs) + 1) * len(inputs.clips))
+            options = {"prompt": args.prompt or api.DEFAULT_PROMPT, "batch_size": args.batch_size, "progress": tick}
+            scores = api.score(inputs.model, inputs.waves(snr), basis, **options)
+            rows += [_row(clip.item, snr, score) for clip, score in zip(inputs.clips, scores, strict=True)]
+    means = [{"snr_db": snr, "see": fmean([r["see"] for r in rows if r["snr_db"] == snr])} for snr in [None, *snrs]]
     data = {
-        "model": model.name,
-        "basis": str(folder),
+        "model": inputs.model.name,
+        "basis": str(inputs.folder),
         "site": basis.site,
         "layers": list(basis.layers),
         "ranks": list(basis.ranks),
-        "noise": noise.name if noise else None,
+        "noise": inputs.noise.name if inputs.noise else None,
         "clips": rows,
-        "means": [{"snr_db": snr, "see": value} for snr, value in zip(snrs, see, strict=True)],
-        "trend": trend([snr for snr in snrs if snr is not None], see[1:]) if noise else None,
+        "means": means,
+        "trend": trend(snrs, [mean["see"] for mean in means[1:]]) if args.noise else None,
     }
     result = Result(data, _view(data, [r for r in rows if r["snr_db"] is None]))
-    if out is not None:
-        write_whole(out, result.text(True) if out.suffix.lower() == ".json" else csv_text([_flat(r) for r in rows]))
-        note(f"written: {out}")
+    write_out(out, result, [_flat(row) for row in rows])
     return result
 
 
@@ -94,13 +86,9 @@ def trend(snrs_db: Sequence[float], see: Sequence[float]) -> dict[str, Any]:
     return {"spearman": rho, "words": f"{words} (Spearman correlation of mean SEE with the SNR: {rho:+.2f})."}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _row(clip: Any, snr: float | None, score: Any) -> dict[str, Any]:
+def _row(item: Any, snr: float | None, score: Any) -> dict[str, Any]:
     per_layer = {"per_layer": list(score.per_layer), "energy": list(score.energy)}
-    return {"id": clip.id, "path": str(clip.path), "snr_db": snr, "see": score.see, **per_layer}
+    return {"id": item.id, "path": str(item.path), "snr_db": snr, "see": score.see, **per_layer}
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

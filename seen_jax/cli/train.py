@@ -1,16 +1,14 @@
 """Train a small audio language model from scratch on synthetic speech, sounds and music.
 
-CONFIG is a typed YAML file such as configs/seen_tiny.yaml; each of its fields can be overridden, as in
---joint.steps 100.
-A run that was interrupted goes on from its last checkpoint when the same command is given again. Speech needs
-`pip install "seen-jax[train]"`.
+CONFIG is a YAML file such as configs/seen_tiny.yaml; override any of its fields, as in --joint.steps 100. Rerun the
+command to resume from the last checkpoint. Speech needs `pip install "seen-jax[train]"`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from seen_jax.cli._output import Result, check_writable, note
+from seen_jax.cli._output import Result, check_writable, progress
 from seen_jax.cli._parser import Parser
 from seen_jax.config import dotted_defaults, load_config
 from seen_jax.train.config import TrainConfig
@@ -21,8 +19,7 @@ TAKES_OVERRIDES = True
 
 def options(parser: Parser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, for instance configs/seen_tiny.yaml")
-    fields = [f"  --{key} (default {value})" for key, value in dotted_defaults(TrainConfig).items()]
-    parser.epilog = "fields:\n" + "\n".join(fields) + f"\n\n{parser.epilog}"
+    parser.add_fields(dotted_defaults(TrainConfig))
 
 
 def run(args: Any) -> Result:
@@ -38,5 +35,6 @@ def run(args: Any) -> Result:
         raise ConfigError('training needs espeak-ng for its speech, which is missing: pip install "seen-jax[train]".')
     from seen_jax.train.trainer import train
 
-    folder = train(config, report=note)
+    with progress() as tick:
+        folder = train(config, tick)
     return Result({"model": str(folder), "out": config.out}, [f"trained: {folder}"])

@@ -1,7 +1,5 @@
 """What a model is asked: clips with a prompt and, where known, the right answer."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +8,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.api import DEFAULT_PROMPT
-from seen_jax.audio.io import AudioItem, decode_audio, find_audio, read_audio
+from seen_jax.audio.find import AudioItem, find_audio
+from seen_jax.audio.io import decode_audio, read_audio
 from seen_jax.data.letters import lettered, right_letter
 from seen_jax.data.parquet import parquet_audio
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.models.processor import DEFAULT_PROMPT
 
 CLIPS = Path(__file__).parent.parent / "assets" / "clips"
+NO_WAVE = np.zeros(0, np.float32)  # of an item of which only the words are looked at
+PREFIX = "seen-tiny/"
 SUBSETS = ("calibration", "validation", "demo")
 
 
@@ -84,42 +85,37 @@ def load_clips(subset: str, per_task: int | None = None) -> list[Item]:
 
     per_task: only the first so many of each task. Raises ConfigError for an unknown subset or a number below 1.
     """
-    if subset not in SUBSETS:
-        raise ConfigError(f"there are no clips {subset!r}: choose one of {', '.join(SUBSETS)}")
     if per_task is not None and per_task < 1:
         raise ConfigError(f"items per task must be 1 or more, not {per_task}")
-    seen: Counter[str] = Counter()
-    kept = []
-    for row in clip_rows(subset):
-        seen[row.extra["task"]] += 1
-        if per_task is None or seen[row.extra["task"]] <= per_task:
-            kept.append(row)
-    return [item_of(row) for row in kept]
+    counts: Counter[str] = Counter()
+    entries = []
+    for entry in map(entry_of, clip_rows(subset)):
+        counts[entry.task] += 1
+        if per_task is None or counts[entry.task] <= per_task:
+            entries.append(entry)
+    return [entry.item() for entry in entries]
 
 
 def clip_rows(subset: str) -> list[AudioItem]:
-    """The rows of the package's manifest that belong to a subset, which must be a known one."""
+    """The rows of the package's manifest that belong to a subset. Raises ConfigError for an unknown subset."""
+    if subset not in SUBSETS:
+        known = ", ".join(PREFIX + name for name in SUBSETS)
+        raise ConfigError(f"there are no clips {PREFIX + subset!r}: choose one of {known}")
     return [row for row in find_audio([CLIPS / "manifest.jsonl"]) if row.extra["subset"] == subset]
 
 
-def load_manifest(inputs: str | Path | Sequence[str | Path]) -> list[Item]:
-    """A user's items: anything `find_audio` takes; prompts, choices and answers come from a manifest's columns.
-
-    Columns, all optional: `prompt` (as it is) or `question` (to which the choices are added), `task`, `choices` (a
-    list), `letter`, `answer` (a letter, or a choice, or a text), `text` (a transcript), `start` and `seconds` (of a
-    segment). Without a prompt the speech is to be transcribed. Raises AudioError for files that cannot be read, and
-    answers that are none of the choices.
-    """
-    return [item_of(row) for row in find_audio(inputs if isinstance(inputs, list | tuple) else [str(inputs)])]
-
-
-def item_of(row: AudioItem) -> Item:
-    """One row of a manifest, its audio read and checked. Raises AudioError as `load_manifest`."""
-    return entry_of(row).item()
-
-
 def entry_of(row: AudioItem, dataset: str = "", task: str | None = None, parquet_row: int | None = None) -> Entry:
-    """One row of a manifest, its audio left where it is. task: of rows that name none. AudioError names the row."""
+    """One row of a table, its audio left where it is.
+
+    Columns, all optional: `prompt` (used as it is) or `question` (followed by the choices), `task`, `choices` (a list),
+    `letter`, `answer` (a letter, a choice or a text), `text` (a transcript), `start` and `seconds` (of a segment).
+
+    Args:
+        task: of rows that name none.
+
+    Raises:
+        AudioError: an answer that is none of the choices, or a segment that is no number; names the row.
+    """
     extra, choices = row.extra, row.choices
     answer, prompt, question = extra.get("answer", row.text or ""), extra.get("prompt"), extra.get("question", "")
     try:

@@ -1,19 +1,13 @@
 """The split guard: audio that a basis was calibrated on is never tested on.
 
-A clip is known by a hash of its samples and by fingerprints: hashes of all stretches of `WINDOW` samples, of which
-those that happen to be divisible by `KEPT` are kept. A stretch has the same hash wherever it is cut out, so clips that
-overlap share fingerprints. Found is audio that is the same sample by sample: cut, padded or joined, not scaled, mixed
-or coded anew.
+A clip is identified by a hash of its samples and by fingerprints: hashes of all stretches of `WINDOW` samples, of which
+those divisible by `KEPT` are kept. A stretch has the same hash wherever it is cut out, so clips that overlap share
+fingerprints. This finds audio that is the same sample by sample, even if cut, padded or joined, but not audio that was
+scaled, mixed or encoded again.
 """
 
-from __future__ import annotations
-
-import base64
 import functools
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int16, UInt64
@@ -31,25 +25,18 @@ _BLOCK = 1 << 17
 Fingerprints = UInt64[np.ndarray, " _"]
 
 
-@dataclass(frozen=True)
-class _Clip:
-    name: str
-    digest: str
-    fingerprints: Fingerprints
-
-
 class SplitGuard:
     """Remembers the clips of a calibration, and refuses clips that share audio with them."""
 
     def __init__(self) -> None:
-        self._clips: dict[str, _Clip] = {}  # by digest
-        self._table: tuple[Fingerprints, np.ndarray, list[_Clip]] | None = None
+        self._clips: dict[str, tuple[str, Fingerprints]] = {}  # (name, fingerprints) by digest
+        self._table: tuple[Fingerprints, np.ndarray] | None = None  # all fingerprints, sorted, and the clip of each
 
     def add(self, name: str, wave: Float[np.ndarray, " samples"]) -> None:
         """Remember a calibration clip (16 kHz mono)."""
         digest = _digest(wave)
         if digest not in self._clips:
-            self._clips[digest] = _Clip(name, digest, fingerprints(wave))
+            self._clips[digest] = (name, fingerprints(wave))
             self._table = None
 
     def check(self, name: str, wave: Float[np.ndarray, " samples"]) -> None:
@@ -57,47 +44,22 @@ class SplitGuard:
         if not _pcm(wave).any():
             return
         if known := self._clips.get(_digest(wave)):
-            raise ConfigError(_refusal(name, known.name, "is"))
+            raise _refusal(name, known[0], "is")
+        names, marks = [name for name, _ in self._clips.values()], [marks for _, marks in self._clips.values()]
         if self._table is None:
-            clips = list(self._clips.values())
-            marks = np.concatenate([c.fingerprints for c in clips] or [np.zeros(0, np.uint64)])
-            order = np.argsort(marks)
-            self._table = (
-                marks[order],
-                np.repeat(np.arange(len(clips)), [len(c.fingerprints) for c in clips])[order],
-                clips,
-            )
-        marks, owners, clips = self._table
-        own = fingerprints(wave)
-        first, last = (np.searchsorted(marks, own, side) for side in ("left", "right"))
-        hits = np.concatenate([owners[a:b] for a, b in zip(first, last, strict=True) if a < b] or [np.zeros(0, int)])
-        shared = np.bincount(hits, minlength=1)
+            together = np.concatenate([*marks, np.zeros(0, np.uint64)])
+            order = np.argsort(together)
+            self._table = together[order], np.repeat(np.arange(len(marks)), [len(m) for m in marks])[order]
+        table, owners = self._table
+        first, last = (np.searchsorted(table, fingerprints(wave), side) for side in ("left", "right"))
+        hits = [owners[a:b] for a, b in zip(first, last, strict=True) if a < b]
+        shared = np.bincount(np.concatenate([*hits, np.zeros(0, np.int64)]), minlength=1)
         if shared.max() >= SHARED:
-            raise ConfigError(_refusal(name, clips[int(shared.argmax())].name, "shares audio with"))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values from which `from_json` makes the same guard."""
-        encode = lambda marks: base64.b64encode(marks.astype("<u8").tobytes()).decode()  # noqa: E731
-        clips = {c.digest: {"name": c.name, "fingerprints": encode(c.fingerprints)} for c in self._clips.values()}
-        return {"window": WINDOW, "kept": KEPT, "levels": LEVELS, "clips": clips}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SplitGuard:
-        """The guard that `to_json` described. ConfigError if that was damaged or made with other constants."""
-        guard = cls()
-        try:
-            if (values["window"], values["kept"], values["levels"]) != (WINDOW, KEPT, LEVELS):
-                raise ConfigError("the saved split guard is of another version: start the evaluation anew")
-            for digest, clip in values["clips"].items():
-                marks = np.frombuffer(base64.b64decode(clip["fingerprints"], validate=True), "<u8").astype(np.uint64)
-                guard._clips[digest] = _Clip(clip["name"], digest, marks)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"the saved split guard is damaged ({error}): start the evaluation anew") from error
-        return guard
+            raise _refusal(name, names[int(shared.argmax())], "shares audio with")
 
 
-def _refusal(name: str, known: str, how: str) -> str:
-    return (
+def _refusal(name: str, known: str, how: str) -> ConfigError:
+    return ConfigError(
         f"the test clip {name} {how} the calibration clip {known}: what is tested must not be in the calibration. "
         "Take other clips for one of them."
     )

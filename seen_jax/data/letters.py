@@ -1,7 +1,5 @@
 """Letters of multiple choice: which one is right, and which one a model's output means."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Sequence
@@ -9,13 +7,23 @@ from collections.abc import Sequence
 from seen_jax.errors import AudioError
 
 LETTERS = string.ascii_uppercase
-_MARK = r"\(?([A-Z])[.):]"  # as in "B. text", "(B) text" and "B: text"
-_SAID = re.compile(r"(?i:\b(?:answer|choice|option)(?:\s+is|\s*:|\s+would be)?)[\s:]*")
+_MARK = r"\(?([A-Z])[.):]\s*"  # as in "B. text", "(B) text" and "B: text"
+_ANNOUNCED = re.compile(r"(?i:\b(?:answer|choice|option)(?:\s+is|\s*:|\s+would be)?)[\s:]*")
 _BARE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _LEAD = re.compile(  # "B. text", "B) text", "B, since", "B - text"; lower case only with brackets or a full stop
     r"[\W_]*([A-Z])(?:\s*[.):\]](?!\w\W)|\s*[,;*\n]|\s+[-\u2013\u2014]\s)|[\W_]*\(([a-z])\)|[\W_]*([a-z])[.)](?!\w\W)"
 )
 _ALONE = re.compile(r"(?<![\w'\u2019.])([A-Z])(?![\w'\u2019]|\.\w)")
+
+
+def split_marks(choices: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Marks ("A. ") and texts of choices; the marks are empty unless every choice has the letter of its place."""
+    matches = [re.match(_MARK, choice) for choice in choices]
+    if any(match is None or match[1] != letter for match, letter in zip(matches, LETTERS, strict=False)):
+        return [""] * len(choices), list(choices)
+    ends = [match.end() if match else 0 for match in matches]
+    pairs = [(choice[:end], choice[end:]) for choice, end in zip(choices, ends, strict=True)]
+    return [mark for mark, _ in pairs], [text for _, text in pairs]
 
 
 def lettered(choices: Sequence[str]) -> tuple[str, ...]:
@@ -25,17 +33,9 @@ def lettered(choices: Sequence[str]) -> tuple[str, ...]:
     """
     if len(choices) > len(LETTERS):
         raise AudioError(f"{len(choices)} choices; at most {len(LETTERS)} have letters")
-    if plain(choices) != tuple(choices):
+    if any(split_marks(choices)[0]):
         return tuple(choices)
-    return tuple(f"{mark}. {choice}" for mark, choice in zip(LETTERS, choices, strict=False))
-
-
-def plain(choices: Sequence[str]) -> tuple[str, ...]:
-    """The choices without their letters, where all of them have the letter of their place."""
-    found = [re.match(_MARK, choice) for choice in choices]
-    if any(match is None or match[1] != mark for match, mark in zip(found, LETTERS, strict=False)):
-        return tuple(choices)
-    return tuple(choice[match.end() :].strip() for choice, match in zip(choices, found, strict=True) if match)
+    return tuple(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
 
 
 def right_letter(answer: str, choices: Sequence[str]) -> str:
@@ -44,9 +44,8 @@ def right_letter(answer: str, choices: Sequence[str]) -> str:
     A text that is a choice goes first, so "C" among the choices G, C, A, D is their second. Raises AudioError for an
     answer that is none of the choices.
     """
-    lettered(choices)
-    texts = plain(choices)
-    letters = LETTERS[: len(choices)]
+    lettered(choices)  # raises for too many choices
+    texts, letters = _texts(choices), LETTERS[: len(choices)]
     answer = answer.strip()
     if not answer or not choices:
         return ""
@@ -69,19 +68,24 @@ def answer_letter(output: str, choices: Sequence[str]) -> str | None:
     ("B. text", "(B)"), or is the text of a choice; one letter alone stands in it; the text of one choice is in it.
     "A" before a word, and "I", count only as letters where they are marked as such.
     """
-    texts, letters = plain(choices), LETTERS[: len(choices)]
-    tails = [output[match.end() :] for match in _SAID.finditer(output)]
+    texts, letters = _texts(choices), LETTERS[: len(choices)]
+    tails = [output[match.end() :] for match in _ANNOUNCED.finditer(output)]
     for part in (output, *reversed(tails)):
         if letter := _direct(part, texts, letters):
             return letter
-    heard = _mentioned(output, texts)
+    mentioned = _mentioned(output, texts)
     rest = output
-    for place in sorted(heard, key=lambda place: -len(texts[place])):
+    for place in sorted(mentioned, key=lambda place: -len(texts[place])):
         rest = re.sub(_phrase(texts[place]), "_", rest, flags=re.IGNORECASE)
     alone = {m[1] for m in _ALONE.finditer(rest) if not (m[1] in "AI" and re.match(r"\s+\w", rest[m.end() :]))}
-    if len(alone & set(letters)) == 1:
-        return (alone & set(letters)).pop()
-    return letters[heard[0]] if len(heard) == 1 and not alone & set(letters) else None
+    alone &= set(letters)
+    if len(alone) == 1:
+        return alone.pop()
+    return letters[mentioned[0]] if len(mentioned) == 1 and not alone else None
+
+
+def _texts(choices: Sequence[str]) -> list[str]:
+    return [text.strip() for text in split_marks(choices)[1]]
 
 
 def _direct(part: str, texts: Sequence[str], letters: str) -> str | None:
@@ -105,10 +109,8 @@ def _words(text: str) -> str:
 
 def _place(text: str, texts: Sequence[str]) -> int | None:
     """Which of the texts this is, None if none or several."""
-    if not text.strip():
-        return None
-    found = [i for i, one in enumerate(texts) if _words(one) == _words(text)]
-    return found[0] if len(found) == 1 else None
+    places = [i for i, one in enumerate(texts) if text.strip() and _words(one) == _words(text)]
+    return places[0] if len(places) == 1 else None
 
 
 def _phrase(text: str) -> str:
@@ -117,9 +119,9 @@ def _phrase(text: str) -> str:
 
 def _mentioned(output: str, texts: Sequence[str]) -> list[int]:
     """Places of the texts that occur in the output as whole words, and not only inside another one that does."""
-    left, found = output, []
+    rest, places = output, []
     for place in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
-        if texts[place] and re.search(_phrase(texts[place]), left, re.IGNORECASE):
-            found.append(place)
-            left = re.sub(_phrase(texts[place]), "_", left, flags=re.IGNORECASE)
-    return found
+        if texts[place] and re.search(_phrase(texts[place]), rest, re.IGNORECASE):
+            places.append(place)
+            rest = re.sub(_phrase(texts[place]), "_", rest, flags=re.IGNORECASE)
+    return places

@@ -1,9 +1,6 @@
 """Tables in parquet files: columns of text as rows of a manifest, and audio that is stored inside."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +27,15 @@ def _open(path: Path) -> Any:
 
 
 def _modified(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError as error:
-        raise AudioError(f"Cannot read {path} as parquet: {error}.") from error
+    return path.stat().st_mtime_ns if path.exists() else 0  # where it is missing, opening it says so
 
 
 def _audio_column(file: Any) -> str | None:
     """The column of {bytes, path} structs, as `datasets` stores audio; one named "audio" first."""
     arrow, schema = _library(), file.schema_arrow
     structs = [field.name for field in schema if arrow.types.is_struct(field.type)]
-    found = [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
-    return next((name for name in found if name == "audio"), found[0] if found else None)
+    audio = [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
+    return "audio" if "audio" in audio else next(iter(audio), None)
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -49,7 +43,7 @@ def parquet_columns(path: Path) -> list[str]:
     return list(_open(path).schema_arrow.names)
 
 
-def parquet_rows(path: Path) -> tuple[bool, Iterator[dict[str, Any]]]:
+def parquet_rows(path: Path) -> tuple[bool, list[dict[str, Any]]]:
     """(whether the audio is inside, the rows without it; of an audio struct its `path` is kept as "audio")."""
     with _open(path) as file:
         inside = _audio_column(file)
@@ -60,7 +54,7 @@ def parquet_rows(path: Path) -> tuple[bool, Iterator[dict[str, Any]]]:
     if inside:
         for row in rows:
             row["audio"] = (row.pop(inside, None) or {}).get("path")
-    return inside is not None, iter(rows)
+    return inside is not None, rows
 
 
 def parquet_audio(path: Path, row: int) -> tuple[bytes, str]:
@@ -72,7 +66,7 @@ def parquet_audio(path: Path, row: int) -> tuple[bytes, str]:
         return struct["bytes"], name
     file = path.parent / (struct.get("path") or "")
     if not struct.get("path") or not file.is_file():
-        raise AudioError(f"{name} holds neither audio bytes nor the path of a file there is ({struct.get('path')!r}).")
+        raise AudioError(f"{name} holds neither audio bytes nor the path of an existing file ({struct.get('path')!r}).")
     return file.read_bytes(), str(file)
 
 
@@ -88,7 +82,7 @@ def _group_ends(path: Path, _time: int) -> np.ndarray:
         return np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
 
 
-@functools.lru_cache(maxsize=2)  # neighbours are mostly asked for together, and a group may have 100 MB
+@functools.lru_cache(maxsize=2)  # neighbouring rows are mostly read together; a group may have 100 MB
 def _group(path: Path, _time: int, group: int) -> Any:
     with _open(path) as file:
         return file.read_row_group(group, columns=[_audio_column(file)]).column(0)

@@ -1,10 +1,6 @@
 """Other orders of a multiple choice: does a model name the right text, or always the same letter?"""
 
-from __future__ import annotations
-
 import dataclasses
-import re
-import string
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from seen_jax.data.items import Item
+from seen_jax.data.letters import LETTERS, split_marks
 from seen_jax.errors import ConfigError
-
-LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """Which choice stands where: order[new place] = old place."""
+    """An order of choices: order[new place] = old place."""
 
     order: tuple[int, ...]
 
     def moved(self, letter: str) -> str:
-        """The letter under which a choice is found now; what is no letter of a choice stays as it is."""
+        """The new letter of a choice; anything that is no letter of a choice stays as it is."""
         old = _place(letter, len(self.order))
         return letter if old is None else LETTERS[self.order.index(old)]
 
     def original(self, letter: str | None) -> str | None:
-        """The inverse: the letter that an answered one had before."""
+        """The old letter of a choice: the inverse of `moved`."""
         new = _place(letter, len(self.order))
         return letter if new is None else LETTERS[self.order[new]]
 
@@ -49,15 +44,12 @@ def permuted_choices(item: Item, seed: int) -> tuple[Item, Permutation]:
     while order == tuple(range(n)):
         order = tuple(int(i) for i in rng.permutation(n))
     permutation = Permutation(order)
-    marks, texts = _split(item.choices)
+    marks, texts = split_marks(item.choices)
     moved = [texts[old] for old in order]
     choices = tuple(mark + text for mark, text in zip(marks, moved, strict=True))
     letter = permutation.moved(item.letter)
-    answer = item.answer
-    if answer == item.letter:
-        answer = letter
-    elif item.letter and answer in (own := _spellings(marks, texts, _place(item.letter, n))):
-        answer = _spellings(marks, moved, _place(letter, n))[own.index(answer)]
+    spelled = zip(_spellings(marks, texts, item.letter), _spellings(marks, moved, letter), strict=True)
+    answer = letter if item.answer == item.letter else dict(spelled).get(item.answer, item.answer)
     prompt = _relisted(item, marks, texts, moved)
     return dataclasses.replace(item, prompt=prompt, choices=choices, letter=letter, answer=answer), permutation
 
@@ -66,31 +58,18 @@ def _place(letter: str | None, n: int) -> int | None:
     return LETTERS.index(letter) if letter and letter in tuple(LETTERS[:n]) else None
 
 
-def _split(choices: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Marks ("A. ") and texts; no marks unless every choice begins with its own letter."""
-    found = [
-        re.match(rf"(\({mark}\)\s*|{mark}[.):]\s*)(.*)", choice, re.DOTALL)
-        for mark, choice in zip(LETTERS, choices, strict=False)
-    ]
-    matches = [match for match in found if match]
-    if len(matches) < len(choices):
-        return [""] * len(choices), list(choices)
-    return [match[1] for match in matches], [match[2] for match in matches]
-
-
-def _spellings(marks: Sequence[str], texts: Sequence[str], place: int | None) -> list[str]:
-    """How an answer may name the choice at a place: "A. cat", "cat", "cat A"."""
-    if place is None:
-        return []
-    return [marks[place] + texts[place], texts[place], f"{texts[place]} {LETTERS[place]}"]
+def _spellings(marks: Sequence[str], texts: Sequence[str], letter: str) -> list[str]:
+    """How an answer may name the choice of a letter: "A. cat", "cat", "cat A"."""
+    place = _place(letter, len(texts))
+    return [] if place is None else [marks[place] + texts[place], texts[place], f"{texts[place]} {letter}"]
 
 
 def _listings(marks: Sequence[str], texts: Sequence[str]) -> list[str]:
     """How a prompt may list choices: in lines under "A. ", in lines as they are, as a printed list, "cat A dog B"."""
-    own = [mark + text for mark, text in zip(marks, texts, strict=True)]
+    choices = [mark + text for mark, text in zip(marks, texts, strict=True)]
     numbered = [f"{mark}. {text}" for mark, text in zip(LETTERS, texts, strict=False)]
     spoken = [f"{text} {mark}" for mark, text in zip(LETTERS, texts, strict=False)]
-    return ["\n".join(numbered), "\n".join(own), str(own), " ".join(spoken)]
+    return ["\n".join(numbered), "\n".join(choices), str(choices), " ".join(spoken)]
 
 
 def _relisted(item: Item, marks: Sequence[str], texts: Sequence[str], moved: Sequence[str]) -> str:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from seen_jax.errors import ConfigError
+from seen_jax.progress import Progress
 
 TIMEOUT = 300.0  # s, for all processes to start
 PATIENCE = 3600.0  # s without anything new from another process
 POLL = 0.5  # s between two looks
-
-Report = Callable[[str, int, int], None]  # stage, done, in all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,38 +55,38 @@ class Hosts:
         """Whether a piece of work, counted from 0, is this process's: in turns, whatever was done before."""
         return number % self.count == self.index
 
-    def wait_for(self, path: Path, stage: str, report: Report, patience: float = PATIENCE) -> None:
+    def wait_for(self, path: Path, stage: str, progress: Progress, patience: float = PATIENCE) -> None:
         """Until the leader has written `path`; the leader itself does not wait. ConfigError as `wait`."""
         if not self.leads:
             needed = f"{path} from process 0: it must run, and every host must see that same folder"
-            self.wait(lambda: (int(path.exists()), 1), stage, report, patience, needed)
+            self.wait(lambda: (int(path.exists()), 1), stage, progress, patience, needed)
 
     def wait(
         self,
-        progress: Callable[[], tuple[int, int]],
+        count: Callable[[], tuple[int, int]],
         stage: str,
-        report: Report,
+        progress: Progress,
         patience: float = PATIENCE,
         needed: str = "",
     ) -> None:
-        """Until progress() returns (done, in all) with all done.
+        """Until count() returns (done, in all) with all done.
 
         Raises ConfigError once nothing new has come for `patience` seconds, or the leader's port is closed.
         """
-        (done, total), since, told = progress(), time.monotonic(), False
+        (done, total), since, waited = count(), time.monotonic(), False
         while done < total:
-            report(stage, done, total)
-            told = True
+            progress(stage, done, total)
+            waited = True
             time.sleep(POLL)
-            before, (done, total) = done, progress()
+            before, (done, total) = done, count()
             if done > before:
                 since = time.monotonic()
             elif time.monotonic() - since > patience:
                 raise ConfigError(f"process {self.index} waited {patience:g} s for {needed}; what was done is kept")
-            elif not self.leads and self.coordinator and _refuses(self.coordinator) and progress()[0] < total:
+            elif not self.leads and self.coordinator and _refuses(self.coordinator) and count()[0] < total:
                 raise ConfigError(f"process 0 ({self.coordinator}) has stopped: start all again; what was done is kept")
-        if told:
-            report(stage, done, total)
+        if waited:
+            progress(stage, done, total)
 
 
 ALONE = Hosts()

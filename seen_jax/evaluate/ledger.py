@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from seen_jax.errors import ConfigError
+from seen_jax.files import to_json, write_file
 
 MANIFEST, ANSWERS = "manifest.json", "answers.jsonl"
+WRITTEN = (  # all that an experiment writes, beside the manifest
+    *("answers*.jsonl", "calibration", "mitigations", "studies", "tables", "figures"),
+    *("index.html", "report.md", "summary.json"),
+)
 Row = dict[str, Any]
 
 
@@ -74,7 +80,7 @@ class Ledger:
         """Write the rows of a unit. ConfigError where the disk refuses; what was written before stays."""
         line = json.dumps({"unit": unit, "rows": list(rows)}, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            _write(self.own, [line.encode()], "ab")
+            _append(self.own, [line.encode()])
         except OSError as error:
             self._repair()
             raise ConfigError(f"cannot write {self.own}: {error.strerror or error}; what was done is kept") from None
@@ -99,50 +105,58 @@ class Ledger:
         others = self._others()
         if not others and list(self._places) == list(units):
             return
-        partial = self.path.with_suffix(".partial")
-        try:
-            _write(partial, map(self._line, units), "wb")
-            partial.replace(self.path)
-            for path in others:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot write {self.path}: {error.strerror or error}; what was done is kept") from None
+        write_file(self.path, lambda path: _append(path, map(self._line, units)))
+        for path in others:
+            path.unlink(missing_ok=True)
         self._ends, self._places = {}, {}
         self.refresh()
 
 
-def _write(path: Path, lines: Iterable[bytes], mode: Literal["ab", "wb"]) -> None:
-    with path.open(mode) as file:
+def _append(path: Path, lines: Iterable[bytes]) -> None:
+    with path.open("ab") as file:
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
 
 
-def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Make `folder` the home of this experiment, or find that it is. ConfigError if it is another's or in use."""
+def claim(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Make `folder` the home of this experiment, or find that it is; returns the manifest that lies there.
+
+    Raises ConfigError for the folder of another experiment, one that is in use, and a disk that refuses.
+    """
     path = folder / MANIFEST
     wanted = json.loads(json.dumps(manifest))
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{path} is damaged ({error}): choose another folder with --out") from None
-        keys = [k for k in wanted["identity"] if found.get("identity", {}).get(k) != wanted["identity"][k]]
-        if keys:
-            raise ConfigError(
-                f"{folder} holds another experiment (different: {', '.join(keys)}): choose another folder with --out"
-            )
-        if found.get("batches", wanted.get("batches")) != wanted.get("batches"):
-            raise ConfigError(
-                f"the audio has other lengths here than when {folder} was begun: is it the same everywhere?"
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is in use and holds no experiment: choose another folder with --out")
+    if not path.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} is in use and holds no experiment: choose another folder with --out")
+        write_file(path, to_json(wanted))
+        return wanted
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(wanted, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from None
+        there = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}): choose another folder with --out") from None
+    if not there:  # `remove_experiment` was here
+        write_file(path, to_json(wanted))
+        return wanted
+    identity, before = wanted["identity"], there.get("identity", {})
+    if different := [key for key in identity if before.get(key) != identity[key]]:
+        raise ConfigError(
+            f"{folder} holds another experiment (different: {', '.join(different)}): choose another folder with "
+            "--out, or replace it with --overwrite"
+        )
+    if there.get("parts") != wanted["parts"]:
+        raise ConfigError(f"the audio has other lengths here than when {folder} was begun: is it the same everywhere?")
+    return there
+
+
+def remove_experiment(folder: Path) -> None:
+    """Delete what an experiment wrote into its folder, and nothing else; a folder without a manifest stays as it is.
+
+    An empty manifest remains, which says that the folder may be claimed although it holds files of somebody else.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    for name in WRITTEN:
+        for path in folder.glob(name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_file(folder / MANIFEST, to_json({}))

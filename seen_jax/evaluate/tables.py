@@ -1,229 +1,248 @@
-"""Tidy tables of an experiment's rows: scores per cell, mitigations compared on the same items, SEE against GSR."""
+"""Tables of an experiment's trials: scores per condition, mitigations compared on the same items, SEE against GSR."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from seen_jax.errors import ConfigError
 from seen_jax.evaluate import metrics
-from seen_jax.evaluate.config import NONE
-from seen_jax.evaluate.ledger import Row
 from seen_jax.evaluate.metrics import COSINES
-from seen_jax.evaluate.stats import correlate, mcnemar, paired_difference, ratio_interval
+from seen_jax.evaluate.stats import mcnemar, mean_interval, paired_difference
+from seen_jax.evaluate.trials import NONE, Trial
 
-Table = list[dict[str, Any]]
-TRANSCRIPTION = "transcription"
+TRANSCRIPTION, ALL = "transcription", "all"
 BENDS = 10.0  # dB: where the paper's score curves bend
+CLEAN, UP_TO, ABOVE = "clean", f"noisy <= {BENDS:g} dB", f"noisy > {BENDS:g} dB"  # the bands of SNRs
+ITEM = ["dataset", "task", "item"]
+CELL = ["dataset", "task", "noise", "snr_db", "mitigation"]
+COUNTED = ["ok", "same", "same_plain", "fixed", "broken", "choice", "correct", "fixed_truth", "broken_truth"]
+COUNTED += ["unparseable", "nonsense", "spoken", "words", "errors", "words_clean", "errors_clean"]
+ANSWER = ["dataset", "task", "item", "noise", "snr_db", "mitigation", "output", "letter", "right", "reference"]
 
 
-def outcome(row: Row) -> str:
-    """What GSR compares: the letter of a multiple choice where the output names one, else the output."""
-    return row["letter"] or row["output"].strip()
+def make_tables(trials: Sequence[Trial], seed: int = 0) -> dict[str, pd.DataFrame]:
+    """All tables of some trials by name; their order does not matter.
 
+    Every table has NaN (or NA, in columns of integers) where a value is undefined, and an `snr_db` of NaN means clean
+    audio. Shares lie between 0 and 1. Rows are sorted by name and SNR, "none" before the other mitigations.
 
-def ordered(rows: Iterable[Row]) -> list[Row]:
-    """Rows in an order that does not depend on how the work was cut or interrupted."""
-    low = lambda snr: -math.inf if snr is None else snr  # noqa: E731
-    keys = ("dataset", "task", "noise", "mitigation", "item")
-    first: dict[str, dict[str, int]] = {key: {} for key in keys}
-    kept = list(rows)
-    for key in keys:
-        for value in sorted({row[key] for row in kept}):
-            first[key].setdefault(value, len(first[key]))
-    return sorted(
-        kept, key=lambda r: (*(first[k][r[k]] for k in keys[:3]), low(r["snr_db"]), *(r[k] for k in keys[3:]))
-    )
+    Args:
+        seed: of the bootstrap intervals.
 
+    Returns:
+        conditions, correlations, comparisons, overall, similarities, layers, failures, answers; the function of each
+        name says what it holds. failures: items that could not be asked, each once; answers: every answer.
 
-def conditions(rows: Sequence[Row]) -> Table:
-    """One dict per dataset, task, noise, snr_db (None: clean) and mitigation.
-
-    items, failed; gsr with its Wilson interval; accuracy (choices) with its; wer against the reference and wer_clean
-    against the own clean output; see, see_after and energy, means over the items; against the clean output: fixed and
-    broken by the mitigation, and influence, the share that the noise changed; fixed_truth and broken_truth against the
-    right letters; unparseable: choices without a letter; nonsense. None where something is undefined.
+    Raises:
+        ConfigError: two trials of one item under one condition.
     """
-    cells: dict[tuple[Any, ...], dict[str, Row]] = {}
-    for row in rows:
-        key = (row["dataset"], row["task"], row["noise"], row["snr_db"], row["mitigation"])
-        cells.setdefault(key, {})[row["item"]] = row
-    return [
-        dict(zip(("dataset", "task", "noise", "snr_db", "mitigation"), key, strict=True))
-        | _scores(cell, cells[*key[:3], None, NONE], cells[*key[:4], NONE])
-        for key, cell in cells.items()
-    ]
+    frame = _frame(trials)
+    scored = _scored(frame)
+    known = scored[scored["ok"]]
+    cells = conditions(scored)
+    failed = frame.loc[frame["failed"].notna(), [*ITEM, "noise", "failed"]].rename(columns={"failed": "why"})
+    return {
+        "conditions": cells,
+        "correlations": correlations(cells, seed),
+        "comparisons": comparisons(known, seed),
+        "overall": overall(known, seed),
+        "similarities": similarities(frame),
+        "layers": layers(known),
+        "failures": failed.drop_duplicates(ignore_index=True),
+        "answers": frame.loc[frame["failed"].isna(), [*ANSWER, "see", "see_after"]].reset_index(drop=True),
+    }
 
 
-def _scores(cell: Mapping[str, Row], clean: Mapping[str, Row], before: Mapping[str, Row]) -> dict[str, Any]:
-    names = [n for n in cell if not any("failed" in part[n] for part in (cell, clean, before))]
-    own, quiet, plain = ([part[n] for n in names] for part in (cell, clean, before))
-    mitigated = bool(own) and own[0]["mitigation"] != NONE
-    outputs, reference, unaided = ([outcome(row) for row in part] for part in (own, quiet, plain))
-    hits = metrics.same(reference, outputs)
-    gsr = metrics.wilson(int(hits.sum()), len(hits))
-    chosen = [i for i, row in enumerate(own) if row["right"]]
-    right, letters, unaided_letters = (
-        [part[i][key] for i in chosen] for part, key in ((own, "right"), (own, "letter"), (plain, "letter"))
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as CSV text: missing values are empty, lists and dicts are JSON, floats are written in full."""
+    text = table.map(lambda value: json.dumps(value) if isinstance(value, list | tuple | dict) else value)
+    return text.to_csv(index=False, lineterminator="\n")
+
+
+def band(snr_db: pd.Series) -> pd.Series:
+    """The band of each SNR: CLEAN (NaN), UP_TO or ABOVE, 10 dB, where the paper's score curves bend."""
+    return pd.Series(np.select([snr_db.isna(), snr_db <= BENDS], [CLEAN, UP_TO], ABOVE), snr_db.index)
+
+
+def _frame(trials: Sequence[Trial]) -> pd.DataFrame:
+    """One row per trial, sorted, with its `answer`."""
+    snr = lambda t: -math.inf if t.snr_db is None else t.snr_db
+    rows = sorted(
+        trials, key=lambda t: (t.dataset, t.task, t.noise, snr(t), t.mitigation != NONE, t.mitigation, t.item)
     )
-    correct = metrics.wilson(int(metrics.correct(letters, right).sum()), len(chosen))
-    spoken = [i for i, row in enumerate(own) if row["reference"] is not None and row["task"] == TRANSCRIPTION]
-    said = [own[i]["output"] for i in spoken]
-    fixed, broken = metrics.fixed_broken(reference, unaided, outputs) if mitigated else (None, None)
-    truth = metrics.fixed_broken_truth(right, unaided_letters, letters) if mitigated and chosen else (None, None)
-    mean = lambda key: float(np.mean([row[key] for row in own])) if own else math.nan  # noqa: E731
-    values: dict[str, Any] = {
-        "items": len(own),
-        "failed": len(cell) - len(own),
-        "gsr": gsr.value,
-        "gsr_low": gsr.low,
-        "gsr_high": gsr.high,
-        "accuracy": correct.value,
-        "accuracy_low": correct.low,
-        "accuracy_high": correct.high,
-        "wer": metrics.wer([own[i]["reference"] for i in spoken], said),
-        "wer_clean": metrics.wer([quiet[i]["output"] for i in spoken], said),
-        "see": mean("see"),
-        "see_after": mean("see_after"),
-        "energy": float(np.mean([np.mean(row["energy"]) for row in own])) if own else math.nan,
-        "fixed": fixed,
-        "broken": broken,
-        "influence": 1.0 - metrics.share(metrics.same(reference, unaided)),
-        "fixed_truth": truth[0],
-        "broken_truth": truth[1],
-        "unparseable": sum(letter is None for letter in letters) if chosen else None,
-        "nonsense": sum(metrics.nonsense(row["output"]) for row in own),
-    }
-    return {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in values.items()}
+    columns = [*(field.name for field in dataclasses.fields(Trial)), "answer"]
+    frame = pd.DataFrame([(*vars(t).values(), t.answer) for t in rows], columns=columns)
+    frame = frame.astype({"snr_db": float, "see": float, "see_after": float})
+    twice = frame.duplicated([*CELL, "item"])
+    if twice.any():
+        row = frame[twice].iloc[0]
+        where = f"{row['dataset']}, {row['noise']}, {row['snr_db']:g} dB, {row['mitigation']}"
+        raise ConfigError(f"the item {row['item']} was answered twice under one condition ({where}): keep one of them")
+    return frame
 
 
-def correlations(cells: Table, seed: int = 0) -> Table:
-    """SEE against GSR over the SNRs, without mitigation: per dataset, task and noise, and over all of them."""
-    noisy = [c for c in cells if c["mitigation"] == NONE and c["snr_db"] is not None]
-    return correlate(noisy, ("dataset", "task", "noise"), seed=seed)
+def _scored(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trials beside the clean one without mitigation (`_clean`) and the noisy one without mitigation (`_plain`).
 
-
-def comparisons(rows: Sequence[Row], seed: int = 0) -> Table:
-    """Mitigations in pairs on the same answers: gain of GSR, its bootstrap interval over items, and McNemar's test.
-
-    Groups: clean audio, noisy audio up to 10 dB, above, each SNR, and each noise up to 10 dB. difference: mitigation
-    less `against`, as a share.
+    `ok`: all three could be asked. The other columns are False or 0 where they could not.
     """
-    hit: dict[str, dict[tuple[Any, ...], bool]] = {}
-    clean = {
-        (r["dataset"], r["item"], r["noise"]): r
-        for r in rows
-        if r["mitigation"] == NONE and r["snr_db"] is None and "failed" not in r
-    }
-    for r in rows:
-        reference = clean.get((r["dataset"], r["item"], r["noise"]))
-        if "failed" not in r and reference is not None:
-            key = (r["dataset"], r["item"], r["noise"], r["snr_db"])
-            hit.setdefault(r["mitigation"], {})[key] = outcome(r) == outcome(reference)
-    keys = list(hit.get(NONE, {}))
-    snrs = sorted({key[3] for key in keys if key[3] is not None})
-    groups: dict[str, list[tuple[Any, ...]]] = {
-        "clean": [k for k in keys if k[3] is None],
-        "noisy <= 10 dB": [k for k in keys if k[3] is not None and k[3] <= BENDS],
-        "noisy > 10 dB": [k for k in keys if k[3] is not None and k[3] > BENDS],
-    }
-    groups |= {f"{snr:g} dB": [k for k in keys if k[3] == snr] for snr in snrs}
-    for noise in dict.fromkeys(key[2] for key in keys):
-        groups[f"{noise} <= 10 dB"] = [k for k in keys if k[2] == noise and k[3] is not None and k[3] <= BENDS]
-    found: Table = []
-    names = list(hit)
-    for b, mitigation in enumerate(names):
-        for against in names[:b]:
-            for group, own in groups.items():
-                both = [k for k in own if k in hit[mitigation] and k in hit[against]]
-                if not both:
-                    continue
-                first, second = (np.array([hit[name][k] for k in both]) for name in (against, mitigation))
-                items = [k[:2] for k in both]
-                gain = paired_difference(first, second, items, seed=seed)
-                test = mcnemar(first, second)
-                found.append(
-                    {
-                        "mitigation": mitigation,
-                        "against": against,
-                        "group": group,
-                        "answers": len(both),
-                        "gsr": float(second.mean()),
-                        "gsr_against": float(first.mean()),
-                        "difference": gain.value,
-                        "low": gain.low,
-                        "high": gain.high,
-                        "only_mitigation": test.only_b,
-                        "only_against": test.only_a,
-                        "p": test.p,
-                    }
-                )
-    return found
+    plain = frame[frame["mitigation"] == NONE]
+    clean = plain[plain["snr_db"].isna()]
+    keys = [*ITEM, "noise"]
+    joined = frame.merge(clean[[*keys, "answer", "output", "failed"]], "left", keys, suffixes=("", "_clean"))
+    columns = [*keys, "snr_db", "answer", "letter", "failed"]
+    joined = joined.merge(plain[columns], "left", [*keys, "snr_db"], suffixes=("", "_plain"))
+    both = joined["answer_clean"].notna() & joined["answer_plain"].notna()
+    joined["ok"] = ok = both & joined[["failed", "failed_clean", "failed_plain"]].isna().all(axis=1)
+    choice = ok & joined["right"].notna()
+    spoken = ok & joined["reference"].notna() & (joined["task"] == TRANSCRIPTION)
+    joined[["words", "errors", "words_clean", "errors_clean"]] = 0
+    same, same_plain = (ok & (joined[name] == joined["answer_clean"]) for name in ("answer", "answer_plain"))
+    correct, correct_plain = (choice & (joined[name] == joined["right"]) for name in ("letter", "letter_plain"))
+    joined["same"], joined["same_plain"] = same, same_plain
+    joined["fixed"], joined["broken"] = same & ~same_plain, same_plain & ~same
+    joined["fixed_truth"], joined["broken_truth"] = correct & ~correct_plain, correct_plain & ~correct
+    joined["choice"], joined["correct"], joined["spoken"] = choice, correct, spoken
+    joined["unparseable"] = choice & joined["letter"].isna()
+    joined["nonsense"] = ok & joined["output"].map(metrics.nonsense).astype(bool)
+    joined["energies"] = joined["energy"]
+    joined["energy"] = [float(np.mean(values)) if values else math.nan for values in joined["energies"]]
+    measured = ["see", "see_after", "energy"]
+    joined[measured] = joined[measured].where(ok)
+    outputs = joined.loc[spoken, "output"].tolist()
+    for against, end in (("reference", ""), ("output_clean", "_clean")):
+        errors, count = metrics.word_errors(joined.loc[spoken, against].tolist(), outputs)
+        joined.loc[spoken, f"errors{end}"], joined.loc[spoken, f"words{end}"] = errors, count
+    return joined
 
 
-def overall(rows: Sequence[Row], seed: int = 0) -> Table:
+def conditions(scored: pd.DataFrame) -> pd.DataFrame:
+    """Scores per dataset, task, noise, SNR and mitigation.
+
+    items, failed; gsr and, of choices, accuracy, each with its Wilson interval; wer against the reference and wer_clean
+    against the model's own clean output; see, see_after and energy, means over the items; against the clean answer:
+    fixed and broken by the mitigation, and influence, the share that the noise changed; fixed_truth and broken_truth
+    against the right letters; unparseable: choices without a letter; nonsense: empty or looping outputs.
+    """
+    groups = scored.groupby(CELL, dropna=False, sort=False)
+    n, means = groups[COUNTED].sum().astype("int64"), groups[["see", "see_after", "energy"]].mean()
+    n["size"] = groups.size()
+    n = n.rename(columns={"ok": "items"})
+    whole: Any = n.astype("Int64")
+    mitigated = (n.index.get_level_values("mitigation") != NONE) & (n["items"] > 0)
+    choices = n["choice"] > 0
+
+    def wilson(name: str, hits: str, of: str) -> pd.DataFrame:
+        bounds = map(metrics.wilson, n[hits].tolist(), n[of].tolist())
+        return pd.DataFrame(list(bounds), n.index, [name, f"{name}_low", f"{name}_high"])
+
+    columns = {
+        "items": n["items"],
+        "failed": n["size"] - n["items"],
+        **wilson("gsr", "same", "items"),
+        **wilson("accuracy", "correct", "choice"),
+        "wer": _wer(n, ""),
+        "wer_clean": _wer(n, "_clean"),
+        **means,
+        **whole[["fixed", "broken"]].where(mitigated),
+        "influence": 1 - n["same_plain"] / n["items"],
+        **whole[["fixed_truth", "broken_truth"]].where(mitigated & choices),
+        "unparseable": whole["unparseable"].where(choices),
+        "nonsense": n["nonsense"],
+    }
+    return pd.DataFrame(columns, n.index).reset_index()
+
+
+def _wer(n: pd.DataFrame, end: str) -> pd.Series:
+    """Word errors per reference word; 0 or 1 where no reference has words, NaN where there is no transcript."""
+    errors, words = n[f"errors{end}"], n[f"words{end}"]
+    return (errors / words).where(words > 0, (errors > 0).astype(float)).where(n["spoken"] > 0)
+
+
+def correlations(cells: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """SEE against GSR over the SNRs, without mitigation: per dataset, task and noise, and over all of them ("all").
+
+    cells: how many; pearson and spearman with 95 % bootstrap intervals. Beside them what needs no model: the
+    correlation of GSR with the SNR itself (`_snr`), and with the noise's share of the amplitude (`_share`),
+    1 / (1 + 10^(SNR / 20)).
+    """
+    kept = cells[(cells["mitigation"] == NONE) & cells["snr_db"].notna()].dropna(subset=["see", "gsr"])
+    keys = CELL[:3]
+    groups = [*kept.groupby(keys, sort=False)] + [((ALL,) * 3, kept)] * bool(len(kept))
+    rows: list[dict[str, Any]] = []
+    for key, part in groups:
+        gsr = part["gsr"].tolist()
+        row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "cells": len(part)}
+        for kind in ("pearson", "spearman"):
+            names = (kind, f"{kind}_low", f"{kind}_high")
+            row |= dict(zip(names, metrics.correlation(part["see"].tolist(), gsr, kind, seed), strict=True))
+        share = 1 / (1 + 10 ** (part["snr_db"] / 20))
+        for kind, (name, x) in itertools.product(("pearson", "spearman"), (("snr", part["snr_db"]), ("share", share))):
+            row[f"{kind}_{name}"] = metrics.correlation(x.tolist(), gsr, kind, seed).value
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else [*keys, "cells", "pearson", "spearman"])
+
+
+def comparisons(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Every mitigation against every earlier one on the same trials: gain of GSR, its interval, and McNemar's test.
+
+    Groups: the three bands, each SNR, and each noise up to 10 dB. difference: GSR of `mitigation` less that of
+    `against`; low, high: its 95 % bootstrap interval over the items; only_mitigation, only_against: answers that only
+    one of them keeps.
+    """
+    hits = scored.pivot(index=[*ITEM, "noise", "snr_db"], columns="mitigation", values="same")
+    items = hits.groupby(ITEM, sort=False).ngroup().to_numpy()
+    where = hits.index.to_frame(index=False)
+    bands = band(where["snr_db"])
+    low = bands == UP_TO
+    groups = {name: bands == name for name in (CLEAN, UP_TO, ABOVE)}
+    groups |= {f"{snr:g} dB": where["snr_db"] == snr for snr in sorted(where["snr_db"].dropna().unique())}
+    groups |= {f"{noise} <= {BENDS:g} dB": low & (where["noise"] == noise) for noise in where["noise"].unique()}
+    rows = []
+    names = sorted(hits.columns, key=lambda name: (name != NONE, name))
+    for against, mitigation in sorted(itertools.combinations(names, 2), key=lambda pair: names.index(pair[1])):
+        both = hits[[against, mitigation]].notna().all(axis=1).to_numpy()
+        for group, chosen in groups.items():
+            index = np.flatnonzero(chosen.to_numpy() & both)
+            if not len(index):
+                continue
+            first, second = (hits[name].to_numpy()[index].astype(bool) for name in (against, mitigation))
+            gain = paired_difference(first, second, items[index], seed)
+            test = mcnemar(first, second)
+            shares = (float(second.mean()), float(first.mean()))
+            rows.append((mitigation, against, group, len(index), *shares, *gain, test.only_b, test.only_a, test.p))
+    columns = ["mitigation", "against", "group", "answers", "gsr", "gsr_against", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "only_mitigation", "only_against", "p"])
+
+
+def overall(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """GSR of every mitigation over all data, tasks and noises, clean and per SNR; bootstrap intervals over items."""
-    clean = {
-        (r["dataset"], r["item"], r["noise"]): r
-        for r in rows
-        if r["mitigation"] == NONE and r["snr_db"] is None and "failed" not in r
-    }
-    groups: dict[tuple[str, float | None], list[tuple[tuple[str, str], bool]]] = {}
-    for r in rows:
-        reference = clean.get((r["dataset"], r["item"], r["noise"]))
-        if "failed" not in r and reference is not None:
-            hit = outcome(r) == outcome(reference)
-            groups.setdefault((r["mitigation"], r["snr_db"]), []).append(((r["dataset"], r["item"]), hit))
-    found: Table = []
-    for (name, snr), own in groups.items():
-        share = ratio_interval([hit for _, hit in own], [1] * len(own), [item for item, _ in own], seed=seed)
-        found.append(
-            {
-                "mitigation": name,
-                "snr_db": snr,
-                "answers": len(own),
-                "gsr": share.value,
-                "gsr_low": share.low,
-                "gsr_high": share.high,
-            }
-        )
-    return found
-
-
-def similarities(rows: Sequence[Row]) -> Table:
-    """Means of the six cosines per dataset, task, noise, SNR and mitigation that edits the model."""
-    groups: dict[tuple[Any, ...], list[dict[str, float]]] = {}
-    for r in rows:
-        if "cosines" in r:
-            key = (r["dataset"], r["task"], r["noise"], r["snr_db"], r["mitigation"])
-            groups.setdefault(key, []).append(r["cosines"])
-    return [
-        dict(zip(("dataset", "task", "noise", "snr_db", "mitigation"), key, strict=True))
-        | {name: _mean([c[name] for c in own if name in c]) for name in COSINES}
-        for key, own in groups.items()
+    rows = [
+        (*key, len(part), *mean_interval(part["same"].to_numpy(), [*zip(*(part[k] for k in ITEM), strict=True)], seed))
+        for key, part in scored.groupby(["mitigation", "snr_db"], dropna=False, sort=False)
     ]
+    return pd.DataFrame(rows, columns=["mitigation", "snr_db", "answers", "gsr", "gsr_low", "gsr_high"])
 
 
-def layers(rows: Sequence[Row]) -> Table:
+def similarities(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means of the six cosines per dataset, task, noise, SNR and mitigation, where they were measured."""
+    kept = frame[frame["cosines"].notna()]
+    values = pd.DataFrame(kept["cosines"].tolist(), kept.index, list(COSINES), dtype=float)
+    return kept[CELL].join(values).groupby(CELL, dropna=False, sort=False).mean().reset_index()
+
+
+def layers(scored: pd.DataFrame) -> pd.DataFrame:
     """Mean SEE and raw projected energy of every layer, before and after the mitigation."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for r in rows:
-        if "failed" not in r:
-            groups.setdefault((r["dataset"], r["task"], r["noise"], r["snr_db"], r["mitigation"]), []).append(r)
-    found: Table = []
-    for key, own in groups.items():
-        before, after, energy = (
-            np.mean([r[name] for r in own], axis=0) for name in ("layers", "layers_after", "energy")
-        )
-        where = dict(zip(("dataset", "task", "noise", "snr_db", "mitigation"), key, strict=True))
-        found += [
-            where | {"layer": i, "see": float(before[i]), "see_after": float(after[i]), "energy": float(energy[i])}
-            for i in range(len(before))
-        ]
-    return found
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+    rows = []
+    for key, part in scored.groupby(CELL, dropna=False, sort=False):
+        means = [np.mean(part[name].tolist(), axis=0) for name in ("layers", "layers_after", "energies")]
+        rows += [(*key, layer, *map(float, values)) for layer, values in enumerate(zip(*means, strict=True))]
+    return pd.DataFrame(rows, columns=[*CELL, "layer", "see", "see_after", "energy"])

@@ -1,330 +1,223 @@
-"""Restoration: what noise took from the activations is put back by a map fitted to pairs of noisy and clean frames.
-
-The map is the least-squares (ridge) estimate of the clean frame from the noisy one, one per condition (a noise at an
-SNR), as in SPLICE (Deng et al. 2000), there for cepstra, here for a site of the model. A linear-Gaussian classifier of
-pooled activations says how much of each condition a clip is (the gate); the condition "clean" has no map. All of it is
-closed form: no gradient, no step on the model.
-
-Axes: N clips, T frames, D width, K conditions, R rank, P descriptors, L layers of a site.
-"""
+"""Restoration: a map per noise and SNR puts back what noise took from the encoder's residual stream."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
+import itertools
+import math
 import zipfile
-from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from seen_jax.api import Progress
+from seen_jax.audio.mix import MAX_SNR_DB, mix_at_snr
+from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
-from seen_jax.models.edits import Edit
+from seen_jax.files import write_file
+from seen_jax.mitigations.base import Fitting, Mitigation, Wave
+from seen_jax.mitigations.ridge import (
+    FrameSums,
+    Gate,
+    Maps,
+    describe,
+    fit_gate,
+    fit_maps,
+    frame_sums,
+    restoration_edit,
+)
+from seen_jax.models.batching import Prepared, group_requests, run_batches
+from seen_jax.models.buckets import Bucket
+from seen_jax.models.edits import Edits
 from seen_jax.models.encoder import Audio, within
-from seen_jax.models.lalm import Lalm
-from seen_jax.models.model import Model, batches
+from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.model import Model
+from seen_jax.models.processor import Request
 from seen_jax.models.sites import ENCODER_RESID, Taps
-from seen_jax.prefetch import ahead
+from seen_jax.progress import Progress, silent
 
-_STILL = 1e-3  # below it a channel's spread over the frames counts as none
+CLIPS = DatasetConfig("seen-tiny/calibration")
+
+
+@dataclasses.dataclass(frozen=True)
+class Restoration(Mitigation):
+    """How it is fitted; all of it is closed form.
+
+    Attributes:
+        dataset, clips: what it is fitted to, the tasks in turn, clean and with every calibrated noise at each of `snrs`
+            (dB), as earlier steps of the chain leave them.
+        layer: of the encoder's residual stream, which is edited; negative ones count from the last.
+        gate_layers: layers from which the gate recognises the noise of a clip.
+        strength: share of the change that is made.
+        penalty: of the ridge.
+        rank: of the maps, None for full; a batch holds layers x clips x width x rank numbers for it.
+        temperature: above 1 for softer mixtures of maps.
+    """
+
+    name: ClassVar[str] = "restoration"
+    dataset: DatasetConfig = CLIPS
+    clips: int = 48
+    snrs: tuple[float, ...] = (-10.0, -5.0, 0.0, 5.0, 10.0)
+    layer: int = 0
+    gate_layers: tuple[int, ...] = (0,)
+    strength: float = 0.5
+    penalty: float = 0.01
+    rank: int | None = None
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
+        object.__setattr__(self, "gate_layers", tuple(self.gate_layers))
+        if self.clips < 2:
+            raise ConfigError(f"a restoration needs 2 clips or more, not {self.clips}")
+        if not self.snrs or len(set(self.snrs)) < len(self.snrs) or not all(abs(s) <= MAX_SNR_DB for s in self.snrs):
+            raise ConfigError(f"a restoration needs different SNRs of at most {MAX_SNR_DB:g} dB, not {list(self.snrs)}")
+        if not self.gate_layers:
+            raise ConfigError("a restoration needs a gate layer or more: [0] is a start")
+        if not math.isfinite(self.strength):
+            raise ConfigError(f"the strength of a restoration must be a finite number, not {self.strength}")
+
+    def data(self) -> Sequence[tuple[DatasetConfig, int]]:
+        return [(self.dataset, self.clips)]
+
+    def fit(self, fitting: Fitting) -> Mitigation:
+        """Fit maps and gate; what each condition leaves of the clips is kept in a file."""
+        if fitting.site == ENCODER_RESID:
+            raise ConfigError(f"a restoration edits {ENCODER_RESID}: SEE must be measured at another `site`")
+        depth = fitting.model.config.site_shape(ENCODER_RESID)[0]
+        places = (self.layer, *self.gate_layers)
+        if bad := [layer for layer in places if not -depth <= layer < depth]:
+            raise ConfigError(f"a restoration names layers {bad}, which are not among the encoder's {depth}")
+        layer, *gate_layers = (place % depth for place in places)
+        waves = fitting.waves(self.dataset, self.clips)
+        conditions = [("", 0.0), *itertools.product(fitting.calibrated, self.snrs)]  # clean audio first
+        pairs = [self._condition(fitting, waves, noise, snr, layer, gate_layers) for noise, snr in conditions]
+        maps = fit_maps([pair.sums for pair in pairs], self.penalty, [self.strength] * len(pairs), self.rank)
+        labels = np.repeat(np.arange(len(pairs)), [len(pair.descriptors) for pair in pairs])
+        descriptors = np.concatenate([pair.descriptors for pair in pairs])
+        gate = fit_gate(descriptors, labels, temperature=self.temperature)
+        return FittedRestoration(fitting.model, maps, gate, layer, tuple(gate_layers))
+
+    def _condition(
+        self, fitting: Fitting, waves: Sequence[Wave], noise: str, snr: float, layer: int, gate_layers: Sequence[int]
+    ) -> Pairs:
+        stage = "fitting the restoration" + (f" to {noise} at {snr:g} dB" if noise else "")
+        path = fitting.folder / (f"{noise}_{snr:g}.npz" if noise else "clean.npz")
+        fitting.wait_for(path, stage)
+        if path.exists():
+            return Pairs.load(path)
+
+        def hear(index: int) -> Wave:
+            wave = waves[index]
+            if noise:
+                drawn = fitting.noises[noise].clip(index, len(wave), fitting.seed, "calibration")
+                wave = mix_at_snr(wave, drawn, snr).audio
+            return fitting.hear(wave)
+
+        tick = lambda _, done, total: fitting.progress(stage, done, total)
+        layers = (layer, tuple(gate_layers))
+        pairs = pair_frames(fitting.model, waves, hear, bool(noise), layers, fitting.batch_size, tick)
+        pairs.save(path)
+        return pairs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Moments:
-    """Sums over frames of one condition. gram: [D + 1, D + 1] of (frame, 1) with itself. cross: [D + 1, D] of (frame,
-    1) with the change that restores it. They add up over batches and over conditions. float64."""
+class FittedRestoration(Mitigation):
+    """Maps of one layer of the encoder's residual stream, and the gate that mixes them for every clip."""
 
-    gram: Float[np.ndarray, "affine affine"]
-    cross: Float[np.ndarray, "affine width"]
+    model: Model
+    maps: Maps
+    gate: Gate
+    layer: int
+    gate_layers: tuple[int, ...]
 
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.gram + other.gram, self.cross + other.cross)
-
-
-def moments(
-    noisy: Float[np.ndarray, "clips frames width"],
-    clean: Float[np.ndarray, "clips frames width"],
-    mask: Bool[np.ndarray, "clips frames"],
-) -> Moments:
-    """The sums over the frames that are real (mask) of the same clips with and without noise.
-
-    Raises ConfigError where a real frame holds NaN or infinite values.
-    """
-    x = np.asarray(noisy[mask], np.float64)
-    change = np.asarray(clean[mask], np.float64) - x
-    if not (np.isfinite(x).all() and np.isfinite(change).all()):
-        raise ConfigError("activations to restore hold NaN or infinite values: check the clips and the model's dtype")
-    z = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    return Moments(z.T @ z, z.T @ change)
-
-
-def ridge(sums: Moments, penalty: float) -> tuple[Float[np.ndarray, "width width"], Float[np.ndarray, " width"]]:
-    """(A, b) such that frame + frame A + b is the clean frame with the least squared error + penalty ||A||^2.
-
-    penalty: as a share of the mean energy of a channel; b is not penalised. Raises ConfigError unless it is positive
-    and there are frames.
-    """
-    if not (penalty > 0 and np.isfinite(penalty)):
-        raise ConfigError(f"the ridge penalty must be positive, not {penalty}: 0.01 is a start")
-    if not sums.gram[-1, -1] > 0:
-        raise ConfigError("there are no frames to fit a restoration to: calibrate with at least one clip")
-    width = len(sums.gram) - 1
-    weight = penalty * max(float(np.trace(sums.gram[:-1, :-1])) / width, float(np.finfo(np.float64).tiny))
-    weights = np.append(np.full(width, weight), 0.0)
-    found = np.linalg.solve(sums.gram + np.diag(weights), sums.cross)
-    return found[:-1], found[-1]
+    def edits(self, audio: Audio, noises: Sequence[str]) -> Mapping[str, Edits]:
+        """The edit of the rows of `audio`. A first pass through the encoder shows the gate what they are."""
+        model = self.model
+        lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
+        descriptors = _encoded(lalm, model.variables, audio, self.layer, self.gate_layers)[1]
+        depth = model.config.site_shape(ENCODER_RESID)[0]
+        weights = self.gate(np.asarray(descriptors))
+        edits = {ENCODER_RESID: restoration_edit(self.maps, weights, self.layer, depth)}
+        return dict.fromkeys(noises, edits)  # one object: the pass is shared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Maps:
-    """One affine map per condition, restored = a + (a U_k) V^T + b_k, with common orthonormal directions V.
+class Pairs:
+    """What one condition leaves of its clips: the sums over pairs of frames, None for clean audio, and the gate's
+    descriptors of the encoder's rows."""
 
-    u: [K, D, R] directions that are read, v: [D, R] written, bias: [K, D]; float32.
-    """
-
-    u: Float[np.ndarray, "conditions width rank"]
-    v: Float[np.ndarray, "width rank"]
-    bias: Float[np.ndarray, "conditions width"]
-
-
-def fit_maps(
-    sums: Sequence[Moments | None],
-    penalty: float = 1e-2,
-    strengths: Sequence[float] | None = None,
-    rank: int | None = None,
-) -> Maps:
-    """The ridge map of every condition, cut to a common rank.
-
-    sums: one per condition; None: leave this condition as it is (clean audio). strengths: share of each map's change
-    that is made, 1 if not given; less keeps more of the noisy frame, where the estimate is too smooth for what comes
-    after it. rank: None for D. The cut is that of reduced-rank regression: V spans the changes that carry the most
-    energy over the frames of all conditions.
-
-    Raises ConfigError: no condition with sums, widths that differ, as many strengths as there are no conditions for,
-    a rank out of 1..D, or as `ridge`.
-    """
-    given = [s for s in sums if s is not None]
-    if not given or len({len(s.gram) for s in given}) > 1:
-        raise ConfigError("a restoration needs a condition with paired activations, all of one width")
-    width = len(given[0].gram) - 1
-    share = np.ones(len(sums)) if strengths is None else np.asarray(strengths, np.float64)
-    if share.shape != (len(sums),) or not np.isfinite(share).all():
-        raise ConfigError(f"there are {len(sums)} conditions: give as many finite strengths, not {strengths}")
-    rank = width if rank is None else rank
-    if not 1 <= rank <= width:
-        raise ConfigError(f"the rank of a restoration must be from 1 to {width}, not {rank}")
-    a, b = np.zeros((len(sums), width, width)), np.zeros((len(sums), width))
-    energy = np.zeros((width, width))
-    for k, own in enumerate(sums):
-        if own is not None:
-            full = ridge(own, penalty)
-            a[k], b[k] = (share[k] * x for x in full)
-            energy += a[k].T @ own.gram[:-1, :-1] @ a[k]
-    v = np.linalg.eigh(energy)[1][:, ::-1][:, :rank]
-    return Maps(*(x.astype(np.float32) for x in (a @ v, v, b)))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Gate:
-    """Posterior of the conditions given a clip's descriptors: Gaussians of one covariance (linear discriminant).
-
-    weight: [P, K], offset: [K]; the logits are (x weight + offset) / temperature.
-    """
-
-    weight: Float[np.ndarray, "descriptors conditions"]
-    offset: Float[np.ndarray, " conditions"]
-    temperature: float = 1.0
-
-    def __call__(self, x: Float[np.ndarray, "clips descriptors"]) -> Float[np.ndarray, "clips conditions"]:
-        """How much of each condition a clip is; rows add up to 1."""
-        logits = (x.astype(np.float64) @ self.weight + self.offset) / self.temperature
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
-
-
-def fit_gate(
-    x: Float[np.ndarray, "clips descriptors"],
-    condition: Int[np.ndarray, " labels"],
-    shrinkage: float = 0.05,
-    temperature: float = 1.0,
-) -> Gate:
-    """Fit the gate to clips of known condition, numbered from 0, each with the same prior.
-
-    x: `describe`, or SEE per layer and noise. shrinkage: of the covariance of standardised descriptors towards a
-    multiple of the identity. temperature: above 1 for softer weights. Raises ConfigError: a condition without clips,
-    a shrinkage outside of (0, 1], a temperature that is not positive.
-    """
-    if len(x) != len(condition) or len(x) == 0:
-        raise ConfigError(f"{len(x)} clips with descriptors, {len(condition)} with a condition: give one for each")
-    count = int(condition.max()) + 1
-    if missing := sorted(set(range(count)) - set(condition.tolist())):
-        raise ConfigError(f"conditions {missing} of 0 to {count - 1} have no clips to fit the gate to")
-    if not (0 < shrinkage <= 1 and temperature > 0):
-        raise ConfigError(f"a gate needs a shrinkage in (0, 1] and a positive temperature: {shrinkage}, {temperature}")
-    x = x.astype(np.float64)
-    centre, spread = x.mean(axis=0), x.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    z = (x - centre) / spread
-    means = np.stack([z[condition == k].mean(axis=0) for k in range(count)])
-    rest = z - means[condition]
-    cov = (1 - shrinkage) * rest.T @ rest / len(z)
-    level = max(np.trace(rest.T @ rest) / rest.size, np.finfo(np.float64).eps)
-    cov[np.diag_indices_from(cov)] += shrinkage * level
-    weight = np.linalg.solve(cov, means.T)
-    offset = -0.5 * np.einsum("kp,pk->k", means, weight)
-    weight = weight / spread[:, None]
-    return Gate(weight, offset - centre @ weight, temperature)
-
-
-def describe(
-    a: Float[Array, "layers clips frames width"], mask: Bool[Array, "clips frames"]
-) -> Float[Array, "clips descriptors"]:
-    """Mean and log standard deviation over a clip's real frames of every channel of the given layers, float32."""
-    valid = mask[None, ..., None]
-    n = jnp.maximum(mask.sum(axis=1), 1)[None, :, None]
-    mean = jnp.where(valid, a, 0).sum(axis=2) / n
-    variance = jnp.where(valid, jnp.square(a - mean[:, :, None]), 0).sum(axis=2) / n
-    parts = jnp.concatenate([mean, jnp.log(jnp.sqrt(variance) + _STILL)], axis=-1)
-    return jnp.moveaxis(parts, 0, 1).reshape(len(mask), -1).astype(jnp.float32)
-
-
-def restoration_edit(maps: Maps, weights: Float[np.ndarray, "clips conditions"], layer: int, layers: int) -> Edit:
-    """The edit of one layer of a site, of `layers` in all, that restores each clip by its own mixture of maps.
-
-    weights: of a gate, one row per row of the encoder (a clip, or each of the parts that a family cuts it into). The
-    other layers stay as they are, bit for bit, as does a clip of which all is a condition without a map.
-    Raises ConfigError for a layer that is not there, or weights for other conditions.
-    """
-    if not 0 <= layer < layers:
-        raise ConfigError(f"there is no layer {layer} among {layers}")
-    if weights.shape[1] != len(maps.u):
-        raise ConfigError(f"the gate knows {weights.shape[1]} conditions, the maps {len(maps.u)}: fit both to the same")
-    w = weights.astype(np.float32)
-    only = (np.arange(layers) == layer).astype(np.float32)
-    stack = lambda x: jnp.asarray(only.reshape(-1, *[1] * x.ndim) * x)  # noqa: E731
-    read = -np.einsum("nk,kdr->ndr", w, maps.u)  # an edit subtracts
-    bias = np.einsum("nk,kd->nd", w, maps.bias)[:, None]
-    return Edit(u=stack(read), scale=jnp.asarray(only), v=stack(maps.v), bias=stack(bias))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Paired:
-    """What one condition leaves of its clips: the sums of `moments`, None for clean audio, and the descriptors [N, P]
-    of the encoder's rows."""
-
-    sums: Moments | None
-    described: Float[np.ndarray, "rows descriptors"]
+    sums: FrameSums | None
+    descriptors: Float[np.ndarray, "rows descriptors"]
 
     def save(self, path: Path) -> None:
-        """All or nothing. Raises ConfigError where the disk refuses."""
+        """Write a .npz file, all or nothing. Raises ConfigError where the disk refuses."""
         sums: dict[str, Any] = {} if self.sums is None else {"gram": self.sums.gram, "cross": self.sums.cross}
-        partial = path.with_name(path.name + ".partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.savez(file, described=self.described, **sums)
-            partial.replace(path)
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror or error}; what was done is kept") from None
+        content = io.BytesIO()
+        np.savez(content, descriptors=self.descriptors, **sums)
+        write_file(path, content.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> Paired:
+    def load(cls, path: Path) -> Pairs:
         """Raises ConfigError for a damaged file."""
         try:
-            with np.load(path) as found:
-                sums = Moments(found["gram"], found["cross"]) if "gram" in found else None
-                return cls(sums, found["described"])
+            with np.load(path) as arrays:
+                sums = FrameSums(arrays["gram"], arrays["cross"]) if "gram" in arrays else None
+                return cls(sums, arrays["descriptors"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{path} is damaged ({error}): move it away to make it again") from None
 
 
-def pair(
+def pair_frames(
     model: Model,
-    heard: Sequence[Callable[[], np.ndarray]],
-    clean: Sequence[np.ndarray] | None,
-    layer: int,
-    gate_layers: Sequence[int],
+    clean: Sequence[Wave],
+    hear: Callable[[int], Wave],
+    mapped: bool,
+    layers: tuple[int, tuple[int, ...]],
     batch_size: int = 8,
-    progress: Progress | None = None,
-) -> Paired:
-    """Pass the clips of a condition as they are heard, and the same clips as they should be, through the encoder.
+    progress: Progress = silent,
+) -> Pairs:
+    """Pass clips through the encoder as the model hears them and as they should be.
 
-    heard: make 16 kHz waves, called ahead of the model. clean: of the same lengths; None: this condition needs no map.
+    clean: 16 kHz waves. hear: from the index of a clip to what is heard, of the same length. mapped: False for a
+    condition that needs no map. layers: (the edited layer, those of the gate).
     """
-    found: list[Paired] = []
-    work = list(batches(list(range(len(heard))), batch_size, model.rows))
-    made = ahead(partial(_audio_of, model, heard, own, rows) for own, rows in work)
-    for (own, rows), (audio, owners) in zip(work, made, strict=True):
-        kept = [row for i in range(len(own)) for row in owners[i]]
-        noisy, described, mask = (
-            np.asarray(x) for x in _listened(_tapped(model), model.variables, audio, layer, tuple(gate_layers))
-        )
+    lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
+    requests = [Request([wave]) for wave in clean]
+    encode = partial(_encoded, lalm, model.variables, layer=layers[0], gate_layers=layers[1])
+
+    def run(prepared: Prepared) -> list[Pairs | None]:
+        """The pairs of the whole batch, in the place of its first clip."""
+        audio = prepared.inputs
+        assert not isinstance(audio, Batch)
+        rows = [row for clip in prepared.clips[: prepared.size] for row in clip]
+        noisy, descriptors, mask = (np.asarray(x)[rows] for x in encode(audio))
         sums = None
-        if clean is not None:
-            target, _ = model.processor.audio([clean[i] for i in rows])
-            wanted = np.asarray(_listened(_tapped(model), model.variables, target, layer, tuple(gate_layers))[0])
-            sums = moments(noisy[kept], wanted[kept], mask[kept])
-        found.append(Paired(sums, described[kept]))
-        if progress:
-            progress(own[-1] + 1, len(heard))
-    total = [part.sums for part in found if part.sums is not None]
-    described = np.concatenate([part.described for part in found])
-    return Paired(reduce(Moments.__add__, total) if total else None, described)
+        if mapped:
+            bucket = Bucket(audio.features.shape[1])
+            target, _ = model.processor.audio([clean[i] for i in prepared.rows], bucket)
+            sums = frame_sums(noisy, np.asarray(encode(target)[0])[rows], mask)
+        return [Pairs(sums, descriptors), *[None] * (len(prepared.rows) - 1)]
+
+    groups = group_requests(model, requests, batch_size, text=False)
+    parts = [part for part in run_batches(model, requests, run, groups, hear, progress) if part is not None]
+    sums = [part.sums for part in parts if part.sums is not None]
+    total = functools.reduce(FrameSums.__add__, sums) if sums else None
+    return Pairs(total, np.concatenate([part.descriptors for part in parts]))
 
 
-def _audio_of(
-    model: Model, heard: Sequence[Callable[[], np.ndarray]], own: Sequence[int], rows: Sequence[int]
-) -> tuple[Audio, list[list[int]]]:
-    waves = {i: heard[i]() for i in own}  # the others fill the batch up with one of these
-    return model.processor.audio([waves[i] for i in rows])
-
-
-def _tapped(model: Model) -> Lalm:
-    return model.tapped(Taps((ENCODER_RESID,), "full"))
-
-
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def _listened(
+@partial(jax.jit, static_argnames=("lalm", "layer", "gate_layers"))
+def _encoded(
     lalm: Lalm, variables: Any, audio: Audio, layer: int, gate_layers: tuple[int, ...]
 ) -> tuple[Array, Array, Array]:
     """(activations [A, T, D] of a layer, descriptors [A, P] of the gate's layers, real positions [A, T])."""
     a = lalm.apply(variables, audio, {}, method="encode").records[ENCODER_RESID]["tap"].astype(jnp.float32)
     mask = within(lalm.config.encoder, audio.frames, audio.features.shape[1])
     return a[layer], describe(a[jnp.asarray(gate_layers)], mask), mask
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Restoration:
-    """Maps of one layer of the encoder's residual stream, and the gate that mixes them for every clip."""
-
-    maps: Maps
-    gate: Gate
-    layer: int
-    gate_layers: tuple[int, ...]
-
-    def edit(self, model: Model, audio: Audio) -> dict[str, Edit]:
-        """The edit for the rows of `audio`. A first pass through the encoder tells the gate what they are."""
-        described = _listened(_tapped(model), model.variables, audio, self.layer, self.gate_layers)[1]
-        depth = model.config.site_shape(ENCODER_RESID)[0]
-        return {ENCODER_RESID: restoration_edit(self.maps, self.gate(np.asarray(described)), self.layer, depth)}
-
-
-def fit_restoration(
-    pairs: Sequence[Paired],
-    layer: int,
-    gate_layers: Sequence[int],
-    strength: float = 0.5,
-    penalty: float = 1e-2,
-    rank: int | None = None,
-    temperature: float = 1.0,
-) -> Restoration:
-    """Fit maps and gate to the conditions. Raises ConfigError as `fit_maps` and `fit_gate`."""
-    maps = fit_maps([part.sums for part in pairs], penalty, [strength] * len(pairs), rank)
-    labels = np.repeat(np.arange(len(pairs)), [len(part.described) for part in pairs])
-    gate = fit_gate(np.concatenate([part.described for part in pairs]), labels, temperature=temperature)
-    return Restoration(maps, gate, layer, tuple(gate_layers))

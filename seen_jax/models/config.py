@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+
+from seen_jax.models.layers import RopeScaling
+from seen_jax.models.projector import STEPS
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
 
-MOST_FINE = 3  # whole chunks of a row whose last chunk is padded finely: past them it is not worth a compiled shape
+FINE_CHUNKS = 3  # a longer row is padded to whole chunks: the padding saved would not pay for another compiled shape
 
 
 def conv_length(frames: Any) -> Any:
@@ -20,23 +25,53 @@ def token_count(frames: Any) -> Any:
     return conv_length(frames) // 2
 
 
+class Span(NamedTuple):
+    """`parts` consecutive parts of a row, `size` frames (or positions) each, from `start` on."""
+
+    start: int
+    parts: int
+    size: int
+
+    def cut(self, x: Any) -> Any:
+        """The parts [A * parts, size, ...] of rows [A, F, ...]."""
+        return x[:, self.start : self.start + self.parts * self.size].reshape(-1, self.size, *x.shape[2:])
+
+    def real(self, frames: Any) -> Any:
+        """How many frames of each part [A, parts] are among the first `frames` [A] of a row."""
+        return (frames[:, None] - (self.start + np.arange(self.parts) * self.size)).clip(0, self.size)
+
+
+def consecutive(spans: Iterable[tuple[int, int]]) -> tuple[Span, ...]:
+    """Spans from (parts, size) pairs, one after the other; empty ones are left out."""
+    result, start = [], 0
+    for parts, size in spans:
+        if parts and size:
+            result.append(Span(start, parts, size))
+        start += parts * size
+    return tuple(result)
+
+
+def equal_parts(total: int, size: int) -> tuple[Span, ...]:
+    """Whole parts of a size, and the rest."""
+    return consecutive([(total // size, size), (1, total % size)])
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
     """Whisper-style audio encoder and projector.
 
-    pad_frames: a row is padded to a multiple of so many mel frames.
-    chunked: every `pad_frames` frames are convolved, numbered and attended alone (Qwen2.5-Omni), not the whole row.
-    conv_frames: only so many frames are convolved and numbered alone (Qwen3-Omni); 0: as many as are attended.
+    pad_frames: rows are padded to a multiple of this many mel frames.
+    chunked: chunks of `pad_frames` frames are convolved, numbered and attended separately (Qwen2.5-Omni).
+    conv_frames: smaller chunks that are convolved and numbered separately (Qwen3-Omni); 0: the chunks of attention.
     channels: of three convolutions over time and mels, which halve both (Qwen3-Omni); 0: Whisper's two over time.
-    positions: a sinusoid table that is computed, one that is stored, or rotary embedding of the first `rotary` of a
-    head's dimensions.
-    block: attention reaches back without end, forward to the end of the own block of so many positions (MiniCPM-o).
-    post: what follows the layers, in order: "pool" pairs of positions, "norm", "fill" up to a whole stack with zeros,
-    "stack" so many positions into one, "conv" halves them (kernel 3, GELU), "linear" or "mlp" (of width `hidden`) into
-    the language model's width; or "gated" (Ultravox): RMSNorm, a linear map to `hidden`, the SiLU of its second half
-    times its first, a linear map, with an RMSNorm before that map or behind it (`gated_norm`).
-    padding_tokens: the language model also gets the tokens of the padding (Voxtral).
-    mlps: of a layer, each of which is a layer of the site encoder.mlp_act.
+    positions: a computed sinusoid table, a stored table, or rotary embedding of a head's first `rotary` dimensions.
+    block: a position attends to all before it and to its own block of this many positions (MiniCPM-o).
+    post: the steps of the projector (`projector.STEPS`), in order: "pool" averages pairs of positions; "norm"; "fill"
+    adds zeros up to a multiple of `stack`; "stack" joins `stack` positions into one; "conv" halves them (kernel 3,
+    GELU); "linear", "mlp" (of width `hidden`) or "gated" (Ultravox: RMSNorm, a linear map to `hidden`, the SiLU of its
+    second half times its first, a linear map, and an RMSNorm on either side of it, see `gated_norm`) change the width.
+    padding_tokens: the language model also gets the tokens of a row's padding (Voxtral).
+    mlps: per layer; each is a layer of the site encoder.mlp_act.
     """
 
     n_mels: int
@@ -67,36 +102,37 @@ class EncoderConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of the stem's convolutions."""
+        """Strides of the stem's convolutions over time."""
         return (2, 2, 2) if self.channels else (1, 2)
 
     def chunk(self, total: int) -> int:
-        """Frames of a row of `total` padded ones that are convolved and numbered alone."""
+        """Frames that are convolved and numbered separately, in a padded row of `total` frames."""
         return self.conv_frames or (self.pad_frames if self.chunked else total)
 
     def padded(self, frames: int, parts: int = 5) -> int:
-        """Mel frames to which a row of so many is padded: whole chunks, and of a last one that is attended alone only
-        as many of some parts as it needs, unless there are many chunks already."""
-        whole, tail = divmod(frames, self.pad_frames)
-        if not self.chunked or self.conv_frames or whole > MOST_FINE:
-            return (whole + (tail > 0)) * self.pad_frames
+        """Frames of a row after padding: whole chunks. If chunks are attended separately and there are few of them, the
+        last one is only filled to a multiple of 1/`parts` of a chunk."""
+        whole, rest = divmod(frames, self.pad_frames)
+        if not self.chunked or self.conv_frames or whole > FINE_CHUNKS:
+            return (whole + (rest > 0)) * self.pad_frames
         step = max(4, self.pad_frames // (4 * parts) * 4)  # four frames make an audio token
-        return whole * self.pad_frames + min(-(-tail // step) * step, self.pad_frames)
+        return whole * self.pad_frames + min(-(-rest // step) * step, self.pad_frames)
 
-    def spans(self, total: int) -> list[tuple[int, int]]:
-        """(how many, mel frames of each) of the chunks that are convolved and numbered alone, in a padded row."""
-        return _spans(total, self.chunk(total))
+    def spans(self, total: int) -> tuple[Span, ...]:
+        """The chunks, in frames, that are convolved and numbered separately in a padded row of `total` frames."""
+        return equal_parts(total, self.chunk(total))
 
-    def windows(self, total: int) -> list[tuple[int, int]]:
-        """The same of the parts of a row that are attended alone."""
-        return _spans(total, self.pad_frames if self.chunked else total)
+    def windows(self, total: int) -> tuple[Span, ...]:
+        """The windows, in positions, that are attended separately in a padded row of `total` frames."""
+        spans = equal_parts(total, self.pad_frames if self.chunked else total)
+        return consecutive((span.parts, self.position_count(span.size)) for span in spans)
 
     def position_count(self, frames: Any) -> Any:
-        """Positions of the transformer layers that so many mel frames of a row make."""
+        """Positions that the convolutions make of the first `frames` mel frames of a row."""
         if not self.conv_frames:
             return self._stem_length(frames)
-        chunks, tail = frames // self.conv_frames, frames % self.conv_frames
-        return chunks * self._stem_length(self.conv_frames) + self._stem_length(tail)
+        chunks, rest = frames // self.conv_frames, frames % self.conv_frames
+        return chunks * self._stem_length(self.conv_frames) + self._stem_length(rest)
 
     def _stem_length(self, frames: Any) -> Any:
         for stride in self.strides:
@@ -104,30 +140,23 @@ class EncoderConfig:
         return frames
 
     def token_count(self, frames: Any) -> Any:
-        """Audio tokens of a row of so many mel frames; what does not fill a pair or a stack is dropped,
-        unless it is filled up."""
-        n = self.position_count(frames * 0 + self.pad_frames if self.padding_tokens else frames)
+        """Audio tokens of a row of `frames` mel frames."""
+        counted = -(-frames // self.pad_frames) * self.pad_frames if self.padding_tokens else frames
+        n = self.position_count(counted)
         for step in self.post:
-            filled = -(-n // self.stack) * self.stack
-            n = {"pool": n // 2, "fill": filled, "stack": n // self.stack, "conv": (n + 1) // 2}.get(step, n)
+            n = STEPS[step].length(self, n)
         return n
-
-
-def _spans(total: int, size: int) -> list[tuple[int, int]]:
-    """Whole parts of a size, and what is left."""
-    whole, rest = divmod(total, size)
-    return [(count, frames) for count, frames in ((whole, size), (1, rest)) if count and frames]
 
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig:
     """Conformer encoder and Q-Former projector (Granite Speech). A frame is a pair of mel frames, 20 ms.
 
-    n_mels: features of a frame. pad_frames: attention stays inside blocks of so many frames, to which rows are padded.
+    n_mels: features of a frame. pad_frames: attention stays inside blocks of this many frames; rows are padded to them.
     distance: the largest one in the table of relative positions. conv, kernel: width and length of the depthwise
-    convolution. labels: of the character head whose softmax is fed back after half of the layers.
-    window, queries: the Q-Former turns so many frames, zero-padded at the end, into so many audio tokens.
-    mlps: before and after attention and convolution, in this order.
+    convolution. labels: of the character head, whose softmax is fed back after half of the layers.
+    window, queries: the Q-Former turns each window of frames (the last one filled with zeros) into `queries` tokens.
+    mlps: per layer, one before attention and convolution and one after.
     """
 
     n_mels: int
@@ -153,35 +182,24 @@ class ConformerConfig:
     mlps: ClassVar[int] = 2
 
     def chunk(self, total: int) -> int:
-        """Frames of a row of `total` padded ones that are numbered alone: all."""
+        """As in `EncoderConfig`; here the whole row."""
         return total
 
     def padded(self, frames: int, parts: int = 1) -> int:
-        """Frames to which a row of so many is padded: whole blocks, whatever the parts."""
+        """Frames of a row after padding: whole blocks, whatever the parts."""
         return -(-frames // self.pad_frames) * self.pad_frames
 
-    def spans(self, total: int) -> list[tuple[int, int]]:
-        """(how many, frames of each) of the parts of a padded row that are numbered alone: one."""
-        return [(1, total)]
+    def spans(self, total: int) -> tuple[Span, ...]:
+        """As in `EncoderConfig`; here the whole row."""
+        return (Span(0, 1, total),)
 
     def position_count(self, frames: Any) -> Any:
-        """Positions of the conformer blocks that so many frames of a row make."""
+        """Positions of the conformer blocks: one per frame."""
         return frames
 
     def token_count(self, frames: Any) -> Any:
-        """Audio tokens of a row of so many frames: those of whole windows, the last one filled up."""
+        """Audio tokens of a row of `frames`; the last window is filled up."""
         return -(-frames // self.window) * self.queries
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's: rotary frequencies that turn fewer than `low` times in `original` positions are divided by `factor`,
-    those that turn more than `high` times stay, and those between are mixed."""
-
-    factor: float
-    low: float
-    high: float
-    original: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +209,7 @@ class DecoderConfig:
     embedding_scale, residual_scale: multiply the embeddings (audio tokens too) and what each half of a layer adds.
     attention_scale: of the scores; None: head_dim^-0.5.
     qk_norm: RMSNorm over each head's queries and keys, before rotary embedding. experts: MLPs of width `ffn` per layer,
-    of which a router picks `top_k` per token; 0: one MLP for all. renormalise: the weights of those picked sum to 1.
+    of which a router picks `top_k` per token; 0: one MLP for all. renormalise: the weights of the picked ones sum to 1.
     """
 
     vocab: int
@@ -216,16 +234,16 @@ class DecoderConfig:
 
     @property
     def mlp_width(self) -> int:
-        """Activations of all MLPs of a layer."""
+        """Width of `decoder.mlp_act`: the activations of all experts side by side."""
         return max(self.experts, 1) * self.ffn
 
 
 @dataclasses.dataclass(frozen=True)
 class LalmConfig:
-    """One model: family name, encoder, decoder, and the token ids that framing and generation need.
+    """One model: family name, encoder, decoder, and the token ids that prompts and generation need.
 
-    audio_token: -1 where audio has no id of its own and the family's prompt says where it lies. lora: the folder holds
-    a LoRA, which belongs to the model and is merged into the weights.
+    audio_token: -1 if audio has no token id and the family's prompt says where it lies. lora: the folder holds a LoRA,
+    which is merged into the weights.
     """
 
     family: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,19 +12,17 @@ from jaxtyping import Array, Bool, Float
 
 from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig
-from seen_jax.models.edits import Edits, add_layer_axis, layer_edits, single_layer, visit, visit_dense
-from seen_jax.models.encoder import Audio, Encoded, LayerNorm, within
-from seen_jax.models.sharding import constrain
-from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
+from seen_jax.models.edits import Edits, layer_edits, single_layer, visit, visit_dense
+from seen_jax.models.encoder import LAYER_SITES, Audio, Encoded, encoded, within
+from seen_jax.models.modules import Layer, LayerNorm, Stack, scan
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID
+
+Heads = Float[Array, "n t h d"]
 
 
 def relative_attention(
-    q: Float[Array, "n t h d"],
-    k: Float[Array, "n t h d"],
-    v: Float[Array, "n t h d"],
-    table: Float[Array, "distances d"],
-    visible: Bool[Array, "n t"],
-) -> Float[Array, "n t h d"]:
+    q: Heads, k: Heads, v: Heads, table: Float[Array, "distances d"], visible: Bool[Array, "n t"]
+) -> Heads:
     """Attention with Shaw's relative positions: q . table[i - j + distance] is added to q . k, both times d^-0.5.
 
     table: distances from -distance to +distance.
@@ -61,17 +58,12 @@ class Affine(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, self.shape[1:])
 
 
-class ConformerLayer(nn.Module):
-    """x + FF1(x) / 2; x + Attn(x); x + Conv(x); x + FF2(x) / 2; LN(x). After half of the layers what the character head
-    reads in it is fed back.
+class ConformerLayer(Layer):
+    """x + FF1(x) / 2; x + Attn(x); x + Conv(x); x + FF2(x) / 2; LN(x). After half of the layers, the softmax of the
+    character head is fed back.
 
-    xs: the layer's edits, and whether it is the half. head: (kernel, bias) of the character head and of the way back.
+    xs: the layer's edits, and whether it is that layer. head: (kernel, bias) of the character head and of the way back.
     """
-
-    config: ConformerConfig
-    taps: Taps
-    dtype: Any
-    mesh: Any = None
 
     @nn.compact
     def __call__(self, x, xs, head, valid):
@@ -80,7 +72,7 @@ class ConformerLayer(nn.Module):
         x = x + self._attention(x, valid)
         x = x + self._convolution(x, valid)
         x, second = self._feed_forward("ff2", x, single_layer(edits, ENCODER_MLP_ACT, 1), valid)
-        x = constrain(LayerNorm(self.config.eps, name="norm_post")(x), self.mesh, "batch")
+        x = self.split(LayerNorm(self.config.eps, name="norm_post")(x))
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
 
         def fed_back(x: Array) -> Array:
@@ -90,13 +82,10 @@ class ConformerLayer(nn.Module):
         x = jax.lax.cond(half, fed_back, lambda x: x, x)
         return x, jax.tree.map(lambda *both: jnp.stack(both), first, second) | resid
 
-    def _dense(self, name, n, bias=True):
-        return nn.Dense(n, use_bias=bias, dtype=self.dtype, name=name)
-
     def _feed_forward(self, name, x, edits, valid):
         h = LayerNorm(self.config.eps, name=f"{name}_norm")(x)
-        h = constrain(jax.nn.silu(self._dense(f"{name}_up", self.config.ffn)(h)), self.mesh, "batch", None, "ffn")
-        down = self._dense(f"{name}_down", self.config.width)
+        h = self.split(jax.nn.silu(self.dense(f"{name}_up", self.config.ffn)(h)), None, "ffn")
+        down = self.dense(f"{name}_down", self.config.width)
         h, mlp = visit_dense(ENCODER_MLP_ACT, h, edits, self.taps, valid, down)
         return x + 0.5 * h, mlp
 
@@ -105,61 +94,53 @@ class ConformerLayer(nn.Module):
         c = self.config
         h = LayerNorm(c.eps, name="norm_attn")(x)
         inner = c.heads * c.head_dim
-        k, v = jnp.split(self._dense("kv", 2 * inner, bias=False)(h), 2, axis=-1)
-        q = self._dense("q", inner, bias=False)(h)
+        k, v = jnp.split(self.dense("kv", 2 * inner, bias=False)(h), 2, axis=-1)
+        q = self.dense("q", inner, bias=False)(h)
         heads = (-1, c.pad_frames, c.heads, c.head_dim)
-        q, k, v = (constrain(y.reshape(heads), self.mesh, "batch", None, "heads") for y in (q, k, v))
+        q, k, v = (self.split(y.reshape(heads), None, "heads") for y in (q, k, v))
         table = self.param("distances", nn.initializers.normal(1.0), (2 * c.distance + 1, c.head_dim))
         h = relative_attention(q, k, v, table, valid.reshape(-1, c.pad_frames))
-        return self._dense("out", c.width)(h.reshape(*x.shape[:2], inner))
+        return self.dense("out", c.width)(h.reshape(*x.shape[:2], inner))
 
     def _convolution(self, x, valid):
         c = self.config
-        h = nn.glu(self._dense("conv_up", 2 * c.conv)(LayerNorm(c.eps, name="norm_conv")(x)))
-        h = constrain(jnp.where(valid[..., None], h, 0), self.mesh, "batch", None, "ffn")
+        h = nn.glu(self.dense("conv_up", 2 * c.conv)(LayerNorm(c.eps, name="norm_conv")(x)))
+        h = self.split(jnp.where(valid[..., None], h, 0), None, "ffn")
         kernel = self.param("depthwise", nn.initializers.lecun_normal(), (c.kernel, 1, c.conv)).astype(h.dtype)
         before = c.kernel // 2
         h = jnp.pad(h, ((0, 0), (before, c.kernel - 1 - before), (0, 0)))
         h = functools.reduce(jnp.add, (h[:, i : i + x.shape[1]] * kernel[i, 0] for i in range(c.kernel)))
         h = jax.nn.silu(FrozenBatchNorm(c.eps, name="norm_batch")(h))
-        return self._dense("conv_down", c.width)(h)
+        return self.dense("conv_down", c.width)(h)
 
 
-class QFormerLayer(nn.Module):
+class QFormerLayer(Layer):
     """Post-LN block: the queries of a window attend to each other, then to its frames, then pass an MLP."""
-
-    config: ConformerConfig
-    dtype: Any
 
     @nn.compact
     def __call__(self, x, frames):
         c = self.config
-        dense = lambda name, n: nn.Dense(n, dtype=self.dtype, name=name)  # noqa: E731
-        norm = lambda name: LayerNorm(c.query_eps, name=name)  # noqa: E731
-        heads = lambda y: y.reshape(*y.shape[:2], c.query_heads, -1)  # noqa: E731
+        norm = lambda name: LayerNorm(c.query_eps, name=name)
+        heads = lambda y: y.reshape(*y.shape[:2], c.query_heads, -1)
         for name, source in (("self", x), ("cross", frames)):
             inputs = {"q": x, "k": source, "v": source}
-            q, k, v = (heads(dense(f"{name}_{n}", c.query_width)(y)) for n, y in inputs.items())
+            q, k, v = (heads(self.dense(f"{name}_{n}", c.query_width)(y)) for n, y in inputs.items())
             h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-            x = norm(f"{name}_norm")(x + dense(f"{name}_out", c.query_width)(h))
-        h = layers.gelu(dense("fc1", c.query_ffn)(x))
-        return norm("norm")(x + dense("fc2", c.query_width)(h)), None
+            x = norm(f"{name}_norm")(x + self.dense(f"{name}_out", c.query_width)(h))
+        h = layers.gelu(self.dense("fc1", c.query_ffn)(x))
+        return norm("norm")(x + self.dense("fc2", c.query_width)(h)), None
 
 
-class Conformer(nn.Module):
-    """Same call as `Encoder`. What lies behind a clip is hidden from attention and zero to convolution and Q-Former, so
-    a padded row equals an unpadded one, whatever the padding holds. Layers 2i and 2i + 1 of encoder.mlp_act are the
-    two MLPs of block i.
+class Conformer(Stack):
+    """Same call as `Encoder`; all layers always run (`first` has no effect). Padding is hidden from attention and zero
+    to convolutions and Q-Former, so a padded row equals an unpadded one, whatever the padding holds. Layers 2i and
+    2i + 1 of encoder.mlp_act are the two MLPs of block i.
     """
 
     config: ConformerConfig
-    taps: Taps = Taps()
-    dtype: Any = jnp.float32
-    unroll: int = 1
-    mesh: Any = None
 
     @nn.compact
-    def __call__(self, audio: Audio, edits: Edits) -> Encoded:
+    def __call__(self, audio: Audio, edits: Edits, first: int = 0) -> Encoded:
         c = self.config
         audio = jax.tree.map(jnp.asarray, audio)
         total = audio.features.shape[1]
@@ -169,28 +150,19 @@ class Conformer(nn.Module):
         x = jnp.where(valid[..., None], audio.features, 0).astype(self.dtype)
         x = nn.Dense(c.width, dtype=self.dtype, name="input")(x)
 
-        stack = nn.scan(
-            ConformerLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
-            length=c.layers,
-            unroll=self.unroll,
-        )(c, self.taps, self.dtype, self.mesh, name="layers")
         head = Affine((c.width, c.labels), name="out")(), Affine((c.labels, c.width), name="out_mid")()
-        own = layer_edits(edits, (ENCODER_MLP_ACT, ENCODER_RESID), self.mesh)
-        if ENCODER_MLP_ACT in own:
-            own[ENCODER_MLP_ACT] = jax.tree.map(lambda a: a.reshape(c.layers, 2, *a.shape[1:]), own[ENCODER_MLP_ACT])
-        x, records = stack(x, (own, jnp.arange(1, c.layers + 1) == c.layers // 2), head, valid)
+        applied = layer_edits(edits, LAYER_SITES, self.mesh)
+        if ENCODER_MLP_ACT in applied:
+            pairs = jax.tree.map(lambda a: a.reshape(c.layers, 2, *a.shape[1:]), applied[ENCODER_MLP_ACT])
+            applied[ENCODER_MLP_ACT] = pairs
+        half = jnp.arange(1, c.layers + 1) == c.layers // 2
+        stack = scan(ConformerLayer, c.layers, (0, nn.broadcast, nn.broadcast), self.unroll)
+        x, records = stack(*self.options, name="layers")(x, (applied, half), head, valid)
         if ENCODER_MLP_ACT in records:
             flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), records[ENCODER_MLP_ACT])
             records = records | {ENCODER_MLP_ACT: flat}
-
         tokens = self._project(jnp.where(valid[..., None], x, 0))
-        lengths = c.token_count(audio.frames)
-        here = jnp.arange(tokens.shape[1]) < lengths[:, None]
-        tokens, projected = visit(PROJECTOR, tokens, single_layer(edits, PROJECTOR), self.taps, here)
-        return Encoded(tokens, lengths, x, records | add_layer_axis(projected))
+        return encoded(c, audio, x, tokens, records, edits, self.taps)
 
     def _project(self, x: Float[Array, "rows frames width"]) -> Float[Array, "rows tokens output"]:
         """The Q-Former: `queries` tokens for every window of frames."""
@@ -200,11 +172,5 @@ class Conformer(nn.Module):
         query = self.param("query", nn.initializers.normal(1.0), (1, c.queries, c.query_width)).astype(self.dtype)
         y = LayerNorm(c.query_eps, name="norm_query")(query)
         y = jnp.broadcast_to(y, (len(windows), *y.shape[1:]))
-        y, _ = nn.scan(
-            QFormerLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=c.query_layers,
-        )(c, self.dtype, name="qformer")(y, windows)
+        y, _ = scan(QFormerLayer, c.query_layers, nn.broadcast)(*self.options, name="qformer")(y, windows)
         return nn.Dense(c.output_width, dtype=self.dtype, name="proj")(y).reshape(len(x), -1, c.output_width)

@@ -6,6 +6,7 @@ projection U = V = Q. Everything in it is data: another layer set, strength, noi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,21 +18,23 @@ from jaxtyping import Array, Bool, Float
 
 from seen_jax.models.sharding import constrain_edit
 from seen_jax.models.sites import Taps
-from seen_jax.subspace.formulas import low_rank_edit, mapped_low_rank_edit, masked_mean, noise_energy
-
-EPS = 1e-12
+from seen_jax.subspace.formulas import energy_share, low_rank_edit, mapped_low_rank_edit, masked_mean, noise_energy
 
 
 @struct.dataclass
 class Edit:
-    """One edit for every layer of a site; leading axis = layers. Float arrays (pytree leaves are not type-checked,
-    so that transformations may put anything in their place).
+    """One edit for every layer of a site: a - scale (a u) v^T + bias.
 
-    u: [L, D, R] directions that are read. v: [L, D, R] directions that are written; None means v = u, a projection,
-    for which SEE is reported (columns of u orthonormal or zero). With v, u may be [L, N, D, R] and bias [L, N, 1, D]:
-    each item its own map. scale: [L] strength; None: only SEE is measured, the activations stay as they are. bias:
-    [L, D] added, or None (a steering vector is scale 0 and a bias). text: [L] share of the edit at decoder positions
-    that hold no audio token; None for 0, 1 edits every position alike.
+    `projection`, `measuring`, `steering` and `linear_map` make edits that are checked against a model.
+
+    Attributes:
+        u: [L, D, R] directions that are read; [L, N, D, R] gives each of N items its own (then v is needed).
+        scale: [L] strength per layer; None: only SEE is measured, and the activations stay as they are.
+        v: [L, D, R] directions that are written; None means v = u, a projection, for which SEE is reported.
+        bias: [L, D] (or [L, N, 1, D]), added to the activations, or None.
+        text: [L] share of the edit at decoder positions without an audio token, generated ones included; None: 0.
+
+    All leaves are float arrays. They are not type-checked, so that transformations may put anything in their place.
     """
 
     u: Any
@@ -39,6 +42,11 @@ class Edit:
     v: Any = None
     bias: Any = None
     text: Any = None
+
+    def __repr__(self) -> str:
+        leaves = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shapes = {name: list(getattr(x, "shape", ["?"])) for name, x in leaves.items() if x is not None}
+        return f"Edit({', '.join(f'{name}={shape}' for name, shape in shapes.items())})"
 
 
 @struct.dataclass
@@ -57,26 +65,27 @@ class See:
 
 
 Edits = Mapping[str, Edit]
+Activations = Float[Array, "items positions width"]
+Mask = Bool[Array, "items positions"]
 Records = dict[str, dict[str, Any]]
 
 
 def _see(a: Array, edited: Array, edit: Any, strength: Array | float, mask: Array, frames: bool) -> See:
-    def share(part, total):
-        return part / (jnp.maximum(total, part) + EPS)  # rounding may put part above total
-
     part, total = noise_energy(a, edit.u)
-    before = share(part, total)
+    before = energy_share(part, total)
     if edit.bias is None:  # orthonormal Q: the edit keeps (1 - s)^2 of the projected energy and all of the rest
         kept = (1.0 - strength) ** 2 * part
-        after = share(kept, total - (part - kept))  # in this order strength 0 gives `before`, bit for bit
+        after = energy_share(kept, total - (part - kept))  # in this order strength 0 gives `before`, bit for bit
     else:
-        after = share(*noise_energy(edited, edit.u))
-    mean = lambda x: masked_mean(x[..., None], mask)[..., 0]  # noqa: E731
+        after = energy_share(*noise_energy(edited, edit.u))
+    mean = lambda x: masked_mean(x[..., None], mask)[..., 0]
     return See(mean(before), mean(after), mean(part), before if frames else None)
 
 
-def _map(edit: Any, valid: Array, audio: Array | None) -> tuple[Any, Any, Array, Array]:
-    """(u, v, strength, bias) of the low-rank map at every position."""
+def _low_rank_map(edit: Any, valid: Array, audio: Array | None) -> tuple[Any, Any, Array, Array] | None:
+    """(u, v, strength, bias) at every position; None where nothing is changed."""
+    if edit is None or edit.scale is None:
+        return None
     v = edit.u if edit.v is None else edit.v
     if audio is None:
         bias = jnp.zeros(v.shape[-2]) if edit.bias is None else edit.bias
@@ -87,49 +96,48 @@ def _map(edit: Any, valid: Array, audio: Array | None) -> tuple[Any, Any, Array,
 
 
 def visit(
-    site: str,
-    a: Float[Array, "items positions width"],
-    edits: Mapping[str, Any],
-    taps: Taps,
-    valid: Bool[Array, "items positions"],
-    audio: Bool[Array, "items positions"] | None = None,
-) -> tuple[Float[Array, "items positions width"], Records]:
+    site: str, a: Activations, edits: Mapping[str, Any], taps: Taps, valid: Mask, audio: Mask | None = None
+) -> tuple[Activations, Records]:
     """Edit the activations of one layer at `site` and record what `taps` asks for.
 
     `edits` holds this layer's slice of each `Edit`. `valid` marks real positions; `audio` the audio tokens among them
     (decoder; None at encoder sites, where every valid position is audio). Returns (activations that flow on, records).
     """
-    record: dict[str, Any] = {}
-    counted = valid if audio is None or taps.positions == "all" else audio
     edit = edits.get(site)
-    if edit is not None:
-        strength: Array | float = 0.0
-        edited = a
-        if edit.scale is not None:
-            u, v, scale, bias = _map(edit, valid, audio)
-            edited, strength = low_rank_edit(a, u, v, scale, bias), scale[..., 0]
-        if edit.v is None:
-            record["see"] = _see(a, edited, edit, strength, counted, taps.see_frames)
-        a = edited
+    change = _low_rank_map(edit, valid, audio)
+    edited = a if change is None else low_rank_edit(a, *change)
+    counted = valid if audio is None or taps.positions == "all" else audio
+    strength = 0.0 if change is None else change[2][..., 0]
+    return edited, _records(site, (a, edited), edit, strength, taps, counted)
+
+
+def _records(
+    site: str, before_after: tuple[Array, Array], edit: Any, strength: Array | float, taps: Taps, counted: Array
+) -> Records:
+    """SEE and the tap at one site, from its activations before and after the edit."""
+    record: dict[str, Any] = {}
+    if edit is not None and edit.v is None:
+        record["see"] = _see(*before_after, edit, strength, counted, taps.see_frames)
     if site in taps.sites:
+        a = before_after[1]
         record["tap"] = masked_mean(a.astype(jnp.float32), counted) if taps.reduce == "mean" else a
-    return a, ({site: record} if record else {})
+    return {site: record} if record else {}
 
 
 def visit_dense(
-    site: str,
-    a: Float[Array, "items positions width"],
-    edits: Mapping[str, Any],
-    taps: Taps,
-    valid: Bool[Array, "items positions"],
-    dense: nn.Dense,
+    site: str, a: Activations, edits: Mapping[str, Any], taps: Taps, valid: Mask, dense: nn.Dense
 ) -> tuple[Float[Array, "items positions out"], Records]:
-    """`visit` at an encoder site, and a linear layer that only reads the activations there: (its output, records)."""
-    _, records = visit(site, a, edits, taps, valid)
-    y = dense(a)
-    if site in edits and edits[site].scale is not None:
-        y = mapped_low_rank_edit(y, a, *_map(edits[site], valid, None), dense.variables["params"]["kernel"])
-    return y, records
+    """`visit` at an encoder site that one linear layer alone reads: (the output of that layer, records)."""
+    edit = edits.get(site)
+    change = _low_rank_map(edit, valid, None)
+    y, edited = dense(a), a
+    strength: Array | float = 0.0
+    if change is not None:
+        y = mapped_low_rank_edit(y, a, *change, dense.variables["params"]["kernel"])
+        strength = change[2][..., 0]
+        if site in taps.sites or edits[site].bias is not None:  # only then are the edited activations needed
+            edited = low_rank_edit(a, *change)
+    return y, _records(site, (a, edited), edit, strength, taps, valid)
 
 
 def layer_edits(edits: Edits, sites: tuple[str, ...], mesh: Any = None) -> dict[str, Edit]:

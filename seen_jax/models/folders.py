@@ -1,10 +1,11 @@
-"""Where the files of a model lie: embedded, in a local folder, or on the hub."""
+"""Where the files of a model lie, embedded, in a local folder or on the hub, and their JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seen_jax.errors import CheckpointError
 
@@ -74,3 +75,16 @@ def part_folder(folder: Path, part: Part, name: str) -> Path:
         raise CheckpointError(
             f"{folder / 'config.json'} leaves a part of the model to {part.attribute} = '{name}': {e}"
         ) from None
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object from `path`; CheckpointError naming the file and the reason otherwise."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{what}: {path} does not exist; is this a Hugging Face model folder?") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise CheckpointError(f"{what}: {path} cannot be read as JSON ({e}).") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{what}: {path} holds a JSON {type(value).__name__}, not an object.")
+    return value

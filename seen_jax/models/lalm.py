@@ -22,9 +22,9 @@ from seen_jax.models.sites import Taps
 class Batch:
     """Right-padded model inputs.
 
-    tokens: prompt ids with one placeholder per audio token. lengths: real tokens per row. features, frames, seen, keys:
-    the rows of the encoder, see `Audio`. audio_index: for every prompt position the row of the flattened audio tokens
-    (encoder row * P + token) that replaces it, or -1 for text.
+    tokens: [B, S] prompt ids with one placeholder per audio token. lengths: [B] real tokens. features, frames,
+    visible_frames, visible_positions: the rows of the encoder, see `Audio`. audio_index: [B, S] for every prompt
+    position the row of the flattened audio tokens (encoder row * P + token) that replaces it, or -1 for text.
     """
 
     tokens: Any
@@ -32,18 +32,18 @@ class Batch:
     features: Any
     frames: Any
     audio_index: Any
-    seen: Any = None
-    keys: Any = None
+    visible_frames: Any = None
+    visible_positions: Any = None
 
     @property
     def audio(self) -> Audio:
-        return Audio(self.features, self.frames, self.seen, self.keys)
+        return Audio(self.features, self.frames, self.visible_frames, self.visible_positions)
 
 
 @struct.dataclass
 class Output:
-    """logits [B, S, V] float32 (or [B, 1, V] of the last real position), activations per tapped site, SEE per edited
-    site, and the prompt's keys and values."""
+    """logits: [B, S, V] float32, or [B, 1, V] of the last real position. taps: activations per tapped site. see: SEE
+    per edited site. cache: keys and values of the prompt."""
 
     logits: Any
     taps: dict[str, Array]
@@ -62,9 +62,9 @@ class Lalm(nn.Module):
 
         out = lalm.apply(variables, batch, edits)    # out.logits, out.taps[site], out.see[site]
 
-    config and taps are static; edits are data. dtype is the compute dtype of activations. unroll: layers per iteration
-    of the layer scan; 1 compiles fastest, a small model trains about twice as fast on CPU when all are unrolled. mesh:
-    the devices that activations are split over (`seen_jax.models.sharding`), None for one device.
+    config and taps are static; edits are data. dtype: of activations. unroll: layers per iteration of the layer scan; 1
+    compiles fastest, but a small model trains about twice as fast on a CPU with all layers unrolled. mesh: the devices
+    that activations are split over (`seen_jax.models.sharding`), None for one device.
     """
 
     config: LalmConfig
@@ -85,12 +85,12 @@ class Lalm(nn.Module):
         encoded = self.encode(batch.audio, edits)
         return self.answer(batch, encoded, edits, last_only)
 
-    def encode(self, audio: Audio, edits: Edits | None = None) -> Encoded:
-        """Audio features -> audio tokens, with taps and SEE of the encoder's sites."""
-        return self.encoder(audio, edits or {})
+    def encode(self, audio: Audio, edits: Edits | None = None, first: int = 0) -> Encoded:
+        """Audio features -> audio tokens, with taps and SEE of the encoder's sites. first: see `Encoder.__call__`."""
+        return self.encoder(audio, edits or {}, first)
 
     def answer(self, batch: Batch, encoded: Encoded, edits: Edits | None = None, last_only: bool = False) -> Output:
-        """Prompt pass over text and audio tokens. last_only: logits of the last real position alone."""
+        """Prompt pass over text and audio tokens. last_only: logits of only the last real position."""
         audio = batch.audio_index >= 0
         x = self.decoder.embed(batch.tokens)
         flat = encoded.tokens.reshape(-1, encoded.tokens.shape[-1])

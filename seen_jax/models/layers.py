@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -9,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-
-from seen_jax.models.config import RopeScaling
 
 
 def layer_norm(
@@ -31,8 +30,8 @@ def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> 
 
 
 def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Exact GELU in float32, cast back to x's dtype. By erf, as in PyTorch: jax.nn.gelu takes erfc, at 2.4 times the
-    time on a CPU."""
+    """Exact GELU in float32, cast back to x's dtype. By erf, as in PyTorch: erfc, as in jax.nn.gelu, takes 2.4 times as
+    long on a CPU."""
     y = x.astype(jnp.float32)
     return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
 
@@ -48,6 +47,17 @@ def _sinusoid_table(length: int, width: int) -> np.ndarray:
 def sinusoids(length: int, width: int) -> Float[np.ndarray, "length width"]:
     """Whisper's position table: sines and cosines concatenated, not interleaved; exponent divided by width/2 - 1."""
     return _sinusoid_table(length, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's: rotary frequencies that turn fewer than `low` times in `original` positions are divided by `factor`,
+    those that turn more than `high` times stay, and those between are mixed."""
+
+    factor: float
+    low: float
+    high: float
+    original: int
 
 
 def inverse_frequencies(width: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
@@ -69,7 +79,7 @@ def rope(
 ) -> Float[Array, "b s h d"]:
     """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype.
 
-    rotary: only so many leading dimensions of a head are turned.
+    rotary: how many leading dimensions of a head are turned; None: all.
     """
     d = x.shape[-1] if rotary is None else rotary
     angle = positions[..., None].astype(jnp.float32) * inverse_frequencies(d, theta, scaling)
@@ -92,25 +102,24 @@ def attention(
     logits = jnp.einsum("bsgrd,btgd->bgrst", q.reshape(b, s, g, h // g, d), k, preferred_element_type=f32)
     logits = jnp.where(mask[:, None, None], logits * (d**-0.5 if scale is None else scale), jnp.finfo(f32).min)
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    total = weights.sum(-1, keepdims=True)  # divides what comes out, which is smaller than the weights
+    total = weights.sum(-1, keepdims=True)  # divides the output, which is smaller than the weights
     out = jnp.einsum("bgrst,btgd->bgrsd", weights.astype(v.dtype), v, preferred_element_type=f32) / total
     return out.astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(b, s, h, d)
 
 
 def cached_attention(
     q: Float[Array, "b 1 h d"],
-    k: Float[Array, "b 1 g d"],
-    v: Float[Array, "b 1 g d"],
-    k_cache: Float[Array, "b g d t"],
-    v_cache: Float[Array, "b g t d"],
+    new: tuple[Float[Array, "b 1 g d"], Float[Array, "b 1 g d"]],
+    cache: tuple[Float[Array, "b g d t"], Float[Array, "b g t d"]],
     mask: Bool[Array, "b t"],
     scale: float | None = None,
 ) -> Float[Array, "b 1 h d"]:
-    """Attention of one new position over a read-only cache and itself.
+    """Attention of one new position over a read-only cache and itself. new, cache: (keys, values).
 
-    Two products instead of one over a concatenation, and axes in the order that they want, so that the cache is not
-    rearranged inside the decode loop.
+    Two products instead of one over a concatenation, with the axes in the order that they need, so that the cache is
+    not rearranged inside the decode loop.
     """
+    (k, v), (k_cache, v_cache) = new, cache
     b, _, h, d = q.shape
     g = k.shape[2]
     scale = d**-0.5 if scale is None else scale
@@ -118,20 +127,20 @@ def cached_attention(
     f32 = jnp.float32
     past = jnp.einsum("bgrd,bgdt->bgrt", grouped, k_cache, preferred_element_type=f32)
     past = jnp.where(mask[:, None, None, :], past * scale, -jnp.inf)
-    own = jnp.einsum("bgrd,bgd->bgr", grouped, k[:, 0], preferred_element_type=f32)[..., None] * scale
-    top = jnp.maximum(past.max(-1, keepdims=True), own)
-    past, own = jnp.exp(past - top), jnp.exp(own - top)
-    total = past.sum(-1, keepdims=True) + own
+    current = jnp.einsum("bgrd,bgd->bgr", grouped, k[:, 0], preferred_element_type=f32)[..., None] * scale
+    top = jnp.maximum(past.max(-1, keepdims=True), current)
+    past, current = jnp.exp(past - top), jnp.exp(current - top)
+    total = past.sum(-1, keepdims=True) + current
     out = jnp.einsum("bgrt,bgtd->bgrd", (past / total).astype(v.dtype), v_cache)
-    out = out + (own / total).astype(v.dtype) * v[:, 0, :, None, :]
+    out = out + (current / total).astype(v.dtype) * v[:, 0, :, None, :]
     return out.reshape(b, 1, h, d)
 
 
 class Groups(NamedTuple):
-    """Rows sorted by their expert, in blocks that each have one expert.
+    """Rows sorted by their expert, in blocks of one expert each.
 
-    rows: [blocks, size] the row at each place of a block (0 where no row is left). experts: [blocks]. places: [rows]
-    where a row is, among the flattened blocks.
+    rows: [blocks, size] the row at each place of a block (0 at unused places). experts: [blocks]. places: [rows] where
+    each row is among the flattened blocks.
     """
 
     rows: Int[Array, "blocks size"]
@@ -145,21 +154,22 @@ def group(chosen: Int[Array, " rows"], experts: int, largest: int = 128) -> Grou
     n = len(chosen)
     size = max(1, min(largest, n // experts))
     used = min(experts, n)
-    blocks = (n - used) // size + used  # whatever is chosen, so many suffice: an expert wastes less than one block
+    blocks = (n - used) // size + used  # always enough: each used expert leaves less than one block empty
     count = jnp.zeros(experts, jnp.int32).at[chosen].add(1)
     filled = -(-count // size) * size
     end = jnp.cumsum(filled)
     order = jnp.argsort(chosen, stable=True)
-    own = chosen[order]
-    places = (end - filled)[own] + jnp.arange(n) - (jnp.cumsum(count) - count)[own]
+    expert = chosen[order]
+    places = (end - filled)[expert] + jnp.arange(n) - (jnp.cumsum(count) - count)[expert]
     rows = jnp.zeros(blocks * size, jnp.int32).at[places].set(order.astype(jnp.int32))
-    of_block = jnp.searchsorted(end, jnp.arange(blocks) * size, side="right").clip(0, experts - 1)
-    return Groups(rows.reshape(blocks, size), of_block, jnp.zeros(n, jnp.int32).at[order].set(places.astype(jnp.int32)))
+    block_experts = jnp.searchsorted(end, jnp.arange(blocks) * size, side="right").clip(0, experts - 1)
+    places = jnp.zeros(n, jnp.int32).at[order].set(places.astype(jnp.int32))
+    return Groups(rows.reshape(blocks, size), block_experts, places)
 
 
 def grouped_dense(
     x: Float[Array, "rows d"], kernel: Float[Array, "experts d f"], groups: Groups
 ) -> Float[Array, "rows f"]:
-    """Every row times the kernel of its own expert, one block after the other."""
+    """Every row times its expert's kernel, block by block."""
     y = jax.lax.map(lambda block: x[block[0]] @ kernel[block[1]], (groups.rows, groups.experts))
     return y.reshape(-1, kernel.shape[-1])[groups.places]

@@ -6,36 +6,48 @@ import dataclasses
 import json
 import threading
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.models.buckets import NO_ROOM, Room
+from seen_jax.models.buckets import NO_BUCKET, Bucket
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio
+from seen_jax.models.family import Family
 from seen_jax.models.lalm import Batch
 from seen_jax.models.sharding import fill, place
 
-TEXT_BUCKET = 32
-FINE_BUCKET, FINE_PARTS = 8, 30  # of batches that share a room: there are few of them anyway
-KNOWN = 4096  # prompts whose token ids are remembered
+DEFAULT_PROMPT = "transcribe the speech"
+TEXT_MULTIPLE = 32
+FINE_MULTIPLE, FINE_PARTS = 8, 30  # of batches that share a bucket: there are few of them anyway
+REMEMBERED = 4096  # prompts whose token ids are kept
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """One question about one or more clips (16 kHz mono float32), audio before text, as the paper asks.
+    """One question about one or more clips, audio before text, as the paper asks.
 
-    messages: a whole chat instead of `prompt`, in the Hugging Face form; audio parts ({"type": "audio"}) take the
-    clips in order.
+    Attributes:
+        audio: the clips, 16 kHz mono float32; in any form (paths, ...) for `generate`, `score` and `run`.
+        prompt: the question.
+        system: the system prompt, or None.
+        messages: a whole chat instead of `prompt`, in the Hugging Face form; audio parts ({"type": "audio"}) take the
+            clips in order.
+
+    >>> seen_jax.generate(model, seen_jax.Request([clips[0]], "name the music")).see is None
+    True
     """
 
-    audio: Sequence[Float[np.ndarray, " _"]]
+    audio: Sequence[Any]
     prompt: str = ""
     system: str | None = None
     messages: Sequence[dict[str, Any]] | None = None
+
+    def with_audio(self, audio: Sequence[Float[np.ndarray, " _"]]) -> Request:
+        """The same question about other clips."""
+        return dataclasses.replace(self, audio=audio)
 
     def chat(self) -> list[dict[str, Any]]:
         if self.messages is not None:
@@ -51,9 +63,9 @@ class Processor:
 
     tokenizer: Any
     config: LalmConfig
-    family: ModuleType
+    family: Family
     mesh: Any = None
-    _known: dict[Any, tuple[list[int], list[int]]] = dataclasses.field(
+    _prompts: dict[Any, tuple[list[int], list[int]]] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     _lock: Any = dataclasses.field(default_factory=threading.Lock, init=False, repr=False, compare=False)
@@ -64,12 +76,12 @@ class Processor:
 
     def tokens_of(self, wave: np.ndarray) -> list[int]:
         """Audio tokens of each encoder row of a clip. AudioError past the family's longest clip."""
-        rows = self.family.FRAMING.rows(len(self.checked(wave)))
+        rows = self.family.framing.rows(len(self.checked(wave)))
         return [int(self.config.encoder.token_count(row.frames)) for row in rows]
 
     def checked(self, wave: np.ndarray) -> np.ndarray:
         """The part of a clip that the family hears, float32; AudioError past its longest clip."""
-        return self.family.FRAMING.check(np.asarray(wave, np.float32), self.config.family)
+        return self.family.framing.check(np.asarray(wave, np.float32), self.config.family)
 
     def prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
         """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row.
@@ -78,86 +90,74 @@ class Processor:
         """
         key = getattr(self.tokenizer, "chat_template", None), json.dumps([request.chat(), counts], default=repr)
         with self._lock:  # threads must not share a tokenizer that may set itself up
-            if key not in self._known:
-                if len(self._known) >= KNOWN:
-                    self._known.clear()
-                self._known[key] = self._prompt(request, counts)
-            return self._known[key]
+            if key not in self._prompts:
+                if len(self._prompts) >= REMEMBERED:
+                    self._prompts.clear()
+                self._prompts[key] = self.family.prompt(self.tokenizer, request.chat(), counts, self.config.audio_token)
+            return self._prompts[key]
 
-    def _prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-        if hasattr(self.family, "prompt"):
-            return self.family.prompt(self.tokenizer, request.chat(), counts)
-        marker = self.family.AUDIO
-        own = None if getattr(self.family, "OWN_TEMPLATE", False) else self.tokenizer.chat_template
-        template = own or self.family.CHAT_TEMPLATE
-        chat = getattr(self.family, "flat", list)(request.chat())
-        text = self.tokenizer.apply_chat_template(
-            chat, chat_template=template, tokenize=False, add_generation_prompt=True
-        )
-        pieces = text.split(marker)
-        if len(pieces) - 1 != len(counts):
-            raise ConfigError(f"the prompt has {len(pieces) - 1} audio places ({marker}) for {len(counts)} clips.")
-        expand = getattr(self.family, "expand", lambda tokens: marker * tokens)
-        expanded = pieces[0]
-        for rows, piece in zip(counts, pieces[1:], strict=True):
-            expanded += expand(sum(rows)) + piece
-        ids = self.tokenizer(expanded, add_special_tokens=False)["input_ids"]
-        return ids, [i for i, token in enumerate(ids) if token == self.config.audio_token]
-
-    def audio(self, waves: Sequence[np.ndarray], room: Room = NO_ROOM) -> tuple[Audio, list[list[int]]]:
+    def audio(self, waves: Sequence[np.ndarray], bucket: Bucket = NO_BUCKET) -> tuple[Audio, list[list[int]]]:
         """The encoder rows of some clips, and which of them belong to each clip. On a mesh empty rows may follow."""
         checked = [self.checked(wave) for wave in waves]
-        audio, owners = self.family.FRAMING.audio(checked, self.config.encoder, room.frames)
+        audio, owners = self.family.framing.audio(checked, self.config.encoder, bucket.frames)
         return place(fill(audio, self.mesh), self.mesh), owners
 
-    def room(
+    def bucket(
         self, requests: Sequence[Request], samples: Sequence[Sequence[int]] | None = None, text: bool = True
-    ) -> Room:
-        """What a batch of requests needs. samples: of their clips, where the requests do not hold them. text: False:
-        nobody will look at the prompts."""
-        framing, config, frames, tokens = self.family.FRAMING, self.config.encoder, 0, 0
+    ) -> Bucket:
+        """The sizes that a batch of requests needs.
+
+        Args:
+            samples: lengths of the clips of each request, where the requests do not hold them.
+            text: False leaves the prompts out.
+        """
+        framing, config, frames, tokens = self.family.framing, self.config.encoder, 0, 0
         for k, request in enumerate(requests):
             lengths = [len(wave) for wave in request.audio] if samples is None else samples[k]
-            rows = [framing.rows(framing.heard(n)) if n else [] for n in lengths]
-            frames = max(frames, *(config.padded(row.seen, FINE_PARTS) for own in rows for row in own), 0)
-            counts = [[int(config.token_count(row.frames)) for row in own] for own in rows]
+            clips = [framing.rows(framing.used_samples(n)) if n else [] for n in lengths]
+            frames = max(frames, *(config.padded(row.visible_frames, FINE_PARTS) for rows in clips for row in rows), 0)
+            counts = [[int(config.token_count(row.frames)) for row in rows] for rows in clips]
             tokens = max(tokens, len(self.prompt(request, counts)[0])) if text else 0
-        return Room(frames, tokens)
+        return Bucket(frames, tokens)
 
-    def prepare(self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = NO_ROOM) -> Batch:
-        """One batch of requests; text is padded to a multiple of `text_bucket`, audio as the encoder wants it, or
-        both to what a room has."""
-        return self.prepared(requests, text_bucket, room)[0]
+    def prepare(
+        self, requests: Sequence[Request], text_multiple: int = TEXT_MULTIPLE, bucket: Bucket = NO_BUCKET
+    ) -> Batch:
+        """One batch of requests. Text is padded to a multiple of `text_multiple`, audio as the encoder wants it, or
+        both to a bucket's sizes."""
+        return self.prepared(requests, text_multiple, bucket)[0]
 
     def prepared(
-        self, requests: Sequence[Request], text_bucket: int = TEXT_BUCKET, room: Room = NO_ROOM
+        self, requests: Sequence[Request], text_multiple: int = TEXT_MULTIPLE, bucket: Bucket = NO_BUCKET
     ) -> tuple[Batch, list[list[list[int]]]]:
         """`prepare`, and the encoder rows of every clip of every request."""
         if not requests or not all(request.audio for request in requests):
             raise AudioError("a request without audio: every request needs at least one clip.")
-        audio, owners = self.audio([wave for request in requests for wave in request.audio], room)
+        audio, owners = self.audio([wave for request in requests for wave in request.audio], bucket)
         counts = np.asarray(self.config.encoder.token_count(np.asarray(audio.frames)))
         per_row = int(self.config.encoder.token_count(audio.features.shape[1]))
-        clips = iter(owners)
-        rows = [[next(clips) for _ in request.audio] for request in requests]
-        prompts = [self.prompt(q, [counts[r].tolist() for r in own]) for q, own in zip(requests, rows, strict=True)]
+        remaining = iter(owners)
+        rows = [[next(remaining) for _ in request.audio] for request in requests]
+        prompts = [self.prompt(q, [counts[r].tolist() for r in clips]) for q, clips in zip(requests, rows, strict=True)]
         longest = max(len(ids) for ids, _ in prompts)
-        bucket = FINE_BUCKET if longest <= room.tokens else text_bucket
-        length = -(-max(room.tokens, longest) // bucket) * bucket
+        multiple = FINE_MULTIPLE if longest <= bucket.tokens else text_multiple
+        length = -(-max(bucket.tokens, longest) // multiple) * multiple
         tokens = np.full((len(requests), length), self.config.pad_token, np.int32)
         index = np.full((len(requests), length), -1, np.int32)
-        for b, ((ids, places), own) in enumerate(zip(prompts, rows, strict=True)):
+        for b, ((ids, places), clips) in enumerate(zip(prompts, rows, strict=True)):
             tokens[b, : len(ids)] = ids
-            sources = [r * per_row + i for clip in own for r in clip for i in range(counts[r])]
+            sources = [r * per_row + i for clip in clips for r in clip for i in range(counts[r])]
             if len(places) != len(sources):
                 raise ConfigError(
                     f"request {b}: {len(places)} audio placeholders for {len(sources)} audio tokens; "
-                    f"a prompt must not contain {self.family.AUDIO} itself."
+                    f"a prompt must not contain {self.family.audio} itself."
                 )
             index[b, places] = sources
         lengths = np.asarray([len(ids) for ids, _ in prompts], np.int32)
         placed = place((tokens, lengths, index), self.mesh)
-        return Batch(placed[0], placed[1], audio.features, audio.frames, placed[2], audio.seen, audio.keys), rows
+        return Batch(
+            placed[0], placed[1], audio.features, audio.frames, placed[2], audio.visible_frames, audio.visible_positions
+        ), rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Generated ids -> texts."""

@@ -35,8 +35,8 @@ def check_site(site: str) -> str:
     """Return `site` if it is one of `SITES`; ConfigError that names the nearest one otherwise."""
     if site in SITES:
         return site
-    near = difflib.get_close_matches(str(site), SITES, n=1, cutoff=0.4)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    nearest = difflib.get_close_matches(str(site), SITES, n=1, cutoff=0.4)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     raise ConfigError(f"unknown site '{site}'.{hint} Sites: {', '.join(SITES)}.")
 
 
@@ -44,9 +44,17 @@ def check_site(site: str) -> str:
 class Taps:
     """Which sites a forward pass returns, and how each is reduced. Static: a new value compiles a new program.
 
-    reduce: "mean" over valid positions [L, N, D] float32 (calibration), or "full" [L, N, positions, D].
-    positions: which decoder positions count in means and in SEE: those of audio tokens, or all valid ones.
-    see_frames: return SEE per frame too.
+    Attributes:
+        sites: of `SITES`.
+        reduce: "mean" over valid positions [L, N, D] float32 (calibration), or "full" [L, N, positions, D].
+        positions: which decoder positions count in means and in SEE: those of "audio" tokens, or "all" valid ones.
+        see_frames: return SEE per frame too.
+
+    Raises:
+        ConfigError: an unknown site or choice.
+
+    >>> seen_jax.Taps(("encoder.resid",), reduce="full").encoder_only
+    True
     """
 
     sites: tuple[str, ...] = ()

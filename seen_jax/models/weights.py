@@ -47,26 +47,29 @@ class Rule:
         return ("{i}" in self.key) + ("{e}" in self.key)
 
 
+def _module(key: str, path: str, name: str, layout: Layout, bias: bool) -> list[Rule]:
+    where = tuple(path.split("."))
+    return [Rule(f"{key}.weight", (*where, name), layout)] + [Rule(f"{key}.bias", (*where, "bias"))] * bias
+
+
 def linear(key: str, path: str, bias: bool = True) -> list[Rule]:
     """Rules of a torch Linear."""
-    where = tuple(path.split("."))
-    rules = [Rule(f"{key}.weight", (*where, "kernel"), DENSE)]
-    return rules + [Rule(f"{key}.bias", (*where, "bias"))] * bias
+    return _module(key, path, "kernel", DENSE, bias)
 
 
-def conv1d(key: str, path: str) -> list[Rule]:
-    where = tuple(path.split("."))
-    return [Rule(f"{key}.weight", (*where, "kernel"), CONV1D), Rule(f"{key}.bias", (*where, "bias"))]
+def conv1d(key: str, path: str, layout: Layout = CONV1D) -> list[Rule]:
+    """Rules of a torch Conv1d."""
+    return _module(key, path, "kernel", layout, True)
 
 
 def conv2d(key: str, path: str) -> list[Rule]:
-    where = tuple(path.split("."))
-    return [Rule(f"{key}.weight", (*where, "kernel"), CONV2D), Rule(f"{key}.bias", (*where, "bias"))]
+    """Rules of a torch Conv2d."""
+    return _module(key, path, "kernel", CONV2D, True)
 
 
 def norm(key: str, path: str, bias: bool = True) -> list[Rule]:
-    where = tuple(path.split("."))
-    return [Rule(f"{key}.weight", (*where, "scale"))] + [Rule(f"{key}.bias", (*where, "bias"))] * bias
+    """Rules of a torch LayerNorm, BatchNorm or, without bias, RMSNorm."""
+    return _module(key, path, "scale", SAME, bias)
 
 
 def flatten(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

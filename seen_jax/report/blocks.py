@@ -2,70 +2,70 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from seen_jax.evaluate.report import data_uri
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
+class Block:
+    """A part of a section. The template chooses by `kind`, the name of the class."""
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
 @dataclasses.dataclass(frozen=True)
-class Text:
+class Text(Block):
     """A paragraph; a note is set smaller."""
 
     text: str
     note: bool = False
-    kind: str = "text"
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(Block):
     """Names and what they are."""
 
     facts: dict[str, str]
-    kind: str = "facts"
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers:
+class Numbers(Block):
     """The few large numbers: (number, what it is)."""
 
     numbers: Sequence[tuple[str, str]]
-    kind: str = "numbers"
 
 
 @dataclasses.dataclass(frozen=True)
-class Notice:
-    """Something that was found: severity is info, warning or error."""
+class Notice(Block):
+    """Something that is striking: severity is info, warning or error."""
 
     name: str
     severity: str
     text: str
-    kind: str = "notice"
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class Grid(Block):
     """A table of texts; the first `names` columns are names and stand left, the others are numbers and stand right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     names: int = 1
     title: str = ""
-    kind: str = "grid"
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure in a PNG file that has an SVG beside it; folder: of the report."""
+class Picture(Block):
+    """A figure in a PNG file that has an SVG beside it."""
 
     path: Path
     caption: str
-    kind: str = "picture"
 
     @property
     def uri(self) -> str:
@@ -73,15 +73,25 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Link:
+class Link(Block):
     """A file of the report's folder and what it holds."""
 
     target: str
     text: str
-    kind: str = "link"
 
 
-Block = Text | Facts | Numbers | Notice | Grid | Picture | Link
+@dataclasses.dataclass(frozen=True)
+class Example(Block):
+    """One item: its audio, and a table of the answers to each version of it.
+
+    Attributes:
+        players: label and WAV file, as a data URI, of each version.
+        answers: columns input, answer, and SEE. changed: for each row, whether its answer differs from the clean one.
+    """
+
+    players: Sequence[tuple[str, str]]
+    answers: Grid
+    changed: Sequence[bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,21 +104,23 @@ class Section:
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
+def data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
 def to_html(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page, without any external resource: figures are in it, every text is escaped."""
+    """The page, without any external resource: figures and audio are in it, every text is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    return template.render(title=title, lead=lead, sections=sections)
+    return environment.from_string(TEMPLATE.read_text("utf-8")).render(title=title, lead=lead, sections=sections)
 
 
 def to_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The same as Markdown with tables; figures are linked from the folder `figures`."""
+    """The same as Markdown with tables and without audio; figures are linked from the folder `figures`."""
     parts = [f"# {plain(title)}", plain(lead)]
     for section in sections:
-        parts.append(f"## {plain(section.title)}")
-        parts += [_block(block) for block in section.blocks]
+        parts += [f"## {plain(section.title)}", *map(_markdown, section.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -118,7 +130,7 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*\[\]|$~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
 
 
-def _block(block: Any) -> str:
+def _markdown(block: Block) -> str:
     match block:
         case Text():
             return plain(block.text)
@@ -129,8 +141,7 @@ def _block(block: Any) -> str:
         case Notice():
             return f"> **{plain(block.severity)}, {plain(block.name)}**: {plain(block.text)}"
         case Grid():
-            lines = [block.header, *block.rows]
-            rows = ["| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines]
+            rows = ["| " + " | ".join(map(plain, line)) + " |" for line in (block.header, *block.rows)]
             sides = [":--" if i < block.names else "--:" for i in range(len(block.header))]
             rows.insert(1, "| " + " | ".join(sides) + " |")
             return "\n".join([f"**{plain(block.title)}**\n"] * bool(block.title) + rows)
@@ -140,4 +151,6 @@ def _block(block: Any) -> str:
             return f"![{plain(block.caption)}]({png})\n\n{plain(block.caption)} ([SVG]({svg}))"
         case Link():
             return f"[{plain(block.text)}]({block.target})"
+        case Example():
+            return _markdown(block.answers)
     raise TypeError(block)

@@ -1,20 +1,25 @@
-"""What the sections of an experiment's report are made of: numbers as text, means over cells, figures in files."""
+"""What sections are made of: numbers as text, tables, and figures in files."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from seen_jax.errors import ConfigError
-from seen_jax.evaluate.report import MINUS, NOTHING, number
-from seen_jax.evaluate.tables import BENDS, Table
-from seen_jax.report import figures as plots
-from seen_jax.report.blocks import Block, Grid, Link, Picture, Text
+import numpy as np
+import pandas as pd
 
+from seen_jax.errors import ConfigError
+from seen_jax.evaluate.tables import ABOVE, BENDS, CLEAN, UP_TO
+from seen_jax.report import style
+from seen_jax.report.blocks import Block, Grid, Link, Picture, Text
+from seen_jax.report.style import level as level
+from seen_jax.report.style import minus
+
+NOTHING, MINUS = "\N{EN DASH}", minus("-")
 MOST_ROWS = 40  # of a table on the page; longer ones are files
+BANDS = {CLEAN: "clean", UP_TO: f"≤ {BENDS:g} dB", ABOVE: f"> {BENDS:g} dB"}
 Format = Callable[[Any], str]
 
 
@@ -27,7 +32,7 @@ class Target:
     def picture(self, name: str, caption: str, draw: Callable[[], Any]) -> list[Block]:
         """The figure in a file, or, where its data have nothing to draw, why there is none."""
         try:
-            png, _ = plots.save(draw(), self.folder / "figures", name)
+            png, _ = style.save(draw(), self.folder / "figures", name)
         except ConfigError as error:
             return [Text(f"No figure ({caption.rstrip('.')}): {error}", note=True)]
         return [Picture(png, caption)]
@@ -38,123 +43,63 @@ class Target:
         return [Link(path, f"All rows: {path}")] if (self.folder / path).is_file() else []
 
 
-def finite(value: Any) -> Any:
-    """JSON values with None in place of NaN and infinite numbers."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(own) for key, own in value.items()}
-    return [finite(own) for own in value] if isinstance(value, list | tuple) else value
+def _or_dash(form: Callable[..., str]) -> Callable[..., str]:
+    """A missing value (None, NaN, NA) is a dash."""
+    return lambda x, *rest: NOTHING if x is None or x is pd.NA or x != x else form(x, *rest)
 
 
-def share(x: float | None) -> str:
-    """A share in percent, without the sign, which is in the header."""
-    return NOTHING if x is None else f"{100 * x:.1f}".replace("-", MINUS)
-
-
-def see(x: float | None) -> str:
-    return NOTHING if x is None else f"{100 * x:.2f}"
-
-
-def points(x: float | None) -> str:
-    text = number(None if x is None else 100 * x, 1)
-    return "0.0" if text.endswith("0.0") and len(text) == 4 else text
+number = _or_dash(lambda x, digits=2: minus(f"{x:+.{digits}f}"))  # with its sign
+percent = _or_dash(lambda x, digits=1: f"{100 * x:.{digits}f} %")
+share = _or_dash(lambda x: minus(f"{100 * x:.1f}"))  # in percent, which the header says
+see = _or_dash(lambda x: f"{100 * x:.2f}")  # likewise
+points = _or_dash(lambda x: number(100 * x, 1) if abs(x) >= 0.0005 else "0.0")
+p_value = _or_dash(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
 def plain(x: Any) -> str:
-    """Anything: numbers short, None as a dash."""
-    if x is None or x == []:
-        return NOTHING
-    if isinstance(x, bool):
+    """Anything: numbers short, missing values as a dash."""
+    if isinstance(x, list | tuple):
+        return " ".join(map(plain, x)) or NOTHING
+    if isinstance(x, bool | np.bool_):
         return "yes" if x else "no"
-    if isinstance(x, list):
-        return " ".join(map(plain, x))
-    return f"{x:.4g}".replace("-", MINUS) if isinstance(x, int | float) else str(x)
+    return _or_dash(lambda y: minus(f"{y:.4g}") if isinstance(y, int | float | np.number) else str(y))(x)
 
 
-def level(x: float | None) -> str:
-    return "clean" if x is None else f"{x:g} dB".replace("-", MINUS)
+def interval(low: float | None, high: float | None, form: Format = number) -> str:
+    ends = form(low), form(high)
+    return NOTHING if NOTHING in ends else " to ".join(ends)
 
 
-def p_value(x: float) -> str:
-    return "< 0.001" if x < 0.001 else f"{x:.3f}"
+def pooled(cells: pd.DataFrame, column: str) -> float:
+    """Mean of a score over cells, every item counting the same; NaN for none."""
+    kept = cells[cells[column].notna()]
+    return float(np.average(kept[column].astype(float), weights=kept["items"])) if len(kept) else float("nan")
 
 
-def interval(low: float | None, high: float | None, form: Format) -> str:
-    return NOTHING if low is None or high is None else f"{form(low)} to {form(high)}"
+def pooled_by(cells: pd.DataFrame, column: str, by: list[str]) -> pd.Series:
+    """`pooled` for every combination of some columns, in order of appearance."""
+    return cells.groupby(by, sort=False)[[column, "items"]].apply(pooled, column)
 
 
-def place(cell: Mapping[str, Any], cells: Table) -> str:
-    """The task of a cell, with its data set where several share it."""
-    shared = len({c["dataset"] for c in cells if c["task"] == cell["task"]}) > 1
-    return f"{cell['dataset']}: {cell['task']}" if shared else cell["task"]
+def see_ends(cells: pd.DataFrame) -> tuple[float, list[float]]:
+    """The lowest SNR (NaN without noisy audio), and the mean SEE of clean audio and there."""
+    lowest = float(cells["snr_db"].min())
+    ends = (cells[cells["snr_db"].isna()], cells[cells["snr_db"] == lowest])
+    return lowest, [pooled(end, "see") for end in ends]
 
 
-def distinct(rows: Iterable[Mapping[str, Any]], key: str) -> list[Any]:
-    return list(dict.fromkeys(row[key] for row in rows))
+def crossed(values: pd.Series, form: Format, name: Format = str, title: str = "") -> Grid:
+    """A series with two levels as a table: the first level runs down (written by `name`), the second across."""
+    wide = values.unstack(sort=False)
+    rows = [[name(key), *map(form, row)] for key, row in zip(wide.index, wide.to_numpy(), strict=True)]
+    return Grid([str(wide.index.name), *map(str, wide.columns)], rows, title=title)
 
 
-def where(rows: Table, **wanted: Any) -> Table:
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+def grid(table: pd.DataFrame, columns: Mapping[str, tuple[str, Format]], names: int = 1) -> Grid:
+    """The rows of a table.
 
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of those that are there; None for none."""
-    own = [x for x in values if x is not None]
-    return sum(own) / len(own) if own else None
-
-
-def total(values: Iterable[int | None]) -> int | None:
-    own = [x for x in values if x is not None]
-    return sum(own) if own else None
-
-
-def pooled(cells: Table, key: str) -> float | None:
-    """Mean of a score over cells, every item counting the same."""
-    own = [(c[key], c["items"]) for c in cells if c[key] is not None]
-    count = sum(n for _, n in own)
-    return sum(x * n for x, n in own) / count if count else None
-
-
-def bands(cells: Table) -> dict[str, Table]:
-    """The cells of clean audio, of noisy audio up to where the paper's curves bend, and above; those that there are."""
-    parts = {
-        "clean": [c for c in cells if c["snr_db"] is None],
-        f"≤ {BENDS:g} dB": [c for c in cells if c["snr_db"] is not None and c["snr_db"] <= BENDS],
-        f"> {BENDS:g} dB": [c for c in cells if c["snr_db"] is not None and c["snr_db"] > BENDS],
-    }
-    return {name: own for name, own in parts.items() if own}
-
-
-def folded(rows: Table, names: Sequence[str], values: Sequence[str], most: int = MOST_ROWS) -> tuple[Table, list[str]]:
-    """Means over rows with the same names; the last names are given up until few enough rows are left.
-
-    Returns the rows and the names they still have.
+    Args:
+        columns: which, in order: {column: (header, how to write it)}; the first `names` are names, not numbers.
     """
-    for n in range(len(names), 0, -1):
-        kept = list(names[:n])
-        groups: dict[tuple[Any, ...], Table] = {}
-        for row in rows:
-            groups.setdefault(tuple(row[name] for name in kept), []).append(row)
-        if len(groups) <= most or n == 1:
-            break
-    means = [
-        {**dict(zip(kept, key, strict=True)), **{v: mean(row.get(v) for row in own) for v in values}}
-        for key, own in groups.items()
-    ]
-    ranks = {name: {value: i for i, value in enumerate(in_order(distinct(means, name)))} for name in kept}
-    return sorted(means, key=lambda row: tuple(ranks[name][row[name]] for name in kept)), kept
-
-
-def in_order(values: Sequence[Any]) -> list[Any]:
-    """Numbers by size after None (clean audio); anything else in order of appearance."""
-    if all(x is None or isinstance(x, int | float) for x in values):
-        return sorted(values, key=lambda x: -math.inf if x is None else x)
-    return list(values)
-
-
-def grid(rows: Table, names: Mapping[str, tuple[str, Format]], values: Mapping[str, tuple[str, Format]]) -> Grid:
-    """A table of rows: {key: (header, how to write it)}."""
-    columns = {**names, **values}
-    body = [[form(row[key]) for key, (_, form) in columns.items()] for row in rows]
-    return Grid([header for header, _ in columns.values()], body, len(names))
+    texts = [map(form, table[key]) for key, (_, form) in columns.items()]
+    return Grid([header for header, _ in columns.values()], [list(row) for row in zip(*texts, strict=True)], names)

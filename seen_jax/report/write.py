@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from seen_jax.errors import ConfigError
-from seen_jax.evaluate.config import NONE, SEEN
-from seen_jax.evaluate.findings import UP_TO, experiment_signatures
-from seen_jax.evaluate.report import number, percent
-from seen_jax.evaluate.tables import Table
-from seen_jax.report import studies as paper_studies
-from seen_jax.report.blocks import Block, Facts, Grid, Link, Notice, Numbers, Section, Text, to_html, to_markdown
-from seen_jax.report.figures import in_words
-from seen_jax.report.format import (
-    MOST_ROWS,
-    Target,
-    bands,
-    distinct,
-    finite,
-    interval,
-    level,
-    mean,
-    place,
-    plain,
-    points,
-    pooled,
-    total,
-    where,
-)
+from seen_jax.evaluate.findings import findings
+from seen_jax.evaluate.tables import ALL, UP_TO, band
+from seen_jax.evaluate.trials import NONE, SEEN
+from seen_jax.files import write_file
+from seen_jax.report import format as text
+from seen_jax.report import sections as results
+from seen_jax.report.blocks import Block, Facts, Link, Notice, Numbers, Section, to_html, to_markdown
+from seen_jax.report.format import BANDS, Target, level, percent, points, pooled
+from seen_jax.report.players import ExampleClip, listen
 from seen_jax.report.published import beside
-from seen_jax.report.sections import (
-    accuracy,
-    clean_damage,
-    compared,
-    cosines,
-    layers,
-    localisation,
-    mitigations,
-    overview,
-    see_and_gsr,
-    see_and_snr,
-)
+from seen_jax.report.style import in_words, places
 
 PAGE, MARKDOWN = "index.html", "report.md"
 LEAD = (
@@ -53,190 +29,179 @@ LEAD = (
 )
 TABLES = {
     "conditions": "scores of every data set, task, noise, SNR and mitigation",
-    "correlations": "SEE against GSR per task and noise",
+    "correlations": "SEE against GSR per task and noise, and what the SNR alone gives",
     "comparisons": "every mitigation against every other one on the same answers",
     "overall": "GSR of every mitigation, clean and per SNR",
     "similarities": "cosines between activations",
     "layers": "SEE and projected energy of every layer",
     "bases": "ranks and kept layers",
+    "diagnoses": "what the diagnosis of the calibrations says",
     "failures": "items that could not be asked",
     "answers": "every answer",
 }
+SETTINGS = ["site", "selection", "note", "strength", "calibration", "task_prompts", "permute_choices", "seed"]
+SETTINGS += ["batch_size", "max_new_tokens"]  # of the manifest's identity: shown as they are
 
 
 def write_report(
-    folder: Path, manifest: Mapping[str, Any], tables: Mapping[str, Table], studies: Mapping[str, Table]
+    folder: Path,
+    manifest: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    sections: Sequence[Section] = (),
+    examples: Sequence[ExampleClip] = (),
 ) -> Path:
-    """Write index.html, report.md and figures/ into the folder of an experiment; returns the path of the page.
+    """Write index.html, report.md and figures/ into the folder of an experiment.
 
-    manifest: what manifest.json holds. tables: those of `seen_jax.evaluate.tables`, failures and bases, by name;
-    studies: likewise. What is missing or empty has no section. ConfigError where the folder cannot be written.
+    Args:
+        manifest: what manifest.json holds: `identity`, `model` (name, family, fingerprint, and perhaps parameters), and
+            what else is to be shown: versions, device, command, created, seconds (per stage). Its identity lists the
+            `mitigations`, each with its `name` and `steps` (a `kind` and its options).
+        tables: of `seen_jax.evaluate.tables.make_tables`; "bases" (noise, mitigation, site, calibrated, localised,
+            first_layer, ranks, layers); "diagnoses" of `seen_jax.evaluate.findings`. What is missing or empty has no
+            section.
+        sections: of the studies.
+        examples: items to listen to.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ConfigError: the folder cannot be written.
     """
-    identity, target = manifest["identity"], Target(folder)
-    tables = {name: arranged(finite(tables.get(name, [])), identity) for name in TABLES}
-    studies = {name: finite(rows) for name, rows in studies.items()}
-    cells = tables["conditions"]
-    arms = [arm["name"] for arm in identity["mitigations"] if arm["seen"] and not arm["denoiser"]]
-    denoisers = [arm["name"] for arm in identity["mitigations"] if arm["denoiser"] and not arm["seen"]]
-    parts: dict[str, list[Block]] = {}
+    target, identity, name = Target(folder), manifest["identity"], manifest["model"]["name"]
+    arranged = {key: _arranged(tables[key], identity) if key in tables else pd.DataFrame() for key in TABLES}
+    seen, denoisers = _alone(identity, "seen"), _alone(identity, "denoiser")
+    title = f"How noise reaches {name}, and what helps"
     try:
-        if cells:
-            parts["In short"] = [*headline(tables, arms), *findings(tables, arms), *overview(target, tables)]
-        parts["What was run"] = [Facts(settings(manifest, tables))]
-        if cells:
-            parts["SEE against GSR"] = see_and_gsr(target, cells, tables["correlations"])
-            parts["SEE against SNR"] = see_and_snr(target, cells)
-        if tables["bases"] or studies.get("localisation"):
-            parts["Layers and ranks of the bases"] = localisation(
-                target, tables["bases"], studies.get("localisation", [])
-            )
-        if len(distinct(cells, "mitigation")) > 1:
-            parts["Mitigations"] = mitigations(target, tables, arms)
-            parts["Clean damage"] = clean_damage(cells)
-        if any(c[key] is not None for c in cells for key in ("accuracy", "wer", "wer_clean")):
-            parts["Accuracy and word errors"] = accuracy(target, cells)
-        if tables["similarities"]:
-            parts["Cosines of activations"] = cosines(target, tables["similarities"])
-        if tables["layers"]:
-            parts["SEE of every layer"] = layers(target, tables["layers"])
-        sections = [Section(title, blocks) for title, blocks in parts.items()]
-        sections += paper_studies.sections(target, studies)
-        if cells:
-            published = beside(identity, manifest["model"]["name"], tables, arms, denoisers)
-            sections.append(Section("Beside the paper", published))
-            sections.append(Section("Failures", failures(target, cells, tables["failures"])))
-        if links := files(target):
-            sections.append(Section("Files", links))
-        title = f"How noise reaches {manifest['model']['name']}, and what helps"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARKDOWN).write_text(to_markdown(title, LEAD, sections), "utf-8")
-        (folder / PAGE).write_text(to_html(title, LEAD, sections), "utf-8")
+        shown = [Section(heading, blocks) for heading, blocks in _results(target, manifest, arranged, examples)]
+        shown += sections
+        if len(cells := arranged["conditions"]):
+            shown.append(Section("Beside the paper", beside(identity, name, arranged, seen, denoisers)))
+            shown.append(Section("Failures", results.unanswered(target, cells, arranged["failures"])))
+        paths = [f"tables/{path.name}" for path in sorted((folder / "tables").glob("*.csv"))]
+        if paths:
+            about = {f"tables/{key}.csv": f": {what}" for key, what in TABLES.items()}
+            shown.append(Section("Files", [Link(path, path + about.get(path, "")) for path in paths]))
+        write_file(folder / MARKDOWN, to_markdown(title, LEAD, shown))
+        return write_file(folder / PAGE, to_html(title, LEAD, shown))
     except OSError as error:
         raise ConfigError(f"cannot write the report in {folder}: {error.strerror or error}") from None
-    return folder / PAGE
 
 
-def arranged(rows: Table, identity: Mapping[str, Any]) -> Table:
-    """Rows with the mitigations and noises in the order of the experiment, SEEN second as in the figures."""
-    names = [arm["name"] for arm in identity["mitigations"]]
-    order = {"mitigation": sorted(names, key=lambda n: (NONE, SEEN).index(n) if n in (NONE, SEEN) else 2)}
+def _alone(identity: Mapping[str, Any], kind: str) -> list[str]:
+    """The names of the mitigations that are of one kind ("seen" or "denoiser") and of no other."""
+    return [m["name"] for m in identity["mitigations"] if [step["kind"] for step in m["steps"]] == [kind]]
+
+
+def _arranged(table: pd.DataFrame, identity: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows with the noises and mitigations in the order of the experiment, nothing first and SEEN second; conditions
+    get the columns that sections write: place, audio and band."""
+    names = [m["name"] for m in identity["mitigations"]]
+    order = {"mitigation": sorted(names, key=lambda name: {NONE: 0, SEEN: 1}.get(name, 2))}
     order["noise"] = [noise["name"] or noise["spec"] for noise in identity["noises"]]
-    for key, known in reversed(order.items()):
-        place_of = {name: i for i, name in enumerate(known)}
-        if rows and key in rows[0]:
-            rows = sorted(rows, key=lambda row: place_of.get(row[key], len(place_of)))
-    return rows
+    ranks = {key: {name: i for i, name in enumerate(known)} for key, known in order.items() if key in table}
+    place = lambda column: column.map(lambda name: ranks[column.name].get(name, len(names) + 99))
+    table = table.sort_values(list(ranks), key=place, kind="stable", ignore_index=True) if ranks else table
+    if "accuracy" in table:
+        bands = band(table["snr_db"]).map(BANDS)
+        table = table.assign(place=places(table), audio=table["snr_db"].map(level), band=bands)
+    return table
 
 
-def headline(tables: Mapping[str, Table], arms: list[str]) -> list[Block]:
+def _results(
+    target: Target,
+    manifest: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    examples: Sequence[ExampleClip],
+) -> Iterator[tuple[str, list[Block]]]:
+    """Titles and blocks of the sections about the answers, those that there are."""
+    cells, bases, seen = tables["conditions"], tables["bases"], _alone(manifest["identity"], "seen")
+    if len(cells):
+        notices = [Notice(f.code, f.severity, f"{f.message}.") for f in findings(tables, bases, seen)]
+        yield "In short", [_headline(tables, seen), *notices, *results.overview(target, tables["overall"])]
+    yield "What was run", [Facts(_settings(manifest, tables))]
+    if len(cells):
+        yield "SEE against GSR", results.see_and_gsr(target, cells, tables["correlations"])
+        yield "SEE against SNR", results.see_and_snr(target, cells)
+    if examples:
+        yield "Listen and compare", listen(target, examples)
+    if len(bases):
+        yield "Layers and ranks of the bases", results.noise_bases(target, bases, tables["diagnoses"])
+    if len(cells):
+        if cells["mitigation"].nunique() > 1:
+            yield "Mitigations", results.of_mitigations(target, cells, tables, seen)
+            yield "Clean damage", results.clean_damage(cells)
+        if cells[["accuracy", "wer", "wer_clean"]].notna().any(axis=None):
+            yield "Accuracy and word errors", results.accuracy(target, cells)
+    if len(tables["similarities"]):
+        yield "Cosines of activations", results.cosines(target, tables["similarities"])
+    if len(tables["layers"]):
+        yield "SEE of every layer", results.layers(target, tables["layers"])
+
+
+def _headline(tables: Mapping[str, pd.DataFrame], seen: Sequence[str]) -> Numbers:
     """The few numbers that say how it went."""
-    cells = tables["conditions"]
-    own = [c["pearson"] for c in tables["correlations"] if c["noise"] != "all"]
-    defined = [r for r in own if r is not None]
-    plain_cells = where(cells, mitigation=NONE)
-    lowest = min((c["snr_db"] for c in plain_cells if c["snr_db"] is not None), default=None)
-    quiet, loud = (pooled(where(plain_cells, snr_db=snr), "see") for snr in (None, lowest))
-    spread = f"; {interval(min(defined), max(defined), number)}" if defined else ""
-    missing = f"; undefined in {len(own) - len(defined)}" if len(defined) < len(own) else ""
-    found = [
-        (
-            number(mean(defined)),
-            f"Pearson r of SEE and GSR, mean over {len(defined)} cells of task and noise{spread}{missing}",
-        ),
-        (f"{percent(quiet, 2)} → {percent(loud, 2)}", f"SEE, clean → {level(lowest)}"),
-    ]
-    pairs = {m: compared(tables["comparisons"], m, NONE, UP_TO) for m in distinct(cells, "mitigation")}
-    gains = {m: c for m, c in pairs.items() if c is not None}
-    for arm in arms:
-        if arm in gains:
-            c = gains[arm]
-            change = f"{points(c['difference'])} points ({interval(c['low'], c['high'], points)})"
-            found.append(
-                (f"{percent(c['gsr_against'])} → {percent(c['gsr'])}",
-                 f"GSR up to 10 dB, without → with {in_words(arm)}: {change}")
-            )  # fmt: skip
-        damage = pooled(where(cells, mitigation=arm, snr_db=None), "gsr")
-        found.append((percent(damage), f"GSR of clean audio with {in_words(arm)}: 100 % would be untouched"))
-    if gains:
-        best = max(gains, key=lambda m: gains[m]["difference"])
-        c = gains[best]
-        text = (
-            f"{points(c['difference'])} points of GSR up to 10 dB ({interval(c['low'], c['high'], points)}), clean GSR "
-        )
-        text += percent(pooled(where(cells, mitigation=best, snr_db=None), "gsr"))
-        found.append((in_words(best), f"gains most of {len(gains)} mitigations: {text}"))
-    return [Numbers(found)]
+    cells, comparisons, correlations = tables["conditions"], tables["comparisons"], tables["correlations"]
+    r = correlations.loc[correlations["noise"] != ALL, "pearson"]
+    what = f"Pearson r of SEE and GSR, mean over {r.count()} cells of task and noise"
+    what += f"; {text.interval(r.min(), r.max())}" * bool(r.count()) + f"; undefined in {r.isna().sum()}" * r.hasnans
+    lowest, sees = text.see_ends(cells[cells["mitigation"] == NONE])
+    gsr = text.pooled_by(cells[cells["snr_db"].isna()], "gsr", ["mitigation"])
+    see = " → ".join(percent(x, 2) for x in sees)
+    numbers = [(text.number(r.mean()), what), (see, f"SEE, clean → {level(lowest)}")]
+    gains = comparisons[(comparisons["against"] == NONE) & (comparisons["group"] == UP_TO)]
+    by_name: Any = gains.set_index("mitigation").to_dict("index")
+    gained = lambda c: f"{points(c['difference'])} points ({text.interval(c['low'], c['high'], points)})"
+    for name in (name for name in seen if name in by_name):
+        c, named = by_name[name], in_words(name)
+        shares = f"{percent(c['gsr_against'])} → {percent(c['gsr'])}"
+        numbers.append((shares, f"GSR up to 10 dB, without → with {named}: {gained(c)}"))
+        numbers.append((percent(gsr[name]), f"GSR of clean audio with {named}: 100 % would be untouched"))
+    if by_name:
+        best = max(by_name, key=lambda name: by_name[name]["difference"])
+        what = f"{gained(by_name[best])} of GSR up to 10 dB, clean GSR {percent(gsr[best])}"
+        numbers.append((in_words(best), f"gains most of {len(by_name)} mitigations: {what}"))
+    return Numbers(numbers)
 
 
-def findings(tables: Mapping[str, Table], arms: list[str]) -> list[Block]:
-    """Failure signatures of the method, named in words."""
-    names = ("conditions", "correlations", "comparisons", "bases")
-    conditions, correlations, comparisons, bases = (tables[name] for name in names)
-    found = experiment_signatures(conditions, correlations, comparisons, bases, arms)
-    return [Notice(f.code, f.severity, f.message + ".") for f in found]
+def _settings(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """What was run, in words: facts that need some, then the rest of the settings as they are."""
+    identity, model, cells, bases = manifest["identity"], manifest["model"], tables["conditions"], tables["bases"]
+    size = f"{model['parameters']:,} parameters, " if "parameters" in model else ""
+    weights = f"{size}{identity['dtype']}, weights {model['fingerprint']}"
+    facts = {"Model": f"{model['name']} (family {model['family']}, {weights})"}
+    if len(cells):
+        clean = cells[(cells["mitigation"] == NONE) & cells["snr_db"].isna()]
+        first = clean.drop_duplicates(["dataset", "task"])
+        rows = zip(first["dataset"], first["task"], first["items"] + first["failed"], strict=True)
+        facts["Data"] = "; ".join(f"{dataset}: {task} ({n} items)" for dataset, task, n in rows)
+        scores = {"accuracy": "of the choices right", "wer": "word error rate"}
+        known = [f"{percent(pooled(clean, key))} {what}" for key, what in scores.items() if clean[key].notna().any()]
+        facts["Clean answers"] = ", ".join(known)
+    unseen = set(bases.loc[~bases["calibrated"].astype(bool), "noise"]) if len(bases) else set()
+    names = [noise["name"] or noise["spec"] for noise in identity["noises"]]
+    facts["Noises"] = ", ".join(n + " (unseen: the union of the other bases)" * (n in unseen) for n in names)
+    facts["SNRs"] = ", ".join(map(level, identity["snrs"]))
+    facts["Mitigations"] = "; ".join(_mitigation(m) for m in identity["mitigations"])
+    facts |= {key.replace("_", " ").capitalize(): _described(identity.get(key)) for key in SETTINGS}
+    facts["Versions"] = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    facts |= {key.title(): text.plain(manifest.get(key)) for key in ("device", "command", "created")}
+    facts["Seconds"] = ", ".join(f"{stage} {value:.0f}" for stage, value in manifest.get("seconds", {}).items())
+    return {name: fact for name, fact in facts.items() if fact not in ("", text.NOTHING)}
 
 
-def settings(manifest: Mapping[str, Any], tables: Mapping[str, Table]) -> dict[str, str]:
-    """What was run, in words."""
-    identity, model, cells = manifest["identity"], manifest["model"], tables["conditions"]
-    seen = {(c["dataset"], c["task"]): c["items"] + c["failed"] for c in cells}
-    data = [f"{dataset}: {task} ({n} items)" for (dataset, task), n in seen.items()]
-    unseen = {b["noise"] for b in tables["bases"] if not b["calibrated"]}
-    noises = distinct(tables["bases"], "noise") or [n["name"] or n["spec"] for n in identity["noises"]]
-    calibration, selection = identity["calibration"], identity["selection"]
-    clips = f"{calibration['clips']} clips of {calibration['dataset']['name'] or calibration['dataset']['path']}, "
-    facts = {
-        "Model": f"{model['name']} (family {model['family']}, {identity['dtype']}, weights {model['fingerprint']})",
-        "Data": "; ".join(data),
-        "Noises": ", ".join(n + (" (unseen: the union of the other bases)" if n in unseen else "") for n in noises),
-        "SNRs": ", ".join(map(level, identity["snrs"])),
-        "Mitigations": "; ".join(mitigation(arm) for arm in identity["mitigations"]),
-        "Site": identity["site"],
-        "Reading": ", ".join(f"{k.replace('_', ' ')} {plain(v)}" for k, v in selection.items() if v is not None),
-        "SEEN strength": plain(identity["strength"]),
-        "Calibration": clips + f"with noise at {level(calibration['snr_db'])}",
-        "Questions": ("in the model's own words" if identity["task_prompts"] else "as the data set words them")
-        + (", choices in another order" if identity["permute_choices"] else ""),
-        "Seed, batch, new tokens": ", ".join(str(identity[k]) for k in ("seed", "batch_size", "max_new_tokens")),
-        "Versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        "Device": manifest["device"],
-        "Command": manifest.get("command", ""),
-        "Begun": manifest.get("created", ""),
-    }
-    return {name: fact for name, fact in facts.items() if fact}
-
-
-def mitigation(arm: Mapping[str, Any]) -> str:
+def _mitigation(entry: Mapping[str, Any]) -> str:
     """A mitigation with what it sets itself."""
-    own = {**arm["options"], "site": arm["site"], "strength": arm["strength"], **(arm["selection"] or {})}
-    if restoration := arm.get("restoration"):
-        own |= {**restoration, "dataset": restoration["dataset"]["path"]}
-    text = ", ".join(f"{k.replace('_', ' ')} {plain(v)}" for k, v in own.items() if v is not None)
-    return in_words(arm["name"]) + (f" ({text})" if text else "")
+    steps = [_described({k: v for k, v in step.items() if k not in ("kind", "method")}) for step in entry["steps"]]
+    options = "; ".join(text for text in steps if text)
+    return in_words(entry["name"]) + (f" ({options})" if options else "")
 
 
-def failures(target: Target, cells: Table, failed: Table) -> list[Block]:
-    """Items that could not be asked and why; answers without a letter, and nonsense."""
-    rows = []
-    for name in distinct(cells, "mitigation"):
-        for band, own in bands(where(cells, mitigation=name)).items():
-            choices = total(c["items"] for c in own if c["unparseable"] is not None)
-            counts = [sum(c["items"] for c in own), choices, total(c["unparseable"] for c in own)]
-            rows.append([in_words(name), band, *map(plain, counts), plain(sum(c["nonsense"] for c in own))])
-    header = ["mitigation", "audio", "answers", "choices", "no letter found", "empty or looping"]
-    blocks: list[Block] = [Grid(header, rows, 2)]
-    if not failed:
-        return [Text("Every item could be asked."), *blocks]
-    once = {(f["dataset"], f["item"], f["why"]): f for f in failed}
-    reasons = Counter((place(f, cells), f["why"]) for f in once.values())
-    shown = [[task, why, str(n)] for (task, why), n in reasons.most_common(MOST_ROWS)]
-    items = len({(f["dataset"], f["item"]) for f in failed})
-    text = f"{items} items could not be asked with every noise and are left out of the scores."
-    return [Text(text), Grid(["task", "why", "items"], shown, 2), *target.link("failures"), *blocks]
-
-
-def files(target: Target) -> list[Block]:
-    """Links to the tables that are there, and what they hold."""
-    paths = sorted(f"tables/{path.name}" for path in (target.folder / "tables").glob("*.csv"))
-    about = {f"tables/{name}.csv": f": {what}" for name, what in TABLES.items()}
-    return [Link(path, path + about.get(path, "")) for path in paths]
+def _described(value: Any) -> str:
+    """A setting in words: a data set by its name, other groups of settings by those that are set."""
+    if not isinstance(value, Mapping):
+        return text.plain(value)
+    if "path" in value:
+        return value["name"] or value["path"]
+    settings = {key.replace("_", " "): x for key, x in value.items() if x is not None and x != {}}
+    return ", ".join(f"{key} {_described(x)}" for key, x in settings.items())

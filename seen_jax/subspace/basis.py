@@ -3,8 +3,10 @@
 Axes: L layers, D width, R rank padded with zero columns, r_l rank of layer l (may be 0).
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,17 @@ from jaxtyping import Array, Float, ScalarLike
 from seen_jax.errors import BasisError
 from seen_jax.subspace.localize import NamedLayers, resolve_layers
 from seen_jax.subspace.store import read_folder, write_folder
+from seen_jax.subspace.trees import register
 
 KIND = "noise basis"
+RANK_MULTIPLE = 16  # directions are padded with zero columns to a multiple of this, so that bases share programs
 _UNION_FLOOR = 1e-3  # what two unit directions closer than this differ by is rounding, not a direction
 _ORTHONORMAL = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseBasis:
-    """Q of every layer of one site. `q` and `strengths(...)` go into a compiled forward pass as data.
+    """Noise directions of every layer of one site, and the layers to use. A pytree whose one leaf is `q`.
 
     Attributes:
         site: name of the place in the layer stack, for instance "encoder.mlp_act".
@@ -35,6 +39,10 @@ class NoiseBasis:
 
     Raises:
         BasisError: parts that do not fit each other, columns that are not orthonormal, NaN.
+
+    >>> q = jnp.eye(4)[None, :, :2]
+    >>> subspace.NoiseBasis("encoder.resid", q, ranks=(2,), layers=(0,), card={"noise": "white"})
+    NoiseBasis('encoder.resid', layers=(0,) of 1, ranks=(2,), noise='white')
     """
 
     site: str
@@ -59,6 +67,19 @@ class NoiseBasis:
         if bad := np.flatnonzero(error > _ORTHONORMAL).tolist():
             raise BasisError(f"the columns of the noise basis of {self.site} are not orthonormal in layers {bad}")
 
+    def __repr__(self) -> str:
+        origin = "".join(f", {key}={self.card[key]!r}" for key in ("model", "noise") if key in self.card)
+        return f"NoiseBasis({self.site!r}, layers={self.layers} of {len(self.ranks)}, ranks={self.ranks}{origin})"
+
+    @cached_property
+    def padded_q(self) -> Float[Array, "layers width padded"]:
+        """`q` on the device with zero columns up to a multiple of `RANK_MULTIPLE`; one array for all edits of a basis,
+        by which `generate_edits` knows that they share their directions."""
+        if isinstance(self.q, jax.core.Tracer):
+            return pad_rank(self.q)
+        with jax.ensure_compile_time_eval():  # it outlives a trace that asks for it first
+            return jax.device_put(pad_rank(self.q))
+
     def mean_see(self, per_layer: Float[Array | np.ndarray, "layers ..."]) -> Float[Array | np.ndarray, "..."]:
         """SEE [...] of the stack: the mean over the kept layers of per_layer [L, ...]; rank 0 counts as 0."""
         xp: Any = np if isinstance(per_layer, np.ndarray) else jnp  # on the host nothing is compiled
@@ -74,33 +95,27 @@ class NoiseBasis:
         return jnp.asarray(jax.device_put(scaled))  # on the host nothing is compiled
 
     def with_layers(self, layers: NamedLayers | tuple[int, ...]) -> "NoiseBasis":
-        """The same directions, other layers kept. Raises ConfigError on unknown layers and on "auto"."""
-        return replace(self, layers=resolve_layers(layers, len(self.ranks)))
-
-    def truncate(self, rank: int) -> "NoiseBasis":
-        """At most `rank` leading directions per layer; 0 empties the basis. BasisError when negative."""
-        if rank < 0:
-            raise BasisError(f"a noise basis cannot be cut to rank {rank}: use 0 or more")
-        ranks = tuple(min(r, rank) for r in self.ranks)
-        width = max(1, *ranks)
-        return replace(self, q=self.q[..., :width] * (np.arange(width) < rank).astype(np.float32), ranks=ranks)
+        """The same directions (also on the device), other layers kept. ConfigError on unknown layers and on "auto"."""
+        basis = copy.copy(self)
+        object.__setattr__(basis, "layers", resolve_layers(layers, len(self.ranks)))
+        return basis
 
     def check(self, site: str, layers: int, width: int, fingerprint: str | None = None) -> None:
         """Raise BasisError, naming what differs, unless this basis fits the model.
 
         Args: the site, number of layers and width to be edited; fingerprints count where both have one.
         """
-        own = self.card.get("fingerprint")
+        expected = self.card.get("fingerprint")
         pairs: list[tuple[str, object, object]] = [
             ("site", self.site, site),
             ("layers", self.q.shape[0], layers),
             ("width", self.q.shape[1], width),
         ]
-        if own is not None and fingerprint is not None:
-            pairs.append(("model fingerprint", own, fingerprint))
-        if wrong := [f"{name} {mine} (the model: {theirs})" for name, mine, theirs in pairs if mine != theirs]:
-            made = self.card.get("model") or "another model"
-            raise BasisError(f"this noise basis was made for {made}: {', '.join(wrong)}; calibrate this model")
+        if expected is not None and fingerprint is not None:
+            pairs.append(("model fingerprint", expected, fingerprint))
+        if differences := [f"{name} {here} (the model: {there})" for name, here, there in pairs if here != there]:
+            other = self.card.get("model") or "another model"
+            raise BasisError(f"this noise basis was made for {other}: {', '.join(differences)}; calibrate this model")
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write basis.safetensors and card.json, all or nothing. Raises BasisError as `write_folder`."""
@@ -122,14 +137,35 @@ class NoiseBasis:
             raise BasisError(f"{folder}: {error}") from error
 
 
+register(NoiseBasis, leaves=("q",), static=("site", "ranks", "layers", "card"))
+
+
+def pad_rank(q: Any, least: int = 0) -> Any:
+    """q [..., R] with zero columns up to the next multiple of `RANK_MULTIPLE` that is not below R or `least`."""
+    columns = -(-max(least, q.shape[-1], 1) // RANK_MULTIPLE) * RANK_MULTIPLE - q.shape[-1]
+    widths = [(0, 0)] * (q.ndim - 1) + [(0, columns)]
+    if not columns:
+        return q
+    if isinstance(q, jax.core.Tracer):
+        return jnp.pad(q, widths)
+    return np.pad(np.asarray(q), widths)  # on the host nothing is compiled
+
+
 def union(bases: Sequence[NoiseBasis]) -> NoiseBasis:
     """One basis for several noises of one site and model: orthonormal columns that span all of theirs.
 
-    A basis takes part at the layers that it keeps; the union keeps every layer that any of them keeps.
-    Columns are in order of how much the bases share them.
+    Args:
+        bases: at least one. Each takes part at the layers that it keeps.
+
+    Returns:
+        A basis that keeps every layer that any of them keeps. Its columns are in order of how much the bases share
+        them.
 
     Raises:
         BasisError: no basis at all, or bases of different sites, shapes or models.
+
+    >>> subspace.union([basis, basis]).ranks == basis.ranks
+    True
     """
     if not bases:
         raise BasisError("a union needs at least one noise basis")
@@ -137,15 +173,15 @@ def union(bases: Sequence[NoiseBasis]) -> NoiseBasis:
     depth, width = first.q.shape[:2]
     for other in bases[1:]:
         other.check(first.site, depth, width, first.card.get("fingerprint"))
-    found: list[np.ndarray] = []
+    spans: list[np.ndarray] = []
     for layer in range(depth):
         parts = [np.asarray(b.q[layer, :, : b.ranks[layer]], np.float64) for b in bases if layer in b.layers]
         u, s, _ = np.linalg.svd(np.concatenate([np.zeros((width, 1)), *parts], axis=1), full_matrices=False)
-        found.append(u[:, s > _UNION_FLOOR])
-    ranks = tuple(q.shape[1] for q in found)
+        spans.append(u[:, s > _UNION_FLOOR])
+    ranks = tuple(span.shape[1] for span in spans)
     q = np.zeros((depth, width, max(1, *ranks)), np.float32)
-    for layer, own in enumerate(found):
-        q[layer, :, : own.shape[1]] = own
+    for layer, span in enumerate(spans):
+        q[layer, :, : span.shape[1]] = span
     layers = tuple(sorted({layer for basis in bases for layer in basis.layers}))
     shared: dict[str, Any] = {key: first.card[key] for key in ("model", "fingerprint") if key in first.card}
     return NoiseBasis(first.site, jnp.asarray(q), ranks, layers, {**shared, "union": [b.card for b in bases]})

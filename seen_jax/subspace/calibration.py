@@ -8,7 +8,7 @@ change without a forward pass.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from seen_jax.subspace.selection import NoiseSource, Selection, select_columns
 from seen_jax.subspace.statistics import Side, Statistics, Streamed
 from seen_jax.subspace.store import read_folder, write_folder
 from seen_jax.subspace.svd import Directions
+from seen_jax.subspace.trees import register
 
 KIND = "calibration"
 SIDES = ("clean", "noise")
@@ -31,17 +32,28 @@ DOUBLE = frozenset({"sums", "clean.factor", "noise.factor", "difference.factor"}
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The statistics of one site and one noise, with a card of JSON values that says where they come from.
+    """The statistics of one site and one noise, from which bases are selected. A pytree of the arrays of `source`.
 
-    source: activations of every clip, or what a stream keeps of them. Card keys that other parts read, all optional:
-    "model" (name or path), "fingerprint" (of its weights), "noise" (name), "snr_db", "data" ({"clean": [hashes],
-    "noise": [hashes]}).
+    Attributes:
+        site: name of the place in the layer stack, for instance "encoder.mlp_act".
+        source: activations of every clip, or what a stream keeps of them.
+        card: where they come from, JSON values. Keys that other parts read, all optional: "model" (name or path),
+            "fingerprint" (of its weights), "noise" (name), "snr_db", "data" ({"clean": [hashes], "noise": [hashes]}).
+
+    >>> calibration
+    Calibration('encoder.mlp_act', layers=4, clips=..., width=768, model='seen-tiny', noise='white', snr_db=0.0)
+    >>> calibration.select(seen_jax.Selection(method="complement", layers="all")).layers
+    (0, 1, 2, 3)
     """
 
     site: str
     source: Statistics | Streamed
     card: dict[str, Any] = field(default_factory=dict)
-    _directions: dict[tuple[str, bool], Directions] = field(default_factory=dict, init=False, repr=False)  # a cache
+
+    def __repr__(self) -> str:
+        layers, clips, width = self.source.shape
+        origin = "".join(f", {key}={self.card[key]!r}" for key in ("model", "noise", "snr_db") if key in self.card)
+        return f"Calibration({self.site!r}, layers={layers}, clips={clips}, width={width}{origin})"
 
     @property
     def statistics(self) -> Statistics:
@@ -62,19 +74,23 @@ class Calibration:
         return localize(self.curves())
 
     def directions(self, center: bool = False, noise_source: NoiseSource = "pure") -> tuple[Directions, Directions]:
-        """Semantic and noise directions, computed once: what a sweep over alpha and delta masks.
+        """Semantic and noise directions, computed once: a sweep over alpha and delta only masks them.
 
         Raises:
             BasisError: noise_source "difference" without noisy statistics.
         """
         sides: tuple[Side, ...] = ("clean", noise_source)
         for side in sides:
-            if (side, center) not in self._directions:
-                self._directions[side, center] = self.source.directions(side, center)
-        return self._directions["clean", center], self._directions[noise_source, center]
+            if (side, center) not in self._known_directions:
+                self._known_directions[side, center] = self.source.directions(side, center)
+        return self._known_directions["clean", center], self._known_directions[noise_source, center]
+
+    @cached_property
+    def _known_directions(self) -> dict[tuple[Side, bool], Directions]:
+        return {}
 
     def select(self, selection: Selection | None = None) -> NoiseBasis:
-        """The noise basis under a selection (default: `Selection()`); it holds all layers and marks the kept.
+        """The noise basis under a selection (default: `Selection()`). It holds all layers and marks those to keep.
 
         Raises:
             BasisError: as `directions`. ConfigError: layers that this stack does not have.
@@ -126,8 +142,8 @@ class Calibration:
         """Raise BasisError, naming what differs, unless clips of that site and card may be counted with these."""
         pairs = [("site", self.site, site)]
         pairs += [(key, self.card[key], card[key]) for key in SHARED if key in self.card and key in card]
-        if wrong := [f"{name} ({mine!r} and {theirs!r})" for name, mine, theirs in pairs if mine != theirs]:
-            raise BasisError(f"these calibrations cannot be merged, they differ in {', '.join(wrong)}")
+        if differences := [f"{name} ({mine!r} and {theirs!r})" for name, mine, theirs in pairs if mine != theirs]:
+            raise BasisError(f"these calibrations cannot be merged, they differ in {', '.join(differences)}")
 
     def merge(self, *others: "Calibration") -> "Calibration":
         """One calibration of the clips of all, such as parts of a data set calibrated on several machines.
@@ -149,14 +165,17 @@ class Calibration:
                 "calibrate each clip in one part only"
             )
         sources = [self.source, *(other.source for other in others)]
-        whole = [source for source in sources if isinstance(source, Statistics)]
+        kept = [source for source in sources if isinstance(source, Statistics)]
         source: Statistics | Streamed
-        if len(whole) == len(sources):
-            source = reduce(Statistics.merge, whole)
+        if len(kept) == len(sources):
+            source = reduce(Statistics.merge, kept)
         else:
             source = reduce(Streamed.merge, (s if isinstance(s, Streamed) else Streamed.of(s) for s in sources))
         card = {k: v for k, v in self.card.items() if k not in STAMPS and all(c.get(k) == v for c in cards)}
         return Calibration(self.site, source, {**card, **({"data": data} if each else {})})
+
+
+register(Calibration, leaves=("source",), static=("site", "card"))
 
 
 def _source(tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> Statistics | Streamed:

@@ -13,7 +13,17 @@ SEMANTIC_SHARE = 0.05  # of the clean energy; the paper's clean SEE is 0.0035 to
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding: a stable code, how bad it is, what it means and what to do, and the layers it is about."""
+    """Something that is wrong with a calibration or a basis.
+
+    Attributes:
+        code: stable, for programs.
+        severity: "error", "warning" or "info".
+        message: what it means and what to do.
+        layers: the layers that it concerns; empty: all.
+
+    >>> subspace.Finding("too-few-clips", "warning", "3 clips per side").layers
+    ()
+    """
 
     code: str
     severity: Literal["info", "warning", "error"]
@@ -30,34 +40,27 @@ def _shared_data(calibration: Calibration) -> int:
 
 
 def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
-    """Findings about a basis and the calibration it was selected from, worst first; empty when all is well.
+    """Check a basis and the calibration it was selected from.
 
-    Codes: same-data, too-few-clips, rank-limited, no-layer-found, empty-basis, empty-layers, semantic-basis,
-    noise-not-above-clean. SEE here is that of the pooled calibration activations, over the kept layers.
+    Args:
+        calibration, basis: the two; the basis is one of `calibration.select`.
+
+    Returns:
+        Findings, worst first; empty when all is well. Codes: same-data, too-few-clips, rank-limited, no-layer-found,
+        empty-basis, empty-layers, semantic-basis, noise-not-above-clean. SEE here is that of the pooled calibration
+        activations, over the kept layers.
 
     Raises:
         BasisError: the basis belongs to another site, shape or model than the calibration.
+
+    >>> {finding.severity for finding in subspace.diagnose(calibration, basis)} <= {"error", "warning", "info"}
+    True
     """
     depth, n, width = calibration.source.shape
     basis.check(calibration.site, depth, width, calibration.card.get("fingerprint"))
-    found: list[Finding] = []
-
-    difference = calibration.source.distance()
-    if (shared := _shared_data(calibration)) or difference < SAME:
-        found.append(
-            Finding(
-                "same-data",
-                "error",
-                f"clean and noise clips are the same: {shared} data hashes in common, activations differ by "
-                f"{difference:.2g} relative; use clean requests on one side and pure noise on the other",
-            )
-        )
-    if n < FEW_CLIPS:
-        found.append(
-            Finding("too-few-clips", "warning", f"{n} clips per side: use {FEW_CLIPS} at least (the paper: 50)")
-        )
+    findings = _data_findings(calibration)
     if full := tuple(layer for layer in basis.layers if basis.ranks[layer] >= max(1, n - 1)):
-        found.append(
+        findings.append(
             Finding(
                 "rank-limited",
                 "warning",
@@ -67,7 +70,7 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
             )
         )
     if not calibration.localization().found:
-        found.append(
+        findings.append(
             Finding(
                 "no-layer-found",
                 "info",
@@ -81,30 +84,49 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
             "no kept layer has a noise direction: SEE is 0 and SEEN does nothing; raise delta or use "
             "method 'complement'"
         )
-        found.append(Finding("empty-basis", "error", message, empty))
+        findings.append(Finding("empty-basis", "error", message, empty))
     else:
         if empty:
             message = f"{len(empty)} of {len(basis.layers)} kept layers have no noise direction and count as SEE 0"
-            found.append(Finding("empty-layers", "info", message, empty))
-        found += _energy_findings(calibration, basis)
-    return sorted(found, key=lambda finding: ("error", "warning", "info").index(finding.severity))
+            findings.append(Finding("empty-layers", "info", message, empty))
+        findings += _energy_findings(calibration, basis)
+    return sorted(findings, key=lambda finding: ("error", "warning", "info").index(finding.severity))
+
+
+def _data_findings(calibration: Calibration) -> list[Finding]:
+    findings = []
+    n, difference = calibration.source.shape[1], calibration.source.distance()
+    if (shared := _shared_data(calibration)) or difference < SAME:
+        findings.append(
+            Finding(
+                "same-data",
+                "error",
+                f"clean and noise clips are the same: {shared} data hashes in common, activations differ by "
+                f"{difference:.2g} relative; use clean requests on one side and pure noise on the other",
+            )
+        )
+    if n < FEW_CLIPS:
+        findings.append(
+            Finding("too-few-clips", "warning", f"{n} clips per side: use {FEW_CLIPS} at least (the paper: 50)")
+        )
+    return findings
 
 
 def _energy_findings(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
     kept = list(basis.layers)
-    measured = calibration.source.pooled_see(basis.q)
+    measured = calibration.source.pooled_see(basis.padded_q)  # one program for all ranks
     name = "noisy" if "noisy" in measured else "noise"
     clean_see, noise_see = (measured[key][kept] for key in ("clean", name))
     numbers = f"SEE of pooled clean activations {clean_see.mean():.2%}, of {name} ones {noise_see.mean():.2%}"
-    found = []
+    findings = []
     if semantic := tuple(layer for layer, share in zip(kept, clean_see, strict=True) if share > SEMANTIC_SHARE):
         message = (
             f"the basis covers semantic directions: {numbers}; up to {clean_see.max():.1%} of clean energy "
             "of a layer lies in it, so SEEN harms clean audio; lower delta or raise semantic_alpha"
         )
-        found.append(Finding("semantic-basis", "warning", message, semantic))
+        findings.append(Finding("semantic-basis", "warning", message, semantic))
     if noise_see.mean() <= clean_see.mean():
         message = f"noise does not raise SEE: {numbers}; try other layers, another site or 'complement'"
         below = tuple(layer for layer, c, x in zip(kept, clean_see, noise_see, strict=True) if x <= c)
-        found.append(Finding("noise-not-above-clean", "error", message, below))
-    return found
+        findings.append(Finding("noise-not-above-clean", "error", message, below))
+    return findings

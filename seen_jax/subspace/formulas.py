@@ -5,6 +5,8 @@ Everything is computed in float32 with the highest matmul precision, whatever th
 This module imports nothing from the package: the models use it without knowing what a noise basis is.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike, Shaped
@@ -19,30 +21,69 @@ def _matmul(x: Array, y: Array) -> Array:
 def masked_mean(
     a: Float[Array, "*#batch frames width"], mask: Shaped[Array, "*#batch frames"]
 ) -> Float[Array, "*#batch width"]:
-    """Mean over the valid frames (mask true or non-zero), float32; 0 where no frame is valid.
+    """Mean over the valid frames: how a calibration pools a clip.
 
-    The pooling of the calibration. What padding frames hold, NaN included, has no influence.
+    Args:
+        a: [..., T, D] activations of any float dtype. What padding frames hold, NaN included, has no influence.
+        mask: [..., T] of any dtype, true or non-zero at valid frames.
+
+    Returns:
+        [..., D] float32; 0 where no frame is valid.
+
+    >>> subspace.masked_mean(jnp.array([[1.0], [3.0], [jnp.nan]]), jnp.array([1, 1, 0])).tolist()
+    [2.0]
     """
     valid = mask.astype(bool)[..., None]
     total = jnp.where(valid, a.astype(jnp.float32), 0).sum(axis=-2)
     return total / jnp.maximum(valid.sum(axis=-2, dtype=jnp.float32), 1)
 
 
+def direction_energy(
+    a: Float[Array, "*batch width"], q: Float[Array, "width rank"]
+) -> tuple[Float[Array, "*batch rank"], Float[Array, "*batch"]]:
+    """Energy along each column of q and in all, ((a q_r)^2, ||a||^2), in squared activation units, float32."""
+    a = a.astype(jnp.float32)
+    return jnp.square(_matmul(a, q)), jnp.square(a).sum(axis=-1)
+
+
 def noise_energy(
     a: Float[Array, "*batch width"], q: Float[Array, "width rank"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """Energy along the basis and in all, (||a Q||^2, ||a||^2), in squared activation units, float32."""
-    a = a.astype(jnp.float32)
-    return jnp.square(_matmul(a, q)).sum(axis=-1), jnp.square(a).sum(axis=-1)
+    """Energy along a basis and in all, per frame.
+
+    Args:
+        a: [..., D] activations of any float dtype.
+        q: [D, R] orthonormal or zero columns.
+
+    Returns:
+        (||a Q||^2, ||a||^2), each [...] float32, in squared activation units.
+
+    >>> [x.tolist() for x in subspace.noise_energy(jnp.array([[3.0, 4.0]]), jnp.eye(2)[:, :1])]
+    [[9.0], [25.0]]
+    """
+    energy, total = direction_energy(a, q)
+    return energy.sum(axis=-1), total
+
+
+def energy_share(part: Float[Array, "..."], total: Float[Array, "..."]) -> Float[Array, "..."]:
+    """SEE of a frame from its energies: part / (total + 1e-12), at most 1 (rounding may put part above total)."""
+    return part / (jnp.maximum(total, part) + EPSILON)
 
 
 def see_frames(a: Float[Array, "*batch frames width"], q: Float[Array, "width rank"]) -> Float[Array, "*batch frames"]:
-    """SEE of every frame at one layer: ||a Q||^2 / (||a||^2 + 1e-12), in [0, 1].
+    """SEE of every frame at one layer: ||a Q||^2 / (||a||^2 + 1e-12).
 
-    Q has orthonormal columns, zero columns aside; the bound at 1 only takes off float32 rounding.
+    Args:
+        a: [..., T, D] activations of any float dtype.
+        q: [D, R] orthonormal or zero columns.
+
+    Returns:
+        [..., T] float32, in [0, 1].
+
+    >>> subspace.see_frames(jnp.array([[1.0, -1.0], [0.0, 0.0]]), jnp.eye(2)[:, :1]).tolist()
+    [0.5, 0.0]
     """
-    projected, total = noise_energy(a, q)
-    return jnp.minimum(projected / (total + EPSILON), 1)
+    return energy_share(*noise_energy(a, q))
 
 
 def see(
@@ -50,9 +91,20 @@ def see(
     q: Float[Array, "width rank"],
     mask: Shaped[Array, "*#batch frames"],
 ) -> Float[Array, "*#batch"]:
-    """SEE of a clip at one layer: the mean of `see_frames` over the valid frames; 0 where there is none.
+    """SEE of a clip at one layer: the mean of `see_frames` over the valid frames.
 
     Differentiable in a and q. `NoiseBasis.mean_see` takes the mean over the kept layers.
+
+    Args:
+        a: [..., T, D] activations of any float dtype.
+        q: [D, R] orthonormal or zero columns.
+        mask: [..., T], true or non-zero at valid frames.
+
+    Returns:
+        [...] float32, in [0, 1]; 0 where no frame is valid.
+
+    >>> float(subspace.see(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.eye(2)[:, :1], jnp.array([1, 1])))
+    0.5
     """
     valid = mask.astype(bool)
     a = jnp.where(valid[..., None], a, 0)  # before the ratio: NaN in padding would poison gradients
@@ -74,13 +126,7 @@ def _add_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tup
     return _add(a, change), (da.astype(jnp.float32) + dchange).astype(a.dtype)
 
 
-def low_rank_change(
-    a: Float[Array, "*batch width"],
-    u: Float[Array, "... width rank"],
-    v: Float[Array, "out rank"],
-    scale: ScalarLike | Float[Array, "*batch 1"],
-    bias: Float[Array, " out"] | Float[Array, "*#batch out"],
-) -> Float[Array, "*batch out"]:
+def low_rank_change(a: Array, u: Array, v: Array, scale: Any, bias: Array) -> Array:
     """What the general affine edit adds to activations, bias - scale (a U) V^T, in float32."""
     return bias.astype(jnp.float32) - scale * _matmul(_matmul(a, u), v.T)
 
@@ -92,10 +138,24 @@ def low_rank_edit(
     scale: ScalarLike | Float[Array, "*batch 1"],
     bias: Float[Array, " width"] | Float[Array, "*#batch width"],
 ) -> Float[Array, "*batch width"]:
-    """The general affine edit a - scale (a U) V^T + bias, in float32, cast back to the dtype of a.
+    """The general affine edit a - scale (a U) V^T + bias.
 
-    SEEN is U = V = Q, bias = 0; a steering vector is scale = 0; a restoration map is U != V, and with leading axes
-    U differs from item to item. Where the change is 0, the activations come back bit for bit.
+    SEEN is U = V = Q, bias = 0; a steering vector is scale = 0; a restoration map is U != V. Where the change is 0,
+    the activations come back bit for bit.
+
+    Args:
+        a: [..., D] activations.
+        u: [D, R] directions that are read; with leading axes, others for each item.
+        v: [D, R] directions that are written.
+        scale: a number, or [..., 1].
+        bias: [D], or [..., D].
+
+    Returns:
+        [..., D], computed in float32 and cast back to the dtype of a.
+
+    >>> u, v = jnp.eye(2)[:, :1], jnp.eye(2)[:, 1:]
+    >>> subspace.low_rank_edit(jnp.array([3.0, 4.0]), u, v, -1.0, jnp.array([0.0, 10.0])).tolist()
+    [3.0, 17.0]
     """
     return _add(a, low_rank_change(a, u, v, scale, bias))
 
@@ -119,8 +179,17 @@ def mapped_low_rank_edit(
 def seen(
     a: Float[Array, "*batch width"], q: Float[Array, "width rank"], strength: ScalarLike = 1.0
 ) -> Float[Array, "*batch width"]:
-    """SEEN at one layer: a - strength (a Q) Q^T, in float32, cast back to the dtype of a.
+    """SEEN at one layer: a - strength (a Q) Q^T.
 
-    Strength 1 takes the noise subspace out; strength 0 or a basis of zeros is the identity, bit for bit.
+    Args:
+        a: [..., D] activations.
+        q: [D, R] orthonormal or zero columns; zeros alone are the identity, bit for bit.
+        strength: lambda; 1 takes the noise subspace out, 0 is the identity, bit for bit.
+
+    Returns:
+        [..., D], computed in float32 and cast back to the dtype of a.
+
+    >>> subspace.seen(jnp.array([3.0, 4.0]), jnp.eye(2)[:, :1]).tolist()
+    [0.0, 4.0]
     """
     return low_rank_edit(a, q, q, strength, jnp.zeros(a.shape[-1], jnp.float32))

@@ -24,10 +24,15 @@ class Moments(NamedTuple):
 
     Up to D rows are kept as they are, so a small set costs no more than its rows and is exactly them.
 
-    n: rows seen.
-    factor: [L, D + 1, D + 1] float64, R of the rows (1, x) of all that is not pending; [L, 0, D + 1] before there are
-        more than D rows.
-    pending: batches [L, m, D] float32 of rows, at most D in all.
+    Attributes:
+        n: number of rows.
+        factor: [L, D + 1, D + 1] float64, R of the rows (1, x) of all that is not pending; [L, 0, D + 1] before there
+            are more than D rows.
+        pending: batches [L, m, D] float32 of rows, at most D in all.
+
+    >>> rows = np.random.default_rng(0).standard_normal((2, 50, 8), np.float32)
+    >>> subspace.Moments.of(rows[:, :20]).update(rows[:, 20:]).shape
+    (2, 50, 8)
     """
 
     n: int
@@ -80,9 +85,9 @@ class Moments(NamedTuple):
         """Share of the energy of all rows that lies in the columns of q, sum ||x Q||^2 / sum ||x||^2 [L], in [0, 1]."""
         inside, total = np.zeros(len(q)), np.zeros(len(q))
         for rows in (self.factor[..., 1:], *self.pending):
-            for layer, own in enumerate(rows):
-                inside[layer] += np.square(own @ np.asarray(q[layer], np.float64)).sum()
-                total[layer] += np.square(own, dtype=np.float64).sum()
+            for layer, x in enumerate(rows):
+                inside[layer] += np.square(x @ np.asarray(q[layer], np.float64)).sum()
+                total[layer] += np.square(x, dtype=np.float64).sum()
         return np.minimum(inside / np.where(total > 0, total, 1), 1)
 
 

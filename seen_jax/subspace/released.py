@@ -25,9 +25,20 @@ _DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
 
 
 def read_vectors(path: str | Path) -> list[Float[np.ndarray, "width rank"]]:
-    """The matrices of a released file, float32 [D, r_l], one per hooked layer; r_l may be 0.
+    """The matrices of a released file.
 
-    Raises BasisError for a file that is missing, damaged, or holds anything but a list of float matrices.
+    Args:
+        path: a `.pt` file.
+
+    Returns:
+        One float32 matrix [D, r_l] per hooked layer; r_l may be 0.
+
+    Raises:
+        BasisError: a file that is missing, damaged, or holds anything but a list of float matrices.
+
+    >>> path = subspace.save_released(basis.with_layers("all"), folder / "vectors.pt")
+    >>> [q.shape[1] for q in subspace.read_vectors(path)] == list(basis.ranks)
+    True
     """
     path = Path(path).expanduser()
     try:
@@ -35,24 +46,37 @@ def read_vectors(path: str | Path) -> list[Float[np.ndarray, "width rank"]]:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(names) != 1:
                 raise BasisError(f"{path} is a zip archive without PyTorch data: expected a released .pt list.")
-            found = _Reader(archive, names[0].removesuffix("data.pkl")).load()
+            vectors = _Reader(archive, names[0].removesuffix("data.pkl")).load()
     except BasisError as e:
         raise BasisError(f"{path}: {e}") from None
     except FileNotFoundError:
         raise BasisError(f"there is no file {path}.") from None
     except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, EOFError) as e:
         raise BasisError(f"{path} is damaged or no PyTorch file of the zip kind ({e}).") from None
-    if not isinstance(found, list) or not found or not all(isinstance(x, np.ndarray) and x.ndim == 2 for x in found):
+    if not (isinstance(vectors, list) and vectors and all(isinstance(x, np.ndarray) and x.ndim == 2 for x in vectors)):
         raise BasisError(f"{path} does not hold a list of matrices, one per layer.")
-    if len({len(x) for x in found}) > 1:
-        raise BasisError(f"{path} holds matrices of different widths {sorted({len(x) for x in found})}.")
-    return [np.ascontiguousarray(x, np.float32) for x in found]
+    if len({len(x) for x in vectors}) > 1:
+        raise BasisError(f"{path} holds matrices of different widths {sorted({len(x) for x in vectors})}.")
+    return [np.ascontiguousarray(x, np.float32) for x in vectors]
 
 
 def load_released(path: str | Path, layers: int, site: str = SITE) -> NoiseBasis:
-    """A released file as a noise basis of a stack of `layers` layers: its matrices belong to the last ones.
+    """A released file as a noise basis.
 
-    Raises BasisError as `read_vectors`, for more matrices than layers, and for columns that are not orthonormal.
+    Args:
+        path: a `.pt` file.
+        layers: number of layers of the model; the matrices belong to the last ones.
+        site: the hooked site.
+
+    Returns:
+        A basis that keeps the layers of the file.
+
+    Raises:
+        BasisError: as `read_vectors`; more matrices than layers; columns that are not orthonormal.
+
+    >>> path = subspace.save_released(basis.with_layers((2, 3)), folder / "two_layers.pt")
+    >>> subspace.load_released(path, layers=4).layers
+    (2, 3)
     """
     vectors = read_vectors(path)
     if len(vectors) > layers:
@@ -67,9 +91,20 @@ def load_released(path: str | Path, layers: int, site: str = SITE) -> NoiseBasis
 
 
 def save_released(basis: NoiseBasis, path: str | Path) -> Path:
-    """Write the kept layers of a basis as such a file, for the authors' scripts (`torch.load(weights_only=True)`).
+    """Write the kept layers of a basis in the released form, for `torch.load(weights_only=True)`.
 
-    The kept layers must be the last ones of the stack, as in the released files; an existing file is an error.
+    Args:
+        basis: its kept layers must be the last ones of the stack, as in the released files.
+        path: a new file.
+
+    Returns:
+        The path.
+
+    Raises:
+        BasisError: other layers, an existing file, or a disk that refuses.
+
+    >>> subspace.save_released(basis.with_layers((3,)), folder / "one_layer.pt").name
+    'one_layer.pt'
     """
     path, depth = Path(path).expanduser(), len(basis.ranks)
     if list(basis.layers) != list(range(basis.layers[0], depth)):
@@ -124,8 +159,8 @@ def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: t
 
 def _pickled(shapes: list[tuple[int, ...]]) -> bytes:
     """The pickle of a list of float tensors, opcode by opcode: pickling needs PyTorch's own functions to refer to."""
-    number = lambda n: b"J" + n.to_bytes(4, "little", signed=True)  # noqa: E731
-    text = lambda s: b"X" + len(s).to_bytes(4, "little") + s.encode()  # noqa: E731
+    number = lambda n: b"J" + n.to_bytes(4, "little", signed=True)
+    text = lambda s: b"X" + len(s).to_bytes(4, "little") + s.encode()
     out = b"\x80\x02]("
     for i, (width, rank) in enumerate(shapes):
         storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(i)) + text("cpu") + number(width * rank)

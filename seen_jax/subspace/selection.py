@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, ScalarLike, Shaped
 
 from seen_jax.errors import ConfigError
 from seen_jax.subspace.localize import NamedLayers
-from seen_jax.subspace.svd import Directions, right_singular
+from seen_jax.subspace.svd import Directions
 
 Energy = Literal["sigma2", "sigma"]
 Method = Literal["threshold", "complement"]
@@ -41,6 +41,9 @@ class Selection:
         remainder: "complement" keeps directions of which at least this length remains, 0.001 to 1.
         absolute: compare |cos| (a singular vector's sign is arbitrary) or, as one printed equation, cos.
         layers: "auto" (localisation), "all", a third of the stack, or layer indices.
+
+    >>> seen_jax.Selection(method="complement", layers=(2, 3)).delta
+    0.1
     """
 
     semantic_alpha: float = 0.95
@@ -140,15 +143,14 @@ def complement(
     return jax.vmap(one_layer)(semantic.v * semantic_mask[..., None], noise.v, noise_mask)
 
 
-def columns(directions: Directions, mask: Bool[Array, "layers k"]) -> Float[Array, "layers width k"]:
-    """The masked directions as columns of a basis, zero columns for the others: fixed shape, for sweeps."""
-    return jnp.swapaxes(directions.v * mask[..., None], -1, -2)
-
-
 def select_columns(
     semantic: Directions, noise: Directions, selection: Selection
 ) -> tuple[Float[Array, "layers width rank"], Int[np.ndarray, " layers"]]:
-    """`noise_directions` from directions at hand (their centring and noise source are whatever made them)."""
+    """Q [L, D, R] and the ranks [L], from the semantic and the noise directions of a calibration.
+
+    The columns are orthonormal, in order of singular value, zero from r_l on; R is the largest rank or 1. Centring and
+    the noise source of the selection are those of the directions.
+    """
     alpha, noise_alpha, energy = selection.semantic_alpha, selection.noise_alpha, selection.energy
     if selection.method == "threshold":
         mask = threshold_mask(semantic, noise, alpha, noise_alpha, selection.delta, energy, selection.absolute)
@@ -161,17 +163,3 @@ def select_columns(
     ranks = kept.sum(axis=-1)
     order = np.argsort(~kept, axis=-1, kind="stable")[:, None, : max(1, ranks.max())]  # kept columns first
     return jax.device_put(np.take_along_axis(host, order, axis=-1)), ranks
-
-
-def noise_directions(
-    clean: Float[Array, "layers n width"] | Float[np.ndarray, "layers n width"],
-    noise: Float[Array, "layers m width"] | Float[np.ndarray, "layers m width"],
-    selection: Selection,
-) -> tuple[Float[Array, "layers width rank"], Int[np.ndarray, " layers"]]:
-    """Q [L, D, R] and the ranks [L] from pooled activations.
-
-    The columns are orthonormal, in order of singular value, zero from r_l on; R is the largest rank or 1.
-    `noise` is taken as given: for noise_source "difference" pass noisy minus clean. Raises BasisError on NaN.
-    """
-    semantic, candidates = (right_singular(m, selection.center) for m in (clean, noise))
-    return select_columns(semantic, candidates, selection)

@@ -17,9 +17,12 @@ from seen_jax.subspace.formulas import see_frames
 from seen_jax.subspace.localize import Curves, layer_curves
 from seen_jax.subspace.moments import Moments
 from seen_jax.subspace.svd import Directions, right_singular
+from seen_jax.subspace.trees import register
 
 Side = Literal["clean", "pure", "difference"]
 NO_NOISY = "noise_source='difference' needs noisy activations, which this calibration lacks: calibrate with noisy clips"
+
+_see_by_layer = jax.jit(jax.vmap(see_frames))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,9 @@ class Statistics:
 
     Raises:
         BasisError: different or empty shapes, NaN or infinite values.
+
+    >>> subspace.Statistics(clean=np.ones((4, 10, 16)), noise=np.zeros((4, 10, 16))).shape
+    (4, 10, 16)
     """
 
     clean: Float[np.ndarray, "layers n width"]
@@ -83,8 +89,8 @@ class Statistics:
     def pooled_see(self, q: Float[Array, "layers width rank"]) -> dict[str, np.ndarray]:
         """SEE [L] of "clean" and of "noisy" pooled activations ("noise" without those), the mean over the clips."""
         name, other = ("noise", self.noise) if self.noisy is None else ("noisy", self.noisy)
-        measure = jax.jit(jax.vmap(see_frames))
-        return {key: np.asarray(measure(a, q)).mean(axis=-1) for key, a in (("clean", self.clean), (name, other))}
+        sides = ("clean", self.clean), (name, other)
+        return {key: np.asarray(_see_by_layer(a, q)).mean(axis=-1) for key, a in sides}
 
     def tensors(self) -> dict[str, np.ndarray]:
         """By name, as a folder keeps them."""
@@ -100,12 +106,16 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """The same of clips that were not kept: moments of each side, and what the localisation sums over pairs.
+    """What a calibration keeps of clips that do not fit in memory: moments of each side, and sums over pairs.
 
     Attributes:
         clean, noise: moments of the pooled activations.
         difference: moments of noisy minus clean activations, or None.
         sums: [4, L] float64, ||S||^2, ||N||^2, <S, N> and ||S - N||^2 over all clips.
+
+    >>> part = subspace.Streamed.of(calibration.statistics)
+    >>> part.merge(part).shape == (4, 2 * calibration.source.shape[1], 768)
+    True
     """
 
     clean: Moments
@@ -163,19 +173,19 @@ class Streamed:
         """By name, as a folder keeps them."""
         sides = {"clean": self.clean, "noise": self.noise, "difference": self.difference}
         none = self.clean.factor[:, :0, 1:].astype(np.float32)
-        found = {"sums": self.sums}
+        tensors = {"sums": self.sums}
         for name, moments in sides.items():
             if moments is not None:
-                found[f"{name}.factor"] = moments.factor
-                found[f"{name}.pending"] = np.concatenate([none, *moments.pending], axis=1)
-        return found
+                tensors[f"{name}.factor"] = moments.factor
+                tensors[f"{name}.pending"] = np.concatenate([none, *moments.pending], axis=1)
+        return tensors
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], n: int) -> "Streamed":
         """Back from `tensors` of n clips. Raises BasisError where they do not fit each other or hold NaN."""
         names = {name.partition(".")[0] for name in tensors} - {"sums"}
-        wanted = {"sums", *(f"{name}.{part}" for name in names for part in ("factor", "pending"))}
-        if set(tensors) != wanted or not {"clean", "noise"} <= names <= {"clean", "noise", "difference"}:
+        expected = {"sums", *(f"{name}.{part}" for name in names for part in ("factor", "pending"))}
+        if set(tensors) != expected or not {"clean", "noise"} <= names <= {"clean", "noise", "difference"}:
             raise BasisError(f"tensors {sorted(tensors)} are not those of a streamed calibration")
         if bad := sorted(name for name, tensor in tensors.items() if not np.isfinite(tensor).all()):
             raise BasisError(f"{', '.join(bad)} hold NaN or infinite values")
@@ -197,8 +207,12 @@ class Streamed:
         return cls(sides["clean"], sides["noise"], sides.get("difference"), tensors["sums"])
 
 
-def _check_alike(own: tuple[int, int, int], other: tuple[int, int, int], same_parts: bool) -> None:
-    if own[::2] != other[::2]:
-        raise BasisError(f"{own[0]} layers of width {own[2]} cannot be merged with {other[0]} of width {other[2]}")
+register(Statistics, leaves=("clean", "noise", "noisy"))
+register(Streamed, leaves=("clean", "noise", "difference", "sums"))
+
+
+def _check_alike(mine: tuple[int, int, int], other: tuple[int, int, int], same_parts: bool) -> None:
+    if mine[::2] != other[::2]:
+        raise BasisError(f"{mine[0]} layers of width {mine[2]} cannot be merged with {other[0]} of width {other[2]}")
     if not same_parts:
         raise BasisError("only one of two calibrations has noisy activations: they cannot be merged")

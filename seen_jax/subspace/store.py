@@ -1,35 +1,18 @@
 """Artefact folders: one safetensors file and one JSON card, written whole or not at all."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from seen_jax import files
 from seen_jax.errors import BasisError
 
 CARD = "card.json"
 VERSION = 1
 FILES = {"calibration": "statistics.safetensors", "noise basis": "basis.safetensors"}  # by kind
-
-
-def _provenance() -> dict[str, Any]:
-    def version(name: str) -> str:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-            return "unknown"
-
-    packages = ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in packages},
-    }
 
 
 def _kind(folder: Path) -> str | None:
@@ -46,7 +29,7 @@ def write_folder(
     card: Mapping[str, Any],
     overwrite: bool = False,
 ) -> Path:
-    """Write the tensors and card.json beside the target, then rename the folder into place.
+    """Write the tensors and card.json, all or nothing.
 
     Format version, kind, shapes, date and package versions are added to the card; a date and versions that it
     already holds stay. Returns the folder.
@@ -59,34 +42,22 @@ def write_folder(
     from safetensors.numpy import save_file
 
     target = Path(folder).expanduser().resolve()
-    if target.exists():
-        if not overwrite:
-            raise BasisError(f"{target} exists: choose another folder or pass overwrite=True")
-        if not target.is_dir() or (any(target.iterdir()) and _kind(target) != kind):
-            raise BasisError(f"{target} is not a {kind} folder, so it is not replaced: choose another folder")
-    full = {**_provenance(), **card, "kind": kind, "format_version": VERSION}
-    full["shapes"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if target.exists() and not overwrite:
+        raise BasisError(f"{target} exists: choose another folder or pass overwrite=True")
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and _kind(target) != kind)):
+        raise BasisError(f"{target} is not a {kind} folder, so it is not replaced: choose another folder")
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    full = {"date": files.now(), "versions": files.versions(), **card, "kind": kind, "format_version": VERSION}
     try:
-        text = json.dumps(full, indent=2, allow_nan=False, ensure_ascii=False)
+        text = files.to_json({**full, "shapes": shapes})
     except (TypeError, ValueError) as error:
         raise BasisError(f"the card of {target} cannot be written as JSON: {error}") from error
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    old = fresh.with_name(fresh.name + ".old")
-    try:
-        fresh.mkdir(parents=True)
-        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, fresh / FILES[kind])
-        (fresh / CARD).write_text(text + "\n", "utf-8")
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    except (OSError, SafetensorError) as error:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise BasisError(f"cannot write {target}: {error}") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+    with files.write_folder(target, BasisError, lambda existing: _kind(existing) == kind) as fresh:
+        try:
+            save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, fresh / FILES[kind])
+        except SafetensorError as error:
+            raise BasisError(f"cannot write {target}: {error}") from error
+        (fresh / CARD).write_text(text, "utf-8")
     return target
 
 

@@ -3,8 +3,8 @@
 Axes: L layers, n clips, D width, k = min(n, D) directions.
 
 The noise side of a basis is made of directions with small singular values, and float32 loses them (a Gram
-matrix at 1e-3 of the largest one, LAPACK in float32 at 1e-5). GPU solvers may also return NaN without a
-word. A calibration is small, so its SVD runs in float64 on the CPU backend, inside a local x64 context that
+matrix at 1e-3 of the largest one, LAPACK in float32 at 1e-5). GPU solvers may also return NaN without an
+error. A calibration is small, so its SVD runs in float64 on the CPU backend, inside a local x64 context that
 the rest of the program does not see.
 """
 
@@ -43,8 +43,8 @@ def _svd(m: Array, floor: ScalarLike) -> tuple[Array, Array, Array]:
     peak = jnp.take_along_axis(v, jnp.abs(v).argmax(axis=-1, keepdims=True), axis=-1)
     v = v * jnp.where(peak < 0, -1.0, 1.0)
     largest = jnp.finfo(jnp.float32).max
-    found = (v, s, floor * s[:, 0])
-    return tuple(jnp.clip(x, -largest, largest).astype(jnp.float32) for x in found)  # type: ignore[return-value]
+    parts = (v, s, floor * s[:, 0])
+    return tuple(jnp.clip(x, -largest, largest).astype(jnp.float32) for x in parts)  # type: ignore[return-value]
 
 
 def right_singular(
@@ -77,10 +77,10 @@ def right_singular(
         ) from error
     floor = rank_floor(matrix.shape[1] if n is None else n, matrix.shape[2])
     with jax.enable_x64(True):
-        found = [np.asarray(x) for x in _svd(jax.device_put(matrix, cpu), floor)]
-    if not all(np.isfinite(x).all() for x in found):
+        parts = [np.asarray(x) for x in _svd(jax.device_put(matrix, cpu), floor)]
+    if not all(np.isfinite(x).all() for x in parts):
         raise BasisError("the singular value decomposition of the pooled activations did not converge")
-    return Directions(*jax.device_put(found))  # through the host: not bound to the CPU device
+    return Directions(*jax.device_put(parts))  # through the host: not bound to the CPU device
 
 
 def directions_of_moments(moments: Float[np.ndarray, "layers width width"], n: int) -> Directions:

@@ -23,7 +23,7 @@ class Checkpoints:
             self.manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self.manager.wait_until_finished()
         except OSError as e:
-            raise CheckpointError(f"{self.folder}: the state of step {step} could not be written ({e}).") from None
+            raise CheckpointError(f"{self.folder}: the state of step {step} cannot be written ({e}).") from None
 
     def latest(self) -> int | None:
         return self.manager.latest_step()
@@ -33,7 +33,5 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=ocp.args.StandardRestore(like))
         except (ValueError, OSError, KeyError) as e:
-            raise CheckpointError(
-                f"{self.folder / str(step)} does not fit this configuration or is damaged ({e}); "
-                "delete the folder to start again."
-            ) from None
+            reason = f"does not fit this configuration or is damaged ({e}); delete the folder to start again."
+            raise CheckpointError(f"{self.folder / str(step)} {reason}") from None

@@ -1,4 +1,4 @@
-"""The clips that ship with the package: for calibration, for choosing a reading of the method, and for the demo.
+"""The clips that ship with the package: for calibration, for choosing a variant of the method, and for the demo.
 
     python -m seen_jax.train.clips OUT
 
@@ -18,10 +18,11 @@ from jaxtyping import Float
 
 from seen_jax.audio.io import write_audio
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.files import write_folder
 from seen_jax.train.tasks import TASKS, Example, make_example
 
 MANIFEST = "manifest.jsonl"
-MAX_BYTES = 5_000_000  # of the whole folder: it is part of every installation
+MAX_BYTES = 5_000_000  # of all clips: they are part of every installation
 FIRST_SEED = 900_000_000  # far from the seeds of the training, validation and test data
 SEEDS_PER_RUN = 1_000_000
 
@@ -50,52 +51,50 @@ def make_clips(
 ) -> Path:
     """Write FLAC clips (16 kHz mono) and manifest.jsonl into a new or empty folder; returns it.
 
-    most_bytes: that the clips may take in all; None for no limit. The same seed gives the same clips. A manifest row
-    holds id, path, subset, split, task, prompt, answer, choices, letter, words, voice, seed and hash.
+    The same seed gives the same clips. A manifest row holds id, path, subset, split, task, prompt, answer, choices,
+    letter, words, voice, seed and hash. most_bytes: limit for all clips together; None: no limit.
 
     Raises:
         ConfigError: the folder is in use, a negative seed, or espeak-ng is missing.
         AudioError: the clips take more than `most_bytes`, or a file cannot be written.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not empty: choose another folder, or delete it first")
     if seed < 0:
         raise ConfigError(f"the seed of the clips must not be negative: {seed}")
+    folder = Path(folder).expanduser()
     rows: list[dict[str, Any]] = []
     used: set[str] = set()
-    for name, subset in (subsets or SUBSETS).items():
-        for task in TASKS:
-            next_seed = FIRST_SEED + seed * SEEDS_PER_RUN
-            for number in range(subset.per_task):
-                example, next_seed = _draw(task, subset.split, next_seed, used)
-                row = _row(f"{name}-{task}-{number:02d}", name, subset.split, example)
-                write_audio(folder / row["path"], example.audio)
-                rows.append(row)
-    check_disjoint(rows)
-    size = sum(path.stat().st_size for path in folder.rglob("*.flac"))
-    if most_bytes is not None and size > most_bytes:
-        raise AudioError(f"the clips in {folder} take {size / 1e6:.1f} MB, more than {most_bytes / 1e6:g}: make fewer")
-    (folder / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with write_folder(folder) as partial:
+        for name, subset in (subsets or SUBSETS).items():
+            for task in TASKS:
+                next_seed = FIRST_SEED + seed * SEEDS_PER_RUN
+                for number in range(subset.per_task):
+                    example, next_seed = _draw(task, subset.split, next_seed, used)
+                    rows.append(_row(f"{name}-{task}-{number:02d}", name, subset.split, example))
+                    write_audio(partial / rows[-1]["path"], example.audio)
+        check_disjoint(rows)
+        size = sum(path.stat().st_size for path in partial.rglob("*.flac"))
+        if most_bytes is not None and size > most_bytes:
+            raise AudioError(f"{folder} would take {size / 1e6:.1f} MB, over {most_bytes / 1e6:g}: make fewer clips")
+        (partial / MANIFEST).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return folder
 
 
 def check_disjoint(rows: list[dict[str, Any]]) -> None:
-    """AudioError if a sentence or the audio of a clip is in more than one subset."""
-    where: dict[str, str] = {}
+    """Raise AudioError if a sentence or the audio of a clip is in more than one subset."""
+    subsets: dict[str, str] = {}
     for row in rows:
         for key in _identities(row["task"], row["words"], row["hash"]):
-            if where.setdefault(key, row["subset"]) != row["subset"]:
-                raise AudioError(f"{row['id']}: '{key}' is in the subsets {where[key]} and {row['subset']}")
+            if subsets.setdefault(key, row["subset"]) != row["subset"]:
+                raise AudioError(f"{row['id']}: '{key}' is in the subsets {subsets[key]} and {row['subset']}")
 
 
 def _identities(task: str, words: list[str] | tuple[str, ...], audio: str) -> list[str]:
-    """What must not be in two subsets: the audio and, where something is said, the sentence."""
+    """What must not be in two subsets: the audio and, of speech, the sentence."""
     return [audio, " ".join(words)] if task in ("transcription", "speech") else [audio]
 
 
 def _draw(task: str, split: str, seed: int, used: set[str]) -> tuple[Example, int]:
-    """The next example that shares nothing with the ones drawn before, and the seed after it."""
+    """The next example whose audio and sentence are not `used` yet, and the seed after it."""
     while True:
         example = make_example(task, split, seed)
         seed += 1
@@ -107,21 +106,13 @@ def _draw(task: str, split: str, seed: int, used: set[str]) -> tuple[Example, in
 
 def _row(name: str, subset: str, split: str, example: Example) -> dict[str, Any]:
     fields = {key: value for key, value in vars(example).items() if key not in ("audio", "spans")}
-    place = {"id": name, "path": f"{subset}/{name}.flac", "subset": subset, "split": split}
-    return {**place, **fields, "hash": content_hash(example.audio)}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="python -m seen_jax.train.clips", description=__doc__.splitlines()[0])
-    parser.add_argument("out", help="a new or empty folder")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    folder = make_clips(options.out, options.seed)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {sum(4 * s.per_task for s in SUBSETS.values())} clips, {size / 1e6:.2f} MB")
+    clip = {"id": name, "path": f"{subset}/{name}.flac", "subset": subset, "split": split}
+    return {**clip, **fields, "hash": content_hash(example.audio)}
 
 
 if __name__ == "__main__":
-    main()
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m seen_jax.train.clips", description=__doc__)
+    parser.add_argument("out", help="a new or empty folder")
+    print(make_clips(parser.parse_args().out))

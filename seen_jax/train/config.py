@@ -22,7 +22,7 @@ class ModelSize:
 
 @dataclasses.dataclass(frozen=True)
 class DataSize:
-    """How many synthetic examples, and where they are kept. workers 0: one per core."""
+    """How many synthetic examples, and where they are kept. workers: processes, 0 for one per core."""
 
     folder: str = "runs/seen_tiny_data"
     train: int = 40_000
@@ -33,7 +33,8 @@ class DataSize:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage: AdamW steps with a linear warm-up and a cosine decay from lr to lr * final. dtype: of activations."""
+    """AdamW steps with a linear warm-up over `warmup` steps, then a cosine from `lr` to `lr * final`. dtype: of
+    activations."""
 
     steps: int
     lr: float
@@ -55,7 +56,7 @@ class NoiseAugmentation:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Stages, in order: `words` (encoder with a head that names the word at each audio token), `text` (decoder alone,
-    words standing in for audio), `joint` (all, on nearly clean audio), `noise` (all, on partly noisy audio)."""
+    words standing in for audio), `joint` (everything, on clean audio), `noise` (everything, on partly noisy audio)."""
 
     out: str = "runs/seen_tiny"
     seed: int = 0
@@ -72,3 +73,6 @@ class TrainConfig:
     checkpoint_seconds: float = 120.0
     eval_every: int = 500
     eval_items: int = 400
+
+    def stage(self, name: str) -> Stage:
+        return getattr(self, name)

@@ -5,29 +5,19 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.errors import ConfigError
-from seen_jax.train.sounds import SAMPLE_RATE, Rng, Wave, band_noise, fade, time, tone
+from seen_jax.train.sounds import SAMPLE_RATE, Rng, Wave, band_noise, check_known, fade, harmonics, time, tone
 
 CONTOURS = ("falling", "rising", "steady", "wave")
-SCALES = (
-    (0, 2, 4, 5, 7, 9, 11),
-    (0, 2, 3, 5, 7, 8, 10),
-    (0, 2, 4, 7, 9),
-)  # major, minor, pentatonic, in semitones
+SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9))  # major, minor, pentatonic, in semitones
 
 Note = Callable[[float, float], Wave]  # (hertz, seconds) -> wave
 
 
 def _struck(hz: float, seconds: float, amplitudes: list[float], decay: float, brightness_decay: float) -> Wave:
-    """Harmonics that start together; harmonic k decays at the rate decay + k * brightness_decay, per
-    second."""
+    """Harmonics that start together; harmonic k decays at the rate decay + k * brightness_decay, per second."""
     t = time(seconds)
     turn = np.exp((2j * np.pi * hz - brightness_decay) * t).astype(np.complex64)
-    wave, power = np.zeros(len(t), np.float32), np.ones_like(turn)
-    for amplitude in amplitudes[: max(int(7600 / hz), 1)]:
-        power *= turn
-        wave += np.float32(amplitude) * power.imag
-    return wave * np.exp(-decay * t)
+    return harmonics(turn, amplitudes, hz) * np.exp(-decay * t)
 
 
 def _vibrato(hz: float, t: Wave, speed: float, depth: float) -> Float[np.ndarray, " samples"]:
@@ -153,13 +143,12 @@ INSTRUMENTS: dict[str, tuple[Callable[[Rng], Note], int, int]] = {  # timbre, lo
 
 
 def melody(contour: str, rng: Rng) -> list[int]:
-    """Four to seven notes that move as told, in semitones from the first one; they span at most two octaves.
+    """Four to seven notes of this contour, in semitones from the first one; they span at most two octaves.
 
-    "rising" and "falling" move one way at every note, "steady" repeats one note, "wave" turns at every note.
-    Raises ConfigError for a contour that is not in `CONTOURS`.
+    "rising" and "falling" keep one direction, "steady" repeats one note, "wave" changes direction at every note. Raises
+    ConfigError for a contour that is not in `CONTOURS`.
     """
-    if contour not in CONTOURS:
-        raise ConfigError(f"unknown melody contour {contour!r}: choose one of {', '.join(CONTOURS)}")
+    check_known("melody contour", contour, CONTOURS)
     count = int(rng.integers(4, 8))
     sizes = rng.integers(1, 3 if count <= 5 else 2, count - 1, endpoint=contour == "wave")
     signs = {"rising": np.ones(count - 1), "falling": -np.ones(count - 1), "steady": np.zeros(count - 1)}
@@ -174,8 +163,7 @@ def clip(instrument: str, contour: str, rng: Rng) -> Wave:
 
     Raises ConfigError for an unknown instrument or contour.
     """
-    if instrument not in INSTRUMENTS:
-        raise ConfigError(f"unknown instrument {instrument!r}: choose one of {', '.join(INSTRUMENTS)}")
+    check_known("instrument", instrument, INSTRUMENTS)
     timbre, low, high = INSTRUMENTS[instrument]
     steps = melody(contour, rng)
     first = int(rng.integers(low - min(steps), high - max(steps) + 1))

@@ -3,7 +3,7 @@
 None of them resembles the background noises that are mixed in elsewhere (rain, wind, engines, hum, babble).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -12,25 +12,35 @@ from seen_jax.errors import ConfigError
 
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 2.4
-LEAD_SECONDS = 0.3  # room that `clip` leaves for a silent lead-in
+LEAD_SECONDS = 0.3  # that `clip` leaves for a silent lead-in
 
 Wave = Float[np.ndarray, " samples"]
 Rng = np.random.Generator
 
 
-def tone(hz: Float[np.ndarray, " samples"], amplitudes: Sequence[float]) -> Wave:
-    """Harmonic tone: `hz` is the fundamental at each sample; amplitude k belongs to harmonic k + 1.
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise ConfigError for a name that is not among the known ones."""
+    if name not in (names := tuple(known)):
+        raise ConfigError(f"unknown {kind} {name!r}: choose one of {', '.join(names)}")
 
-    Harmonics that would pass 7.6 kHz are left out. Powers of one complex oscillator are much faster than
-    sines.
+
+def harmonics(turn: np.ndarray, amplitudes: Sequence[float], highest_hz: float) -> Wave:
+    """Sum of the powers of a complex oscillator (much faster than sines); those that would pass 7.6 kHz are left out.
+
+    highest_hz: of the fundamental.
     """
-    cycles = np.cumsum(hz) / SAMPLE_RATE
-    turn = np.exp(2j * np.pi * (cycles - np.floor(cycles))).astype(np.complex64)
-    wave, power = np.zeros(len(hz), np.float32), np.ones_like(turn)
-    for amplitude in amplitudes[: max(int(7600 / hz.max()), 1)]:
+    wave, power = np.zeros(len(turn), np.float32), np.ones_like(turn)
+    for amplitude in amplitudes[: max(int(7600 / highest_hz), 1)]:
         power *= turn
         wave += np.float32(amplitude) * power.imag
     return wave
+
+
+def tone(hz: Float[np.ndarray, " samples"], amplitudes: Sequence[float]) -> Wave:
+    """Harmonic tone: `hz` is the fundamental at each sample; amplitude k belongs to harmonic k + 1."""
+    cycles = np.cumsum(hz) / SAMPLE_RATE
+    turn = np.exp(2j * np.pi * (cycles - np.floor(cycles))).astype(np.complex64)
+    return harmonics(turn, amplitudes, hz.max())
 
 
 def time(seconds: float) -> Wave:
@@ -54,23 +64,10 @@ def band_noise(rng: Rng, samples: int, low: float, high: float) -> Wave:
     return wave / (wave.std() + 1e-9)
 
 
-def _sweep(start: float, end: float, samples: int) -> Wave:
-    return np.geomspace(start, end, samples)
-
-
 def _bell(rng: Rng, longest: float) -> Wave:
     t = time(longest * rng.uniform(0.8, 1.0))
     hz, decay = rng.uniform(500, 1000), rng.uniform(3, 6)
-    partials = (
-        (0.5, 0.4),
-        (1.0, 1.0),
-        (1.19, 0.6),
-        (1.5, 0.3),
-        (2.0, 0.7),
-        (2.74, 0.5),
-        (3.76, 0.3),
-        (5.4, 0.2),
-    )
+    partials = ((0.5, 0.4), (1.0, 1.0), (1.19, 0.6), (1.5, 0.3), (2.0, 0.7), (2.74, 0.5), (3.76, 0.3), (5.4, 0.2))
     ring = sum(a * np.sin(2 * np.pi * hz * r * t) * np.exp(-decay * r**0.6 * t) for r, a in partials)
     return fade(np.asarray(ring), 0.002, 0.03)
 
@@ -138,7 +135,7 @@ def _chirp(rng: Rng, longest: float) -> Wave:
     count, base = int(rng.integers(2, 5)), rng.uniform(3200, 4200)
     length = min(rng.uniform(0.07, 0.11), longest / count)
     samples = int(length * SAMPLE_RATE)
-    sweep = fade(tone(_sweep(base, base * rng.uniform(1.3, 1.7), int(0.7 * samples)), (1.0,)), 0.01, 0.015)
+    sweep = fade(tone(np.geomspace(base, base * rng.uniform(1.3, 1.7), int(0.7 * samples)), (1.0,)), 0.01, 0.015)
     return np.tile(np.pad(sweep, (0, samples - len(sweep))), count)
 
 
@@ -152,7 +149,7 @@ def _bark(rng: Rng, longest: float) -> Wave:
 
 def _laser(rng: Rng, longest: float) -> Wave:
     t = time(min(rng.uniform(0.22, 0.38), longest))
-    hz = _sweep(rng.uniform(3500, 5000), rng.uniform(180, 300), len(t))
+    hz = np.geomspace(rng.uniform(3500, 5000), rng.uniform(180, 300), len(t))
     return fade(tone(hz, (1.0, 0.3, 0.15)), 0.002, 0.05)
 
 
@@ -177,31 +174,13 @@ def _clap(rng: Rng, longest: float) -> Wave:
     return fade(band_noise(rng, len(t), low, 2.6 * low) * (bursts + tail), 0.001, 0.02)
 
 
-EVENTS: dict[str, Callable[[Rng, float], Wave]] = {
-    "bark": _bark,
-    "beep": _beep,
-    "bell": _bell,
-    "bubble": _bubble,
-    "buzz": _buzz,
-    "chirp": _chirp,
-    "clap": _clap,
-    "click": _click,
-    "drum": _drum,
-    "horn": _horn,
-    "knock": _knock,
-    "laser": _laser,
-    "siren": _siren,
-    "whistle": _whistle,
-}
+_ALL = (_bark, _beep, _bell, _bubble, _buzz, _chirp, _clap, _click, _drum, _horn, _knock, _laser, _siren, _whistle)
+EVENTS: dict[str, Callable[[Rng, float], Wave]] = {event.__name__[1:]: event for event in _ALL}
 
 
 def event(name: str, rng: Rng, longest: float = 0.9) -> Wave:
-    """One sound event: mono 16 kHz, peak 1, at most `longest` (0.4..0.9) seconds.
-
-    Raises ConfigError for a name that is not in `EVENTS`.
-    """
-    if name not in EVENTS:
-        raise ConfigError(f"unknown sound event {name!r}: choose one of {', '.join(EVENTS)}")
+    """One sound event: mono 16 kHz, peak 1, at most `longest` (0.4..0.9) seconds. ConfigError for an unknown name."""
+    check_known("sound event", name, EVENTS)
     wave = EVENTS[name](rng, longest)
     return (wave / np.abs(wave).max()).astype(np.float32)
 
@@ -209,8 +188,8 @@ def event(name: str, rng: Rng, longest: float = 0.9) -> Wave:
 def clip(names: Sequence[str], rng: Rng) -> tuple[Wave, tuple[tuple[float, float], ...]]:
     """One to four events in order, 0.2 to 0.3 s of silence between them: 0.8 to 2.1 s, peak 1, 16 kHz.
 
-    The pauses are longer than any pause inside an event, so that events can be counted. Events differ in
-    level by up to 8 dB. Returns the wave and (start, end) of every event in seconds.
+    The pauses are longer than any pause inside an event, so that events can be counted. Events differ in level by up to
+    8 dB. Returns the wave and (start, end) of every event in seconds.
 
     Raises ConfigError for an unknown name or another number of events.
     """

@@ -1,9 +1,8 @@
 """English speech from espeak-ng, in voices split into train, validation and test speakers.
 
-espeak-ng keeps state between utterances (flutter, breath noise, stress tables), so the same call gives other
-samples the second time. `say` therefore loads the library afresh for each utterance (about 0.5 ms), which
-makes the output a pure function of its arguments, as long as nothing else in the process holds the same
-library open.
+espeak-ng keeps state between utterances (flutter, breath noise, stress tables), so that a repeated call gives other
+samples. `say_words` therefore loads the library anew for each utterance (about 0.5 ms). Its output is then a pure
+function of its arguments, unless something else in the process holds the same library open.
 """
 
 import ctypes
@@ -16,12 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.train.sounds import SAMPLE_RATE, check_known
 
-SAMPLE_RATE = 16_000
-
-# Accent and speaker ("variant") of an espeak-ng voice; "en" is British English. No whispered, croaking,
-# robotic or heavily processed speakers. Held-out speakers are ordinary ones of both sexes: only new, not
-# harder.
+# Accent and speaker ("variant") of an espeak-ng voice; "en" is British English. Whispered, croaking, robotic and
+# heavily processed speakers are left out. Held-out speakers are ordinary ones of both sexes: new, not harder.
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")
 SPEAKERS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -33,11 +30,7 @@ SPEAKERS: dict[str, tuple[str, ...]] = {
     "test": ("m3", "f3", "Mike", "boris"),
 }
 
-_RETRIEVAL, _DO_NOT_EXIT, _UTF8 = (
-    2,
-    0x8000,
-    1,
-)  # synchronous samples; return errors instead of exit(); text encoding
+_RETRIEVAL, _DO_NOT_EXIT, _UTF8 = 2, 0x8000, 1  # synchronous samples; return errors instead of exit(); text encoding
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
 _LIST_TERMINATED, _WORD = 0, 1  # espeak_EVENT_TYPE
 _LOCK = threading.Lock()  # espeak-ng is one global machine
@@ -59,26 +52,15 @@ class _Event(ctypes.Structure):
 
 
 def voices(split: str) -> tuple[str, ...]:
-    """Names of the voices of a split, such as "en-us+m1": every accent with every speaker of this split.
-
-    Raises ConfigError for a split other than train, validation, test.
-    """
-    if split not in SPEAKERS:
-        raise ConfigError(f"unknown split {split!r}: choose one of {', '.join(SPEAKERS)}")
+    """Names such as "en-us+m1": every accent with every speaker of this split. ConfigError for an unknown split."""
+    check_known("split", split, SPEAKERS)
     return tuple(f"{accent}+{speaker}" for speaker in SPEAKERS[split] for accent in ACCENTS)
-
-
-def say(
-    text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50, stretch: float = 1.0
-) -> Float[np.ndarray, " samples"]:
-    """Speak `text`: mono float32 at 16 kHz, silence at both ends cut off, peak 1. See `say_words`."""
-    return say_words(text, voice, rate, pitch, pitch_range, stretch)[0]
 
 
 def say_words(
     text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50, stretch: float = 1.0
 ) -> tuple[Float[np.ndarray, " samples"], tuple[float, ...]]:
-    """Speak `text` (as `say`) and tell when each word begins, in seconds.
+    """Speak `text`.
 
     Args:
         text: what to say.
@@ -87,6 +69,10 @@ def say_words(
         pitch: base pitch of the speaker, 0..99, 50 is the speaker's own.
         pitch_range: liveliness of the intonation, 0..99, 0 is monotone.
         stretch: above 1 the recording is played slower, which lowers pitch and formants: a longer vocal tract.
+
+    Returns:
+        (wave, onsets): mono float32 at 16 kHz with a peak of 1 and the silence at both ends cut off; where each word
+        begins, in seconds.
 
     Raises:
         ConfigError: espeak-ng is missing or does not know the voice, or a stretch outside 0.5..2.
@@ -104,10 +90,8 @@ def say_words(
     first, last = sounding(samples / peak)
     source_rate = native_rate / stretch
     wave = soxr.resample(samples[first:last] / peak, source_rate, SAMPLE_RATE)
-    begins = tuple(
-        float(np.clip((at * native_rate - first) / source_rate, 0.0, len(wave) / SAMPLE_RATE)) for at in onsets
-    )
-    return (wave / np.abs(wave).max()).astype(np.float32), begins
+    begins = np.clip((np.array(onsets) * native_rate - first) / source_rate, 0.0, len(wave) / SAMPLE_RATE)
+    return (wave / np.abs(wave).max()).astype(np.float32), tuple(begins.tolist())
 
 
 def sounding(wave: Float[np.ndarray, " samples"]) -> tuple[int, int]:
@@ -123,9 +107,7 @@ def _paths() -> tuple[str, str]:
     try:
         import espeakng_loader
     except ImportError as error:
-        raise ConfigError(
-            'speech synthesis needs espeak-ng, which is not installed: pip install "seen-jax[train]"'
-        ) from error
+        raise ConfigError('speech synthesis needs espeak-ng: pip install "seen-jax[train]"') from error
     return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,9 @@ from jaxtyping import Array, Float
 
 from seen_jax.audio.features import HOP, log_mel
 from seen_jax.audio.mix import mix_batch
-from seen_jax.models.config import token_count
 from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.lalm import Batch, Lalm
-from seen_jax.train.config import NoiseAugmentation, Stage
+from seen_jax.train.config import NoiseAugmentation, TrainConfig
 
 SILENCE = 5 * HOP  # zeros behind the longest clip, as `pad_waves` leaves them
 
@@ -24,7 +24,7 @@ class Examples(NamedTuple):
 
     waves: [B, N] float32. samples: [B]. tokens: [B, S] prompt and answer, right-padded. lengths: [B]. audio_index: as
     in `Batch`. loss_mask: [B, S] True where the next token is part of the answer. labels: [B, P] word per audio token,
-    0 = none. stand_in: [B, S] tokens with words standing in for audio.
+    0 = none. stand_in: [B, S] tokens with words in place of audio.
     """
 
     waves: Any
@@ -89,15 +89,15 @@ def answer_loss(logits: Array, tokens: Array, mask: Array) -> Array:
     return (losses * mask).sum() / mask.sum()
 
 
-def loss_words(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugmentation | None, weight: float):
-    waves = x.waves if noise is None else augment(key, x.waves, x.samples, noise)
-    encoded = lalm.apply({"params": params["lalm"]}, features(lalm, waves, x.samples), method="encode")
+def words_loss(lalm: Lalm, params: Any, x: Examples, key: Array) -> tuple[Array, dict[str, Array]]:
+    """The encoder alone, with the word head."""
+    encoded = lalm.apply({"params": params["lalm"]}, features(lalm, x.waves, x.samples), method="encode")
     loss = word_loss(params["head"], encoded, x.labels)
     return loss, {"word": loss}
 
 
-def loss_text(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugmentation | None, weight: float):
-    """The decoder alone: embeddings of the words, slightly noisy, stand where audio tokens will be."""
+def text_loss(lalm: Lalm, params: Any, x: Examples, key: Array) -> tuple[Array, dict[str, Array]]:
+    """The decoder alone: embeddings of the words, slightly noisy, stand in for audio tokens."""
     rows, length = x.tokens.shape
     embedded = params["lalm"]["decoder"]["embed"]["embedding"][x.stand_in]
     embedded = embedded + 0.2 * jax.random.normal(key, embedded.shape)
@@ -108,7 +108,10 @@ def loss_text(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugm
     return loss, {"answer": loss}
 
 
-def loss_joint(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugmentation | None, weight: float):
+def joint_loss(
+    lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugmentation | None, weight: float
+) -> tuple[Array, dict[str, Array]]:
+    """The whole model. noise: None for clean clips. weight: of the word head's loss."""
     waves = x.waves if noise is None else augment(key, x.waves, x.samples, noise)
     variables = {"params": params["lalm"]}
     audio = features(lalm, waves, x.samples)
@@ -120,42 +123,31 @@ def loss_joint(lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAug
     return answer + weight * word, {"answer": answer, "word": word}
 
 
-LOSSES = {"words": loss_words, "text": loss_text, "joint": loss_joint, "noise": loss_joint}
-
-
-def optimizer(stage: Stage, weight_decay: float, clip_norm: float) -> optax.GradientTransformation:
+def optimizer(config: TrainConfig, name: str) -> optax.GradientTransformation:
+    """That of the stage `name`."""
+    stage = config.stage(name)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, stage.lr, min(stage.warmup, stage.steps // 4), stage.steps, stage.lr * stage.final
     )
-    decays = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+    decays = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b2=0.98, weight_decay=weight_decay, mask=decays),
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay, mask=decays),
     )
 
 
-def make_step(
-    name: str,
-    lalm: Lalm,
-    tx: optax.GradientTransformation,
-    noise: NoiseAugmentation | None,
-    weight: float,
-    seed: int,
-) -> Any:
-    """(state, examples) -> (state, metrics), jitted; the state is donated."""
-    loss_fn = LOSSES[name]
+def make_step(config: TrainConfig, name: str, lalm: Lalm, seed: int) -> Any:
+    """(state, examples) -> (state, metrics) of the stage `name`, jitted; the state is donated."""
+    noise = config.augmentation if name == "noise" else None
+    joint = functools.partial(joint_loss, noise=noise, weight=config.word_weight)
+    loss = {"words": words_loss, "text": text_loss}.get(name, joint)
+    tx = optimizer(config, name)
 
     def step(state: State, x: Examples) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics = jax.grad(lambda p: loss_fn(lalm, p, x, key, noise, weight), has_aux=True)(state.params)
+        grads, metrics = jax.grad(lambda p: loss(lalm, p, x, key), has_aux=True)(state.params)
         updates, opt = tx.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
-        return State(params, opt, state.step + 1), metrics
+        return State(params, opt, state.step + 1), {**metrics, "grad_norm": optax.tree.norm(grads)}
 
     return jax.jit(step, donate_argnums=0)
-
-
-def token_total(samples: Any) -> Any:
-    """Audio tokens of a clip of so many samples."""
-    return token_count(-(-samples // HOP))

@@ -1,13 +1,13 @@
-"""The four tasks of the tiny audio language model: an endless stream of examples, each given by its seed.
+"""The four tasks of the tiny audio language model: an endless stream of examples, each determined by its seed.
 
 Transcription, and four-way multiple choice about speech, sound events and music, all on clean audio.
 Prompts and answers are lower-case words and the letters A to D, separated by blanks.
 """
 
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -23,12 +23,8 @@ MAX_SAMPLES = 12 * SAMPLE_RATE // 5
 
 TRANSCRIBE = "transcribe the speech"
 SPEECH_QUESTIONS = (
-    "which {} is said",
-    "which {} is named",
-    "which {} is mentioned",
-    "what {} is said",
-    "what is the {}",
-    "name the {}",
+    *("which {} is said", "which {} is named", "which {} is mentioned"),
+    *("what {} is said", "what is the {}", "name the {}"),
 )
 SOUND_QUESTIONS = {
     "single": "which sound is heard",
@@ -43,12 +39,10 @@ MUSIC_QUESTIONS = {"instrument": "which instrument is playing", "contour": "how 
 class Example:
     """One clip with a question and its answer.
 
-    `spans` says when each of `words` sounds: (start, end) in seconds. A melody's instrument stands for its first half,
-    its contour for the second.
-    `choices` are the four offered words in the order A to D and `letter` the right one, both empty for
-    transcription. `words` is what the encoder should spell: the spoken words, the sound events, or
-    (instrument, contour). `audio` is mono 16 kHz, at most 2.4 s, with a peak of 0.1 to 0.7. `voice` is ""
-    without speech.
+    audio: mono 16 kHz, at most 2.4 s, with a peak of 0.1 to 0.7. choices: the four words offered as A to D, and letter:
+    the right one; both empty for transcription. words: what the encoder should spell: the spoken words, the sound
+    events, or (instrument, contour). spans: when each of them sounds, (start, end) in seconds; a melody's instrument
+    stands for its first half, its contour for the second. voice: "" without speech.
     """
 
     task: str
@@ -63,54 +57,43 @@ class Example:
     seed: int
 
 
-def answer_letter(text: str) -> str | None:
-    """The first capital A to D that stands alone in an answer, or None."""
-    match = re.search(r"\b[A-D]\b", text)
-    return match.group() if match else None
+class Question(NamedTuple):
+    prompt: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    letter: str = ""
 
 
-def heard_words() -> tuple[str, ...]:
+def audible_words() -> tuple[str, ...]:
     """All words that can occur in `Example.words`, sorted."""
     return tuple(sorted({*sentences.spoken_words(), *sounds.EVENTS, *music.INSTRUMENTS, *music.CONTOURS}))
 
 
 def vocabulary() -> tuple[str, ...]:
     """All words that can occur in a prompt or an answer, and the letters A to D, sorted."""
-    questions = [
-        TRANSCRIBE,
-        "options",
-        *SPEECH_QUESTIONS,
-        *SOUND_QUESTIONS.values(),
-        *MUSIC_QUESTIONS.values(),
-    ]
+    questions = (TRANSCRIBE, "options", *SPEECH_QUESTIONS, *SOUND_QUESTIONS.values(), *MUSIC_QUESTIONS.values())
     asked = {word for question in questions for word in question.split() if word != "{}"}
-    return tuple(sorted({*asked, *sentences.WORDS, *COUNTS, *LETTERS, *heard_words()}))
+    return tuple(sorted({*asked, *sentences.WORDS, *COUNTS, *LETTERS, *audible_words()}))
 
 
 def make_example(task: str, split: str, seed: int) -> Example:
     """The example of `task` in `split` with this seed: the same arguments always give the same example.
 
-    Sentences and speakers of one split never occur in another; clips of sounds and music come from separate
-    random streams. Raises ConfigError for an unknown task or split, a negative seed, or a missing espeak-ng.
+    Sentences and speakers of one split never occur in another; clips of sounds and music come from separate random
+    streams. Raises ConfigError for an unknown task or split, a negative seed, or a missing espeak-ng.
     """
-    if task not in TASKS:
-        raise ConfigError(f"unknown task {task!r}: choose one of {', '.join(TASKS)}")
-    if split not in sentences.SPLITS:
-        raise ConfigError(f"unknown split {split!r}: choose one of {', '.join(sentences.SPLITS)}")
+    sounds.check_known("task", task, TASKS)
+    sounds.check_known("split", split, sentences.SPLITS)
     if seed < 0:
         raise ConfigError(f"the seed of an example must not be negative: {seed}")
     rng = np.random.default_rng([zlib.crc32(f"{task}/{split}".encode()), seed])
-    voice, letter = "", ""
-    choices: tuple[str, ...] = ()
+    voice = ""
     if task in ("transcription", "speech"):
         sentence, filling, voice, wave, spans = _spoken(split, rng)
         words = tuple(sentence.split())
-        if task == "transcription":
-            prompt, answer = TRANSCRIBE, sentence
-        else:
-            prompt, answer, choices, letter = _ask_speech(filling, rng)
+        question = Question(TRANSCRIBE, sentence) if task == "transcription" else _ask_speech(filling, rng)
     elif task == "sound":
-        words, (prompt, answer, choices, letter) = _draw_sounds(rng)
+        words, question = _draw_sounds(rng)
         wave, spans = sounds.clip(words, rng)
     else:
         words = (_pick(tuple(music.INSTRUMENTS), rng), _pick(music.CONTOURS, rng))
@@ -119,13 +102,10 @@ def make_example(task: str, split: str, seed: int) -> Example:
         spans = ((0.0, end / 2), (end / 2, end))
         kind = _pick(tuple(MUSIC_QUESTIONS), rng)
         right, others = (words[0], tuple(music.INSTRUMENTS)) if kind == "instrument" else (words[1], music.CONTOURS)
-        prompt, answer, choices, letter = _choice(MUSIC_QUESTIONS[kind], right, others, rng)
+        question = _choice(MUSIC_QUESTIONS[kind], right, others, rng)
     audio, lead = _place(wave, rng)
     spans = tuple((start + lead, end + lead) for start, end in spans)
-    return Example(task, audio, prompt, answer, choices, letter, words, spans, voice, seed)
-
-
-Question = tuple[str, str, tuple[str, ...], str]  # prompt, answer, choices, letter
+    return Example(task, audio, *question, words, spans, voice, seed)
 
 
 def _pick(items: Sequence[str], rng: np.random.Generator) -> str:
@@ -142,15 +122,15 @@ def _choice(question: str, right: str, others: Sequence[str], rng: np.random.Gen
     choices = tuple(_draw([right, *wrong], 4, rng))
     letter = LETTERS[choices.index(right)]
     options = " ".join(f"{word} {mark}" for word, mark in zip(choices, LETTERS, strict=True))
-    return f"{question} options {options}", f"{right} {letter}", choices, letter
+    return Question(f"{question} options {options}", f"{right} {letter}", choices, letter)
 
 
 def _spoken(
     split: str, rng: np.random.Generator
 ) -> tuple[str, dict[str, str], str, np.ndarray, tuple[tuple[float, float], ...]]:
-    """A sentence of this split, in a voice of this split, that fits into the clip.
+    """(sentence, its content words, voice, wave, spans), of this split and short enough for a clip.
 
-    Training speakers get vocal tracts of other lengths as well, so that 30 of them are enough for new voices.
+    Training speakers also get vocal tracts of other lengths, so that 30 of them are enough for new voices.
     """
     voice = _pick(speech.voices(split), rng)
     while True:
@@ -173,12 +153,12 @@ def _ask_speech(filling: dict[str, str], rng: np.random.Generator) -> Question:
 def _draw_sounds(rng: np.random.Generator) -> tuple[tuple[str, ...], Question]:
     kind = _pick(tuple(SOUND_QUESTIONS), rng)
     question = SOUND_QUESTIONS[kind]
-    # Which of four is among several sounds is not asked: decoders of this size stay at 60 % on it.
+    # "Which of these four is among the sounds" is not asked: decoders of this size stay at 60 % on it.
     count = 1 if kind == "single" else int(rng.integers(1 if kind == "count" else 2, 5))
     names = tuple(sounds.EVENTS)
     events = _draw(names, count, rng)
     if kind == "count":
-        if count > 1 and rng.random() < 0.25:  # repeats, so that counting is more than telling kinds apart
+        if count > 1 and rng.random() < 0.25:  # a repeat, so that the number of kinds is not always the answer
             events[1] = events[0]
         return tuple(events), _choice(question, COUNTS[count - 1], COUNTS, rng)
     absent = [name for name in names if name not in events]
@@ -191,10 +171,8 @@ def _draw_sounds(rng: np.random.Generator) -> tuple[tuple[str, ...], Question]:
 
 
 def _place(wave: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Lead-in of up to 0.3 s where there is room, a tilt of up to 5 dB from low to high, and a random level.
-
-    Returns the audio and the lead-in in seconds.
-    """
+    """(audio, lead-in in seconds), with a lead-in of up to 0.3 s, a tilt of up to 5 dB from low to high, and a random
+    level."""
     lead = int(min(rng.uniform(0, 0.3) * SAMPLE_RATE, MAX_SAMPLES - len(wave)))
     tilt = rng.uniform(-0.3, 0.3)
     tilted = wave.astype(np.float32)

@@ -1,37 +1,20 @@
-"""The tokenizer of a trained model: byte-level BPE in which every word of the tasks, with its space, is one token.
-
-Answers are tokenised with a leading space, so that a word in an answer is the same token as in the options.
+"""The tokenizer of a trained model: byte-level BPE in which every word of the tasks, with the space before it, is one
+token. Answers begin with a space, so that a word in an answer is the same token as in the options.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from seen_jax.errors import ConfigError
+from seen_jax.files import to_json
 
 SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|audio_bos|>",
-    "<|AUDIO|>",
-    "<|audio_eos|>",
-    "<|IMAGE|>",
-    "<|VIDEO|>",
-    "<|vision_bos|>",
-    "<|vision_eos|>",
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"),
+    *("<|IMAGE|>", "<|VIDEO|>", "<|vision_bos|>", "<|vision_eos|>"),
 )
-NAMED = {
-    "image_token": "<|IMAGE|>",
-    "audio_token": "<|AUDIO|>",
-    "video_token": "<|VIDEO|>",
-    "vision_bos_token": "<|vision_bos|>",
-    "vision_eos_token": "<|vision_eos|>",
-    "audio_bos_token": "<|audio_bos|>",
-    "audio_eos_token": "<|audio_eos|>",
-}
+NAMED = {f"{token[2:-2].lower()}_token": token for token in SPECIAL[3:]}
 
 # ChatML without the default system turn of the large models, which would cost a tenth of the prompt here.
 CHAT_TEMPLATE = (
@@ -47,8 +30,8 @@ CHAT_TEMPLATE = (
 def write_tokenizer(folder: Path, words: Sequence[str], openers: Sequence[str]) -> None:
     """Write tokenizer.json, tokenizer_config.json and chat_template.jinja for a vocabulary of words.
 
-    openers: words that begin a prompt, hence have no space before them. Any text can be encoded (bytes are the
-    fallback); raises ConfigError if a word does not become one token.
+    Any text can be encoded; bytes are the fallback. openers: words that begin a prompt, so no space is before them.
+    Raises ConfigError if a word does not become one token.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -81,5 +64,5 @@ def write_tokenizer(folder: Path, words: Sequence[str], openers: Sequence[str]) 
         "extra_special_tokens": NAMED,
         **NAMED,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(to_json(settings))
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)

@@ -8,7 +8,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seen_jax.audio import sources
+from seen_jax.audio import noise
 from seen_jax.audio.io import read_audio
 from seen_jax.audio.noise import synthetic_noise
 from seen_jax.audio.sources import PARTS, noise_source
@@ -208,7 +208,7 @@ def test_noisex(tmp_path):
         source = noise_source(path)
         np.testing.assert_allclose(np.sort(source.clip(0, 8000, 0)), np.sort(expected[8000:]), atol=1e-6)
         np.testing.assert_allclose(np.sort(source.clip(0, 8000, 0, "calibration")), np.sort(expected[:8000]), atol=1e-6)
-        sources._noisex.cache_clear()
+        noise._noisex.cache_clear()
     savemat(tmp_path / "white.mat", {"white": wave})
     assert len(noise_source(tmp_path).test) == len(noise_source(tmp_path).calibration) == 1
     assert noise_source(f"{tmp_path}#white").name == f"{tmp_path.name}-white"
@@ -226,12 +226,26 @@ def test_synthetic_noise_and_voices():
     t = np.arange(16000) / 16000
     low, high = (0.1 * np.sin(2 * np.pi * hz * t) for hz in (300, 2000))
     source = noise_source("babble", [low, high, low, high])
-    power = lambda part: np.abs(np.fft.rfft(source.clip(0, 16000, 0, part))) ** 2  # noqa: E731
+    power = lambda part: np.abs(np.fft.rfft(source.clip(0, 16000, 0, part))) ** 2
     assert power("calibration")[250:350].sum() > 0.95 * power("calibration").sum()
     assert power("test")[1950:2050].sum() > 0.95 * power("test").sum()
     assert synthetic_noise("babble", 100, 0).shape == noise_source("babble").clip(0, 100, 0).shape
     with pytest.raises(ConfigError, match="two clips of speech"):
         noise_source("babble", [low])
+
+
+def test_whatever_names_a_noise_gives_two_parts_without_common_audio(tmp_path, folder):
+    """What the command line takes: a synthetic name, a file, a folder and a corpus; under each a table has its name."""
+    write(tmp_path / "musan/noise/a.wav", ramp(0, 3200))
+    for kind in ("music", "speech"):
+        (tmp_path / "musan" / kind).mkdir()
+    single = write(tmp_path / "crowd.wav", ramp(0, 32_000))
+    specs = {"pink": "pink", str(single): "crowd", str(folder): "noises", f"{tmp_path}/musan": "musan"}
+    for spec, name in specs.items():
+        source = noise_source(spec)
+        assert source.name == name
+        calibration, test = ({wave.tobytes() for wave in (source.clip(i, 400, 0, p) for i in range(9))} for p in PARTS)
+        assert len(calibration) == len(test) == 9 and not calibration & test
 
 
 def test_silence_is_not_drawn(tmp_path):

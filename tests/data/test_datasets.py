@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -10,10 +11,11 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+from outside import install
 
 from seen_jax.audio.io import read_audio, write_audio
 from seen_jax.data.datasets import DatasetConfig, load_dataset
-from seen_jax.data.items import CLIPS, load_clips, load_manifest
+from seen_jax.data.items import CLIPS, load_clips
 from seen_jax.errors import AudioError, ConfigError
 
 ROWS = [
@@ -225,7 +227,7 @@ def test_segments_of_one_recording(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     entries = load(path)
     np.testing.assert_array_equal(np.concatenate([e.wave() for e in entries]), wave(0))
-    np.testing.assert_array_equal(load_manifest(path)[2].wave, wave(0)[1600:2400])
+    np.testing.assert_array_equal(entries[2].item().wave, wave(0)[1600:2400])
     path.write_text(json.dumps({**rows[0], "seconds": "soon"}))
     with pytest.raises(AudioError, match="item s0: could not convert"):
         load(path)
@@ -284,7 +286,7 @@ def test_paths_that_are_no_data_set(tmp_path, mmau):
     (tmp_path / "odd.json").write_text('{"a": 1}')
     with pytest.raises(AudioError, match=rf"can be recognised\. {looked_for}"):
         load(tmp_path / "odd.json")
-    with pytest.raises(AudioError, match=rf"of kind librispeech that can be recognised\. {looked_for}"):
+    with pytest.raises(AudioError, match=r"of kind librispeech that can be recognised\. Looked for LibriSpeech"):
         load(mmau, kind="librispeech")
     (tmp_path / "odd.json").write_text("{")
     with pytest.raises(AudioError, match=r"odd\.json as JSON"):
@@ -292,10 +294,14 @@ def test_paths_that_are_no_data_set(tmp_path, mmau):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="no audio file in the folder"):
         load(tmp_path / "empty")
-    with pytest.raises(ConfigError, match="no clips 'seen-tiny/test': choose seen-tiny/calibration"):
+    with pytest.raises(ConfigError, match="no clips 'seen-tiny/test': choose one of seen-tiny/calibration"):
         load("seen-tiny/test")
-    for fields in ({"limit": 0}, {"shuffle_seed": -1}, {"kind": "mmsu"}):
-        with pytest.raises(ConfigError):
+    for fields, message in (
+        ({"limit": 0}, "limit of a data set must be 1 or more"),
+        ({"shuffle_seed": -1}, "shuffle seed of a data set must not be negative"),
+        ({"kind": "mmsu"}, "no kind of data set 'mmsu'. Did you mean 'mmau'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             DatasetConfig("x", **fields)
 
 
@@ -334,3 +340,59 @@ def test_one_data_set_can_serve_calibration_and_test():
         load_dataset(DatasetConfig("seen-tiny/demo", skip=48))
     with pytest.raises(ConfigError, match="cannot skip -1"):
         DatasetConfig("seen-tiny/demo", skip=-1)
+
+
+OUTSIDE = """
+from pathlib import Path
+from seen_jax.audio import AudioItem
+from seen_jax.data.base import Dataset, Row
+from seen_jax.errors import AudioError
+
+class Pairs(Dataset):
+    name = "pairs"
+    looks_for = "pairs: a folder with pairs.txt"
+
+    def rows(self, path):
+        table = Path(path, "pairs.txt")
+        if not table.is_file():
+            return None
+        split = lambda line: line.split("|")
+        return [Row(AudioItem(i, Path(path, f), t), s) for s, i, f, t in map(split, table.read_text().splitlines())]
+
+    def check(self, entries, path):
+        if any(entry.answer == "?" for entry in entries):
+            raise AudioError(f"{path}: not yet transcribed")
+
+KIND = Pairs()
+"""
+
+
+def test_another_package_adds_a_kind_of_data_set(tmp_path):
+    """Recognised by itself, before manifests, and by its name; its splits and its own check work; messages name it."""
+    for folder, text in (("data", "HELLO"), ("bad", "?")):
+        write_audio(tmp_path / folder / "x.wav", wave(0))
+        (tmp_path / folder / "pairs.txt").write_text(f"train|a|x.wav|HELLO\ntest|b|x.wav|{text}\n")
+    (tmp_path / "package").mkdir()
+    install(tmp_path / "package", {"seen_jax.datasets": {"pairs": "pairs:KIND"}}, {"pairs": OUTSIDE})
+    script = """
+import json, sys
+from seen_jax.data.datasets import DatasetConfig, load_dataset
+from seen_jax.errors import SeenError
+for path, fields in json.loads(sys.argv[1]):
+    try:
+        print([(e.id, e.task, e.answer, e.dataset, len(e.wave())) for e in load_dataset(DatasetConfig(path, **fields))])
+    except SeenError as error:
+        print(error)
+"""
+    data, bad, gone = (str(tmp_path / name) for name in ("data", "bad", "gone"))
+    cases = [(data, {}), (data, {"kind": "pairs", "split": "test"}), (bad, {}), (gone, {}), (gone, {"kind": "pears"})]
+    path = os.pathsep.join([str(tmp_path / "package"), os.environ.get("PYTHONPATH", ""), os.getcwd()])
+    command = [sys.executable, "-c", script, json.dumps(cases)]
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    whole, part, refused, unknown, misspelt = run.stdout.splitlines()
+    rows = [(name, "transcription", "HELLO", "data", 3200) for name in "ab"]
+    assert [whole, part] == [str(rows), str(rows[1:])]
+    assert "not yet transcribed" in refused
+    assert "LibriSpeech: a folder with *.trans.txt below it; pairs: a folder with pairs.txt; a manifest" in unknown
+    assert "Did you mean 'pairs'" in misspelt

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from seen_jax.audio.io import write_audio
-from seen_jax.data.items import CLIPS, SUBSETS, load_clips, load_manifest, voices
+from seen_jax.data.datasets import DatasetConfig, load_dataset
+from seen_jax.data.items import CLIPS, SUBSETS, load_clips, voices
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.train.clips import MAX_BYTES, check_disjoint, content_hash
 from seen_jax.train.sentences import split_of
@@ -52,7 +53,7 @@ def test_first_clips_of_each_task():
     items = load_clips("demo", 2)
     assert [item.id for item in items if item.task == "music"] == ["demo-music-00", "demo-music-01"]
     assert len(items) == 8
-    with pytest.raises(ConfigError, match="no clips 'test'"):
+    with pytest.raises(ConfigError, match="no clips 'seen-tiny/test'"):
         load_clips("test")
     with pytest.raises(ConfigError, match="1 or more"):
         load_clips("demo", 0)
@@ -71,6 +72,10 @@ def manifest(folder, *lines):
     return path
 
 
+def load_items(path):
+    return [entry.item() for entry in load_dataset(DatasetConfig(str(path)))]
+
+
 def test_manifest_of_a_user(folder):
     path = manifest(
         folder,
@@ -79,7 +84,7 @@ def test_manifest_of_a_user(folder):
         {"path": "c.wav", "text": "HELLO THERE"},
         {"path": "d.wav", "prompt": "What is this? "},
     )
-    a, b, c, d = load_manifest(path)
+    a, b, c, d = load_items(path)
     assert (a.question, a.choices, b.choices) == ("Which?", ("A. cat", "B. dog"), ("A. x", "B. y"))
     assert (a.task, a.prompt, a.letter) == ("sound", "Which?\nA. cat\nB. dog", "B")
     assert (b.task, b.prompt, b.letter) == ("choice", "Which?\nA. x\nB. y", "A")
@@ -99,4 +104,4 @@ def test_manifest_of_a_user(folder):
 )
 def test_answers_that_are_no_choice_are_refused(folder, row, message):
     with pytest.raises(AudioError, match=message):
-        load_manifest(manifest(folder, {"path": "a.wav", "question": "Which?", **row}))
+        load_items(manifest(folder, {"path": "a.wav", "question": "Which?", **row}))

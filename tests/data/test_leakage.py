@@ -1,7 +1,6 @@
 """The split guard finds shared audio at any offset, and nothing else."""
 
 import itertools
-import json
 import time
 
 import numpy as np
@@ -113,26 +112,16 @@ def test_the_clips_that_ship_pass():
         guard.check(clip.id, clip.wave)
 
 
-def test_a_resumed_run_knows_the_same():
-    clips = {str(i): noise(i) for i in range(3)} | {"tiny": noise(9, 200)}
-    guard = guard_of(clips)
-    saved = json.loads(json.dumps(guard.to_json()))
-    again = SplitGuard.from_json(saved)
-    assert again.to_json() == saved
-    guard.add("other name", clips["0"])
-    assert guard.to_json() == saved
-    for name, wave in clips.items():
-        with pytest.raises(ConfigError, match=f"calibration clip {name}:"):
-            again.check("t", wave)
-    with pytest.raises(ConfigError, match="calibration clip 1:"):
-        again.check("t", clips["1"][1000:12000])
-    again.check("t", noise(5))
+def test_a_clip_that_is_added_later_is_known_and_a_second_name_is_not():
+    guard = guard_of({"first": noise(0)})
+    guard.check("t", noise(1))
+    guard.add("second", noise(1))
+    guard.add("other name", noise(0))
+    with pytest.raises(ConfigError, match="is the calibration clip second"):
+        guard.check("t", noise(1))
+    with pytest.raises(ConfigError, match="shares audio with the calibration clip first"):
+        guard.check("t", noise(0)[1000:12000])
     SplitGuard().check("t", noise(5))
-    for bad in ({}, {**saved, "clips": {"x": {"name": "a", "fingerprints": "?"}}}, {**saved, "clips": []}):
-        with pytest.raises(ConfigError, match="damaged"):
-            SplitGuard.from_json(bad)
-    with pytest.raises(ConfigError, match="another version"):
-        SplitGuard.from_json({**saved, "window": 5})
 
 
 def test_cheap_enough_for_ten_thousand_clips():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from seen_jax.data.letters import LETTERS, answer_letter, lettered, plain, right_letter
+from seen_jax.data.letters import LETTERS, answer_letter, lettered, right_letter, split_marks
 from seen_jax.errors import AudioError
 
 WORDS = st.text("bcdfghkl", min_size=2, max_size=7)
@@ -114,7 +114,9 @@ def test_a_choice_that_is_a_letter():
 
 @given(st.lists(WORDS, max_size=26))
 def test_lettering_is_undone_and_done_once(choices):
-    assert plain(lettered(choices)) == plain(choices) == tuple(choices)
+    marks, texts = split_marks(lettered(choices))
+    assert (marks, texts) == ([f"{letter}. " for letter in LETTERS[: len(choices)]], choices)
+    assert split_marks(choices) == ([""] * len(choices), choices)
     assert lettered(lettered(choices)) == lettered(choices)
     assert [choice[:3] for choice in lettered(choices)] == [f"{mark}. " for mark in LETTERS[: len(choices)]]
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seen_jax.data.items import Item, load_clips
-from seen_jax.data.permute import LETTERS, permuted_choices
+from seen_jax.data.letters import LETTERS
+from seen_jax.data.permute import permuted_choices
 from seen_jax.errors import ConfigError
 
 WAVE = np.zeros(4, np.float32)

@@ -11,29 +11,28 @@ import numpy as np
 import pytest
 from evaluate_models import random_folder
 
+from seen_jax import experiment as experiments
 from seen_jax.audio import write_audio
 from seen_jax.cli import main
 from seen_jax.config import load_config
 from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
-from seen_jax.evaluate import runner
-from seen_jax.evaluate.config import (
-    CalibrationConfig,
-    ExperimentConfig,
-    MitigationConfig,
-    NoiseConfig,
-    RestorationConfig,
-    mitigation,
-)
+from seen_jax.evaluate.answer import measure, with_measure
+from seen_jax.evaluate.config import CalibrationConfig, ExperimentConfig, NoiseConfig
 from seen_jax.evaluate.ledger import ANSWERS, Ledger
-from seen_jax.experiment import evaluate, tables_of
-from seen_jax.mitigations.restoration import pair
+from seen_jax.evaluate.prepare import prepare, request_of
+from seen_jax.experiment import evaluate, run
+from seen_jax.mitigations import restoration as restorations
+from seen_jax.mitigations.chain import make_chain
+from seen_jax.mitigations.restoration import Restoration, pair_frames
+from seen_jax.models.batching import Prepared
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.sites import ENCODER_RESID
+from seen_jax.progress import silent
 from seen_jax.subspace import Selection
 
+KEYS = ("item", "noise", "snr_db", "mitigation")
 COMPLEMENT = Selection(method="complement", energy="sigma", layers="all")
-QUIET = lambda stage, done, total: None  # noqa: E731
 
 
 def write_clips(folder: Path, count: int, seed: int, seconds: tuple[float, float, float] = (0.5, 0.6, 0.7)) -> None:
@@ -54,10 +53,25 @@ def write_clips(folder: Path, count: int, seed: int, seconds: tuple[float, float
         writer.writerows(rows)
 
 
-def restoration(world: Path) -> MitigationConfig:
-    clips = DatasetConfig(str(world / "calibration" / "items.csv"))
-    settings = RestorationConfig(clips, clips=4, snrs=(-5.0, 5.0), layer=-2, gate_layers=(0, -1))
-    return MitigationConfig("spectral_subtraction+restoration", denoiser="spectral_subtraction", restoration=settings)
+def restoration(world: Path, name: str = "spectral_subtraction+restoration", **options) -> dict:
+    clips = {"path": str(world / "calibration" / "items.csv")}
+    fit = {"dataset": clips, "clips": 4, "snrs": [-5, 5], "layer": -2, "gate_layers": [0, -1], **options}
+    return {"name": name, "spectral_subtraction": {}, "restoration": fit}
+
+
+def settings(world: Path, out: Path) -> ExperimentConfig:
+    return ExperimentConfig(
+        model=str(random_folder()),
+        out=str(out),
+        datasets=(DatasetConfig(str(world / "test" / "items.csv"), name="birds"),),
+        calibration=CalibrationConfig(DatasetConfig(str(world / "calibration" / "items.csv")), clips=4),
+        noises=("white", NoiseConfig("babble", calibrated=False)),
+        snrs=(-5.0, 20.0),
+        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen", restoration(world)),
+        selection=COMPLEMENT,
+        batch_size=2,
+        max_new_tokens=4,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +84,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(world, tmp_path) -> ExperimentConfig:
-    return ExperimentConfig(
-        model=str(random_folder()),
-        out=str(tmp_path / "out"),
-        datasets=(DatasetConfig(str(world / "test" / "items.csv"), name="birds"),),
-        calibration=CalibrationConfig(DatasetConfig(str(world / "calibration" / "items.csv")), clips=4),
-        noises=("white", NoiseConfig("babble", calibrated=False)),
-        snrs=(-5.0, 20.0),
-        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen", restoration(world)),
-        selection=COMPLEMENT,
-        batch_size=2,
-        max_new_tokens=4,
-    )
+    return settings(world, tmp_path / "out")
 
 
 def contents(config: ExperimentConfig) -> dict[str, bytes]:
@@ -91,18 +94,7 @@ def contents(config: ExperimentConfig) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def reference(world, tmp_path_factory):
     """(summary, tables) of an undisturbed run."""
-    config = ExperimentConfig(
-        model=str(random_folder()),
-        out=str(tmp_path_factory.mktemp("whole") / "out"),
-        datasets=(DatasetConfig(str(world / "test" / "items.csv"), name="birds"),),
-        calibration=CalibrationConfig(DatasetConfig(str(world / "calibration" / "items.csv")), clips=4),
-        noises=("white", NoiseConfig("babble", calibrated=False)),
-        snrs=(-5.0, 20.0),
-        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen", restoration(world)),
-        selection=COMPLEMENT,
-        batch_size=2,
-        max_new_tokens=4,
-    )
+    config = settings(world, tmp_path_factory.mktemp("whole") / "out")
     return evaluate(config), contents(config)
 
 
@@ -114,7 +106,7 @@ def test_every_item_is_asked_under_every_condition(reference):
     summary, tables = reference
     answers = table(tables, "answers")
     assert summary["answers"] == len(answers) == 5 * 2 * 3 * 5 and summary["failed"] == 0
-    keys = [tuple(r[k] for k in ("item", "noise", "snr_db", "mitigation")) for r in answers]
+    keys = [tuple(r[k] for k in KEYS) for r in answers]
     assert len(set(keys)) == len(keys)
     assert {r["noise"] for r in answers} == {"white", "babble"} and {r["snr_db"] for r in answers} == {
         "",
@@ -130,16 +122,15 @@ def test_every_item_is_asked_under_every_condition(reference):
 def test_cells_follow_from_the_answers(reference):
     _, tables = reference
     answers = table(tables, "answers")
-    said = {tuple(r[k] for k in ("item", "noise", "snr_db", "mitigation")): r["letter"] or r["output"] for r in answers}
+    task = {r["item"]: r["task"] for r in answers}
+    answer = {tuple(r[k] for k in KEYS): r["letter"] or r["output"].lower().strip(" .") for r in answers}
     for cell in table(tables, "conditions"):
-        own = [
-            (said[item, noise, snr, arm], said[item, noise, "", "none"])
-            for (item, noise, snr, arm) in said
-            for r in [next(r for r in answers if r["item"] == item)]
-            if (r["task"], noise, snr, arm) == (cell["task"], cell["noise"], cell["snr_db"], cell["mitigation"])
-        ]
-        assert int(cell["items"]) == len(own)
-        assert float(cell["gsr"]) == pytest.approx(np.mean([a.strip() == b.strip() for a, b in own]))
+        condition = tuple(cell[k] for k in KEYS[1:])
+        noise = cell["noise"]
+        items = [item for item in task if task[item] == cell["task"]]
+        same = [answer[item, *condition] == answer[item, noise, "", "none"] for item in items]
+        assert int(cell["items"]) == len(items)
+        assert float(cell["gsr"]) == pytest.approx(np.mean(same))
     clean = [c for c in table(tables, "overall") if (c["mitigation"], c["snr_db"]) == ("none", "")]
     assert float(clean[0]["gsr"]) == 1.0
 
@@ -153,19 +144,19 @@ def test_a_noise_without_a_basis_gets_the_union_of_the_others(reference):
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(config, reference, monkeypatch):
     """Stopped after every unit in turn, and once in the middle of a line: no unit is computed twice."""
-    whole = runner.run_unit
+    answer_unit = experiments.answer_unit
     computed: list[str] = []
 
-    def one_more(experiment, clean, unit):
+    def one_more(experiment, unit, clean_answers):
         if computed and computed[-1] == "stop":
             computed.pop()
             raise KeyboardInterrupt
         computed.append(unit.key)
-        rows = whole(experiment, clean, unit)
+        trials = answer_unit(experiment, unit, clean_answers)
         computed.append("stop")
-        return rows
+        return trials
 
-    monkeypatch.setattr(runner, "run_unit", one_more)
+    monkeypatch.setattr(experiments, "answer_unit", one_more)
     stops = 0
     while True:
         try:
@@ -217,49 +208,61 @@ def test_audio_of_the_calibration_is_refused_in_a_test(config, world):
 
 
 def test_a_folder_belongs_to_one_experiment(config, tmp_path):
-    runner.prepare(config, QUIET)
+    prepare(config, silent)
     with pytest.raises(ConfigError, match=r"holds another experiment \(different: snrs, seed\)"):
-        runner.prepare(dataclasses.replace(config, snrs=(0.0,), seed=1), QUIET)
+        prepare(dataclasses.replace(config, snrs=(0.0,), seed=1), silent)
     other = tmp_path / "in use"
     other.mkdir()
     (other / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="is in use and holds no experiment"):
-        runner.prepare(dataclasses.replace(config, out=str(other)), QUIET)
+        prepare(dataclasses.replace(config, out=str(other)), silent)
     (config.folder() / ANSWERS).write_text("no JSON\n")
     with pytest.raises(ConfigError, match=r"answers\.jsonl is damaged"):
         Ledger(config.folder() / ANSWERS)
 
 
-def test_settings_run_together_as_they_run_alone(config):
-    """Two sites and two strengths in one compiled call."""
-    arms = (
-        MitigationConfig("none"),
-        MitigationConfig("seen", seen=True, strength=0.7),
-        MitigationConfig("resid", seen=True, site=ENCODER_RESID),
+def test_mitigations_answered_together_answer_as_alone(config):
+    """Two sites and two strengths beside the unedited model, in one call."""
+    mitigations = (
+        "none",
+        {"name": "seen", "seen": {"strength": 0.7}},
+        {"name": "resid", "seen": {"site": ENCODER_RESID}},
     )
-    experiment = runner.prepare(dataclasses.replace(config, mitigations=arms), QUIET)
-    items = [entry.item() for entry in experiment.entries["birds"][:2]]
-    requests = [runner.request_of(experiment, e, i) for e, i in zip(experiment.entries["birds"], items, strict=False)]
-    batch, owners = experiment.model.processor.prepared(requests)
-    settings = [runner.setting_of(experiment, arm, "white") for arm in arms]
-    together = runner.hear(experiment, batch, owners, settings)
-    for setting, heard in zip(settings, together, strict=True):
-        edits = runner.stacked([setting])
-        alone = {site: edit.replace(scale=edit.scale[0]) for site, edit in edits.items()}
-        out = generate(experiment.model.lalm, experiment.model.variables, batch, alone, Decoding(4))
-        texts = experiment.model.processor.decode(np.asarray(out.tokens), np.asarray(out.lengths))
-        assert [h.output for h in heard] == texts
-        see = np.asarray(out.see[setting.basis.site].before)
-        np.testing.assert_allclose(np.array([h.see for h in heard]).T, see, atol=1e-5)
-    assert together[1][0].pooled.shape == (3, together[0][0].pooled.shape[1])
+    experiment = prepare(dataclasses.replace(config, mitigations=mitigations), silent)
+    model, entries = experiment.model, experiment.entries["birds"][:2]
+    batch, owners = model.processor.prepared([request_of(experiment, entry, entry.item()) for entry in entries])
+    prepared = Prepared([0, 1], batch, owners)
+    together = measure(experiment, prepared, list(experiment.mitigations.values()), ["white"])
+    for label, chain in experiment.mitigations.items():
+        edits = with_measure(experiment, chain.edits(batch.audio, ["white"])["white"], "white", label, True)
+        out = generate(model.lalm, model.variables, batch, edits, Decoding(4))
+        answers = [row["white", label] for row in together]
+        assert [a.output for a in answers] == model.processor.decode(np.asarray(out.tokens), np.asarray(out.lengths))
+        see = np.asarray(out.see[experiment.basis("white", label).site].before)
+        np.testing.assert_allclose(np.stack([a.see for a in answers], axis=1), see, atol=1e-5)
+    assert together[0]["white", "resid"].pooled.shape == together[0]["white", "none"].pooled.shape
 
 
-def test_the_same_rows_give_the_same_tables_in_any_order(config, reference):
-    experiment = runner.prepare(config, QUIET)
-    tables = tables_of(experiment, runner.run(experiment, QUIET))
+def test_the_same_trials_give_the_same_tables_in_any_order(config):
+    config = dataclasses.replace(config, mitigations=("none", "seen"))
+    run(prepare(config, silent))
+    before = contents(config)
     lines = (config.folder() / ANSWERS).read_text().splitlines(keepends=True)
     (config.folder() / ANSWERS).write_text("".join(reversed(lines)))
-    assert tables_of(experiment, Ledger(config.folder() / ANSWERS)) == tables
+    run(prepare(config, silent))
+    assert contents(config) == before
+
+
+def test_an_experiment_may_be_replaced_and_nothing_else_is_deleted(config):
+    config = dataclasses.replace(config, mitigations=("none",), noises=("white",), limit=1)
+    evaluate(config)
+    (config.folder() / "thesis.txt").write_text("precious")
+    changed = dataclasses.replace(config, seed=1)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        evaluate(changed)
+    evaluate(changed, overwrite=True)
+    assert (config.folder() / "thesis.txt").read_text() == "precious"
+    assert json.loads((config.folder() / "manifest.json").read_text())["identity"]["seed"] == 1
 
 
 @pytest.mark.parametrize(
@@ -267,11 +270,14 @@ def test_the_same_rows_give_the_same_tables_in_any_order(config, reference):
     [
         ({"mitigations": ("seen",)}, "first mitigation must be 'none'"),
         ({"mitigations": ("none", "none")}, "each only once"),
-        ({"mitigations": ("none", "wiener+sen")}, r"a denoiser and '\+seen'"),
+        ({"mitigations": ("none", "wiener+sen")}, "no mitigation 'sen'.*Known: none, .*seen"),
+        ({"mitigations": ("none", {"name": "x", "seen": {"strenght": 1}})}, "Did you mean .*strength"),
+        ({"mitigations": ("none", {"name": "x", "seen": {"strength": float("inf")}})}, "finite"),
+        ({"mitigations": ("none", {"name": "../x", "seen": True})}, "letters, digits"),
         ({"noises": (NoiseConfig("white", calibrated=False),)}, "at least one noise must be calibrated"),
         ({"snrs": (500.0,)}, "an SNR must be between"),
         ({"snrs": ()}, "snrs must be at least one"),
-        ({"studies": ("astrology",)}, r"unknown studies \['astrology'\]"),
+        ({"studies": ("astrology",)}, "no study 'astrology'"),
         ({"limit": 0}, "limit must be 1 or more"),
         ({"site": "encoder.mlp"}, r"Did you mean 'encoder\.mlp_act'"),
         ({"strength": float("nan")}, "strength must be a finite number"),
@@ -282,23 +288,17 @@ def test_settings_that_make_no_sense_are_refused(values, message):
         ExperimentConfig(**values)
 
 
-def test_parts_of_a_mitigation_are_checked():
-    with pytest.raises(ConfigError, match=r"add `seen: true`"):
-        MitigationConfig("x", strength=0.5)
-    with pytest.raises(ConfigError, match="letters, digits"):
-        MitigationConfig("a b")
-
-
 def test_a_config_file_may_name_or_write_out_its_parts(tmp_path):
     (tmp_path / "e.yaml").write_text(
         "noises: [white, {spec: babble, calibrated: false}]\n"
         "datasets: [{path: seen-tiny/demo, limit: 3}]\n"
-        "mitigations: [none, wiener, {name: half, seen: true, strength: 0.5, selection: {method: complement}}]\n"
+        "mitigations: [none, wiener, {name: half, seen: {strength: 0.5, selection: {method: complement}}}]\n"
     )
     config = load_config(ExperimentConfig, tmp_path / "e.yaml", ["--snrs=-5,5"])
     assert config.noises == (NoiseConfig("white"), NoiseConfig("babble", calibrated=False))
-    assert config.mitigations[1] == MitigationConfig("wiener", denoiser="wiener")
-    assert config.mitigations[2].selection == Selection(method="complement") and config.snrs == (-5.0, 5.0)
+    assert [chain.label for chain in config.chains] == ["none", "wiener", "half"] and config.snrs == (-5.0, 5.0)
+    [seen] = config.chains[2].steps
+    assert seen.selection == Selection(method="complement") and seen.strength == 0.5
 
 
 def test_the_command(config, world, tmp_path, capsys):
@@ -331,7 +331,7 @@ def test_the_configs_of_the_papers_models_run_on_tiny_ones(family, world, tmp_pa
     assert sum(noise.calibrated for noise in config.noises) == 4 and len(config.datasets) == 4
     small = dataclasses.replace(
         config,
-        model=str(ROOT / "tests" / "models" / "golden" / family),
+        model=str(ROOT / "tests" / "support" / "golden" / family),
         dtype="float32",
         out=str(tmp_path / "out"),
         datasets=(DatasetConfig(str(world / "test" / "items.csv"), name="birds"),),
@@ -354,57 +354,58 @@ def test_the_shipped_config_is_whole():
 
 
 def test_short_names_of_mitigations():
-    assert mitigation("restoration") == MitigationConfig("restoration", restoration=RestorationConfig())
-    both = mitigation("wiener+restoration")
-    assert (both.denoiser, both.seen, both.restoration) == ("wiener", False, RestorationConfig())
-    assert mitigation("wiener+seen") == MitigationConfig("wiener+seen", denoiser="wiener", seen=True)
+    both = make_chain("wiener+restoration")
+    assert [type(step).name for step in both.steps] == ["denoiser", "restoration"]
+    assert both.steps[1] == Restoration() and both.changes_audio and both.audio_key == make_chain("wiener").audio_key
+    assert make_chain("seen").audio_key == make_chain("none").audio_key == ""
     for wrong in ("wiener+", "wiener+rest", "+seen+seen"):
-        with pytest.raises(ConfigError, match="should be a denoiser and"):
-            mitigation(wrong)
+        with pytest.raises(ConfigError, match="there is no mitigation"):
+            make_chain(wrong)
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("options", "message"),
     [
-        (lambda: RestorationConfig(clips=1), "2 clips or more"),
-        (lambda: RestorationConfig(snrs=(5, 5)), "different SNRs"),
-        (lambda: RestorationConfig(gate_layers=()), "gate layer or more"),
-        (lambda: RestorationConfig(strength=float("nan")), "finite number"),
-        (lambda: MitigationConfig("x", seen=True, restoration=RestorationConfig()), "not combined"),
-        (lambda: ExperimentConfig(site=ENCODER_RESID, mitigations=("none", "restoration")), "another `site`"),
+        ({"clips": 1}, "2 clips or more"),
+        ({"snrs": (5, 5)}, "different SNRs"),
+        ({"gate_layers": ()}, "gate layer or more"),
+        ({"strength": float("nan")}, "finite number"),
     ],
 )
-def test_wrong_restorations_are_refused(build, message):
+def test_wrong_restorations_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        build()
+        Restoration(**options)
+
+
+def test_mitigations_that_edit_where_see_is_measured(config, world):
+    at_resid = dataclasses.replace(config, site=ENCODER_RESID, mitigations=("none", restoration(world)))
+    with pytest.raises(ConfigError, match="another `site`"):
+        prepare(at_resid, silent)
 
 
 def test_a_restoration_is_fitted_once_and_goes_on_where_it_was_cut(config, monkeypatch):
-    experiment = runner.prepare(config, QUIET)
-    name = config.mitigations[-1].name
-    folder = config.folder() / "restoration" / name
+    name = config.mitigations[-1]["name"]
+    before = prepare(config, silent).mitigations[name].steps[1]
+    folder = config.folder() / "mitigations" / name
     assert sorted(path.name for path in folder.iterdir()) == ["clean.npz", "white_-5.npz", "white_5.npz"]
-    before = experiment.restorations[name]
     assert (before.layer, before.gate_layers, len(before.maps.u)) == (1, (0, 2), 3)
     assert not before.maps.u[0].any() and before.maps.u[1].any()  # clean audio has no map
     (folder / "white_5.npz").unlink()
     paired = []
-    monkeypatch.setattr(runner, "pair", lambda *args: paired.append(args) or pair(*args))
-    after = runner.prepare(config, QUIET).restorations[name]
+    monkeypatch.setattr(restorations, "pair_frames", lambda *args: paired.append(args) or pair_frames(*args))
+    after = prepare(config, silent).mitigations[name].steps[1]
     assert len(paired) == 1
     np.testing.assert_array_equal(after.maps.u, before.maps.u)
     np.testing.assert_array_equal(after.gate.weight, before.gate.weight)
     (folder / "white_5.npz").write_bytes(b"PK")
     with pytest.raises(ConfigError, match=r"white_5\.npz is damaged"):
-        runner.prepare(config, QUIET)
+        prepare(config, silent)
 
 
 def test_a_restoration_of_a_layer_that_is_not_there_or_of_tested_clips(config, world):
-    clips = DatasetConfig(str(world / "calibration" / "items.csv"))
-    arm = MitigationConfig("restored", restoration=RestorationConfig(clips, clips=4, gate_layers=(0, 3)))
-    with pytest.raises(ConfigError, match=r"there are no layers \[3\] among the encoder's 3"):
-        runner.prepare(dataclasses.replace(config, mitigations=("none", arm)), QUIET)
-    tested = MitigationConfig("restored", restoration=RestorationConfig(config.datasets[0], clips=4))
+    with pytest.raises(ConfigError, match=r"names layers \[3\], which are not among the encoder's 3"):
+        prepare(dataclasses.replace(config, mitigations=("none", restoration(world, gate_layers=[0, 3]))), silent)
+    tested = restoration(world, dataset={"path": config.datasets[0].path})
     config = dataclasses.replace(config, mitigations=("none", tested), out=config.out + "2")
     with pytest.raises(ConfigError, match="birds"):
-        runner.prepare(config, QUIET)
+        prepare(config, silent)

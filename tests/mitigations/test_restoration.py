@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from seen_jax.errors import ConfigError
-from seen_jax.mitigations.restoration import (
-    Moments,
+from seen_jax.mitigations.ridge import (
+    FrameSums,
     describe,
     fit_gate,
     fit_maps,
-    moments,
+    frame_sums,
     restoration_edit,
     ridge,
 )
@@ -43,7 +43,7 @@ def restored(maps, noisy, condition):
 @given(seeds)
 def test_almost_unpenalised_the_map_is_scipys_least_squares(seed):
     noisy, clean, mask = pairs(seed)
-    a, b = ridge(moments(noisy, clean, mask), 1e-9)
+    a, b = ridge(frame_sums(noisy, clean, mask), 1e-9)
     z = np.c_[noisy[mask], np.ones(mask.sum())].astype(np.float64)
     expected = linalg.lstsq(z, (clean - noisy)[mask])[0]
     np.testing.assert_allclose(np.vstack([a, b]), expected, atol=2e-4)
@@ -58,7 +58,7 @@ def test_the_penalty_is_rows_added_to_the_least_squares(seed, penalty):
     rows = np.c_[np.sqrt(weight) * np.eye(x.shape[1]), np.zeros(x.shape[1])]
     z = np.r_[np.c_[x, np.ones(len(x))], rows]
     target = np.r_[clean[mask] - x, np.zeros((x.shape[1], x.shape[1]))]
-    a, b = ridge(moments(noisy, clean, mask), penalty)
+    a, b = ridge(frame_sums(noisy, clean, mask), penalty)
     np.testing.assert_allclose(np.vstack([a, b]), linalg.lstsq(z, target)[0], atol=1e-6)
 
 
@@ -66,16 +66,16 @@ def test_the_penalty_is_rows_added_to_the_least_squares(seed, penalty):
 @given(seeds)
 def test_without_noise_nothing_changes(seed):
     _, clean, mask = pairs(seed)
-    maps = fit_maps([moments(clean, clean, mask)])
+    maps = fit_maps([frame_sums(clean, clean, mask)])
     assert not maps.u.any() and not maps.bias.any()
 
 
 @quick
 @given(seeds)
-def test_moments_of_batches_add_up(seed):
+def test_sums_of_batches_add_up(seed):
     noisy, clean, mask = pairs(seed)
-    whole = moments(noisy, clean, mask)
-    parts = moments(noisy[:1], clean[:1], mask[:1]) + moments(noisy[1:], clean[1:], mask[1:])
+    whole = frame_sums(noisy, clean, mask)
+    parts = frame_sums(noisy[:1], clean[:1], mask[:1]) + frame_sums(noisy[1:], clean[1:], mask[1:])
     np.testing.assert_allclose(parts.gram, whole.gram, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(parts.cross, whole.cross, rtol=1e-9, atol=1e-9)
 
@@ -83,7 +83,7 @@ def test_moments_of_batches_add_up(seed):
 @quick
 @given(seeds, st.integers(1, 5))
 def test_the_cut_has_its_rank_and_keeps_the_leading_fitted_changes(seed, rank):
-    sums = [None, moments(*pairs(seed)), moments(*pairs(seed + 1))]
+    sums = [None, frame_sums(*pairs(seed)), frame_sums(*pairs(seed + 1))]
     full, cut = fit_maps(sums, 0.1), fit_maps(sums, 0.1, rank=rank)
     assert cut.u.shape == (3, 5, rank) and not cut.u[0].any() and not cut.bias[0].any()
     np.testing.assert_allclose(cut.v.T @ cut.v, np.eye(rank), atol=1e-5)
@@ -100,8 +100,8 @@ def test_the_cut_has_its_rank_and_keeps_the_leading_fitted_changes(seed, rank):
 
 def test_a_strength_scales_the_change_and_the_error_falls_up_to_one():
     noisy, clean, mask = pairs(0)
-    sums = moments(noisy, clean, mask)
-    error = lambda s: np.square(restored(fit_maps([sums], 1e-6, [s]), noisy, 0) - clean)[mask].sum()  # noqa: E731
+    sums = frame_sums(noisy, clean, mask)
+    error = lambda s: np.square(restored(fit_maps([sums], 1e-6, [s]), noisy, 0) - clean)[mask].sum()
     whole, half = fit_maps([sums]), fit_maps([sums], strengths=[0.5])
     np.testing.assert_allclose(half.u @ half.v.T, 0.5 * whole.u @ whole.v.T, atol=1e-6)
     np.testing.assert_allclose(half.bias, 0.5 * whole.bias, atol=1e-6)
@@ -134,16 +134,16 @@ def test_a_channel_that_never_varies_and_a_high_temperature():
 
 def test_descriptors_are_means_and_spreads_of_real_frames():
     noisy, _, mask = pairs(3)
-    found = describe(jnp.stack([noisy, 2 * noisy]), jnp.asarray(mask))
+    described = describe(jnp.stack([noisy, 2 * noisy]), jnp.asarray(mask))
     own = noisy[1][mask[1]]
     expected = [own.mean(0), np.log(own.std(0) + 1e-3), 2 * own.mean(0), np.log(2 * own.std(0) + 1e-3)]
-    np.testing.assert_allclose(found[1], np.concatenate(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(described[1], np.concatenate(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_the_edit_restores_each_clip_by_its_own_mixture_at_one_layer():
     noisy, clean, mask = pairs(5)
     noisy = np.nan_to_num(noisy)
-    maps = fit_maps([None, moments(noisy, clean, mask), moments(*pairs(6))])
+    maps = fit_maps([None, frame_sums(noisy, clean, mask), frame_sums(*pairs(6))])
     weights = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.25, 0.75]])
     edit = restoration_edit(maps, weights, layer=1, layers=3)
     bias = jnp.broadcast_to(edit.bias, (3, *noisy.shape))
@@ -158,40 +158,40 @@ def test_the_edit_restores_each_clip_by_its_own_mixture_at_one_layer():
 
 def test_a_pass_restores_one_clip_and_leaves_the_clean_one():
     from seen_jax.data.items import load_clips
-    from seen_jax.evaluate.sweep import prepared
     from seen_jax.models.encoder import within
     from seen_jax.models.model import encode
+    from seen_jax.models.processor import Request
     from seen_jax.models.sites import ENCODER_RESID, Taps
 
     model = random_model()
-    _, _, batch = next(prepared(model, load_clips("validation", 1)[:2], 2))
+    batch = model.processor.prepare([Request([item.wave], item.prompt) for item in load_clips("validation", 1)[:2]])
     lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
-    run = lambda edits: np.asarray(encode(lalm, model.variables, batch.audio, edits).records[ENCODER_RESID]["tap"])  # noqa: E731
+    run = lambda edits: np.asarray(encode(lalm, model.variables, batch.audio, edits).records[ENCODER_RESID]["tap"])
     plain = run({})
     mask = within(model.config.encoder, np.asarray(batch.frames), batch.features.shape[1])
     target = plain[1] + 1
-    maps = fit_maps([None, moments(plain[1], target, mask)], 1e-9)
+    maps = fit_maps([None, frame_sums(plain[1], target, mask)], 1e-9)
     edit = restoration_edit(maps, np.eye(2), layer=1, layers=len(plain))
-    found = run({ENCODER_RESID: edit})
-    np.testing.assert_array_equal(found[0], plain[0])
-    np.testing.assert_array_equal(found[1, 0][mask[0]], plain[1, 0][mask[0]])
-    np.testing.assert_allclose(found[1, 1][mask[1]], target[1][mask[1]], atol=1e-3)
-    assert np.abs(found[2, 1] - plain[2, 1])[mask[1]].max() > 1e-3  # it flows on
+    restored_ = run({ENCODER_RESID: edit})
+    np.testing.assert_array_equal(restored_[0], plain[0])
+    np.testing.assert_array_equal(restored_[1, 0][mask[0]], plain[1, 0][mask[0]])
+    np.testing.assert_allclose(restored_[1, 1][mask[1]], target[1][mask[1]], atol=1e-3)
+    assert np.abs(restored_[2, 1] - plain[2, 1])[mask[1]].max() > 1e-3  # it flows on
 
 
 NOISY, CLEAN, MASK = pairs(0)
-SUMS = moments(NOISY, CLEAN, MASK)
+SUMS = frame_sums(NOISY, CLEAN, MASK)
 X, OWN = np.arange(12.0).reshape(4, 3), np.array([0, 1, 0, 1])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: moments(NOISY, CLEAN, np.ones_like(MASK)), "NaN"),
+        (lambda: frame_sums(NOISY, CLEAN, np.ones_like(MASK)), "NaN"),
         (lambda: ridge(SUMS, 0.0), "positive, not 0"),
-        (lambda: ridge(Moments(np.zeros((6, 6)), np.zeros((6, 5))), 0.1), "no frames"),
+        (lambda: ridge(FrameSums(np.zeros((6, 6)), np.zeros((6, 5))), 0.1), "no frames"),
         (lambda: fit_maps([None]), "condition with paired"),
-        (lambda: fit_maps([SUMS, moments(*pairs(0, width=4))]), "one width"),
+        (lambda: fit_maps([SUMS, frame_sums(*pairs(0, width=4))]), "one width"),
         (lambda: fit_maps([SUMS], strengths=[1.0, 1.0]), "1 conditions"),
         (lambda: fit_maps([SUMS], rank=6), "from 1 to 5, not 6"),
         (lambda: fit_gate(X, OWN[:3]), "one for each"),

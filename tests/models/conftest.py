@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_omni import write_checkpoint
 
-from seen_jax.models.model import Model, load
+from seen_jax.models.load import load
+from seen_jax.models.model import Model
 
 
 @pytest.fixture(scope="session")

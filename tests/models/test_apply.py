@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +76,7 @@ def see_of(batch, site: str, tap, q, positions: str = "audio") -> jax.Array:
 def test_an_edit_without_a_strength_only_measures(model, full, batch, plain):
     edits = {site: edit.replace(scale=None) for site, edit in edits_of(model, 1.0).items()}
     out = forward(full, model.variables, batch, edits)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=5e-6)  # noqa: E731 - of two programs
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=5e-6)  # of two programs
     jax.tree.map(close, (out.see, out.taps), (plain.see, plain.taps))
     np.testing.assert_allclose(out.logits, plain.logits, atol=1e-5)
 
@@ -243,7 +244,7 @@ def test_batch_size_and_order_change_nothing(model, full, rows, batch):
 def shaped_like(batch, rows, config):
     """Rows packed to the shapes of another batch, for which programs are compiled already."""
     extra_text = batch.tokens.shape[1] - max(len(row.ids) for row in rows)
-    chunks = lambda frames: -(-frames // config.encoder.pad_frames)  # noqa: E731
+    chunks = lambda frames: -(-frames // config.encoder.pad_frames)
     extra_chunks = chunks(batch.features.shape[1]) - chunks(max(f for row in rows for f in row.frames))
     return pack(rows, config, extra_text, extra_chunks)
 
@@ -320,7 +321,7 @@ def test_bfloat16_activations_leave_logits_and_see_in_float32(model, rows, batch
 # --- edits are data ---
 
 
-def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, full, batch):
+def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, full, batch, monkeypatch):
     def variant(strength: float = 1.0, layer: int | None = None, seed: int = 0, rank: int = 3) -> dict[str, Edit]:
         edits = {}
         for site in SITES:
@@ -330,17 +331,20 @@ def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, full, 
             edits[site] = Edit(u=u, scale=edit.scale * only, text=jnp.zeros_like(edit.scale))
         return edits
 
-    programs = {
-        forward: lambda edits: forward(full, model.variables, batch, edits).logits,
-        encode: lambda edits: encode(model.lalm, model.variables, batch.audio, edits).tokens,
-        _generate: lambda edits: generate(model.lalm, model.variables, batch, edits, Decoding(6)).logits,
-    }
-    others = [variant(strength=0.3), variant(layer=0), variant(seed=9), variant(rank=1)]
-    for function, call in programs.items():
-        results = [np.asarray(call(variant()))]
-        compiled = function._cache_size()
-        results += [np.asarray(call(edits)) for edits in others]
-        assert function._cache_size() == compiled > 0
+    def traced_once(function, *static):
+        return jax.jit(chex.assert_max_traces(function.__wrapped__, n=1), static_argnums=(0, *static))
+
+    chex.clear_trace_counter()
+    run, run_encoder = traced_once(forward), traced_once(encode)
+    monkeypatch.setattr("seen_jax.models.generate._generate", traced_once(_generate, 5))
+    programs = (
+        lambda edits: run(full, model.variables, batch, edits).logits,
+        lambda edits: run_encoder(model.lalm, model.variables, batch.audio, edits).tokens,
+        lambda edits: generate(model.lalm, model.variables, batch, edits, Decoding(6)).logits,
+    )
+    variants = [variant(), variant(strength=0.3), variant(layer=0), variant(seed=9), variant(rank=1)]
+    for call in programs:
+        results = [np.asarray(call(edits)) for edits in variants]
         assert all(np.abs(x - results[0]).max() > 1e-3 for x in results[1:]), "the edits make no difference"
 
 
@@ -380,7 +384,7 @@ def see_function(model, batch):
     @jax.jit
     def slope(x, direction, step, weights):
         """Along a direction, by central differences extrapolated to step 0 (Richardson)."""
-        at = lambda h: jax.tree.map(lambda v, d: v + h * step * d, x, direction)  # noqa: E731
+        at = lambda h: jax.tree.map(lambda v, d: v + h * step * d, x, direction)
         up, down, half_up, half_down = jax.vmap(lambda h: see(at(h), weights))(STEPS)
         return (4 * (half_up - half_down) / step - (up - down) / (2 * step)) / 3
 

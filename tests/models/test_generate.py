@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tiny_omni import Row, pack, random_edit, random_row
 
 from seen_jax.errors import ConfigError
-from seen_jax.models.generate import Decoding, _generate, generate, sample
+from seen_jax.models.generate import Decoding, generate, sample
 from seen_jax.models.model import forward
 from seen_jax.models.sites import SITES
 
@@ -87,7 +88,7 @@ def test_one_new_token(model, batch, greedy):
 def test_a_sampled_answer_belongs_to_its_key_and_prompt(model, rows, batch, keys, greedy):
     """Neither batch size nor order matters; another key gives another answer."""
     hot = Decoding(NEW, temperature=1.0)
-    run = lambda some, keys: generate(model.lalm, model.variables, some, None, hot, keys).tokens.tolist()  # noqa: E731
+    run = lambda some, keys: generate(model.lalm, model.variables, some, None, hot, keys).tokens.tolist()
     texts = run(batch, keys)
     assert run(batch, keys) == texts
     order = [2, 0, 1]
@@ -99,18 +100,21 @@ def test_a_sampled_answer_belongs_to_its_key_and_prompt(model, rows, batch, keys
     assert all(a != b for a, b in zip(texts, greedy.tokens.tolist(), strict=True))
 
 
-def test_sampling_tends_to_greedy(model, batch, keys, greedy):
-    """As temperature or top_p goes to 0, or with top_k 1; temperature and top_p are data."""
-    settings = [Decoding(NEW, temperature=1e-4), Decoding(NEW, temperature=1.0, top_p=1e-6)]
-    generate(model.lalm, model.variables, batch, None, Decoding(NEW, temperature=1.0), keys)
-    compiled = _generate._cache_size()
-    outs = [generate(model.lalm, model.variables, batch, None, setting, keys) for setting in settings]
-    assert _generate._cache_size() == compiled
-    one = Decoding(NEW, temperature=1.0, top_k=1)
-    outs.append(generate(model.lalm, model.variables, batch, None, one, keys))
-    for out in outs:
-        assert out.tokens.tolist() == greedy.tokens.tolist()
-        assert out.lengths.tolist() == greedy.lengths.tolist()
+@pytest.mark.parametrize("setting", [{"temperature": 1e-4}, {"top_p": 1e-6}, {"top_k": 1}])
+def test_sampling_tends_to_greedy(model, batch, keys, greedy, setting):
+    out = generate(model.lalm, model.variables, batch, None, Decoding(NEW, **{"temperature": 1.0} | setting), keys)
+    assert out.tokens.tolist() == greedy.tokens.tolist()
+    assert out.lengths.tolist() == greedy.lengths.tolist()
+
+
+def test_temperature_and_top_p_never_recompile(model, batch, keys, monkeypatch):
+    run = lambda **setting: generate(model.lalm, model.variables, batch, None, Decoding(NEW, **setting), keys)
+    run(temperature=1.0)
+    monkeypatch.setattr("seen_jax.models.generate.sample", chex.assert_max_traces(sample, n=0))
+    run(temperature=0.5)
+    run(temperature=2.0, top_p=0.3)
+    with pytest.raises(AssertionError, match="traced"):
+        run(temperature=1.0, top_k=4)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +133,9 @@ def test_draws_follow_the_cut_distribution(temperature, top_p, top_k, kept):
     keys = jax.random.split(jax.random.key(3), 4000)
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities, jnp.float32)) + 2, (4000, 6))
     drawn = sample(logits, keys, jnp.float32(temperature), jnp.float32(top_p), top_k)
-    found = np.bincount(np.asarray(drawn), minlength=6) / 4000
-    assert set(np.flatnonzero(found)) == set(order[:kept])
-    np.testing.assert_allclose(found, expected, atol=0.03)
+    shares = np.bincount(np.asarray(drawn), minlength=6) / 4000
+    assert set(np.flatnonzero(shares)) == set(order[:kept])
+    np.testing.assert_allclose(shares, expected, atol=0.03)
 
 
 @pytest.mark.parametrize(

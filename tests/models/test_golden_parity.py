@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from golden_cases import FOLDER, NEW, SECONDS, STRENGTH, golden_requests
 
-from seen_jax.api import per_clip
+from seen_jax.models.batching import Prepared
 from seen_jax.models.edits import Edit
-from seen_jax.models.families import FAMILIES
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.lalm import Batch
-from seen_jax.models.model import Model, forward, load
-from seen_jax.models.sites import ENCODER_SITES, SITES, Taps
+from seen_jax.models.load import load
+from seen_jax.models.model import Model, forward
+from seen_jax.models.pooling import of_clips
+from seen_jax.models.sites import SITES, Taps
+from seen_jax.registry import FAMILIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +64,11 @@ def test_parity_of_prompts_and_frames(golden):
 
 def test_parity_of_logits_and_pooled_sites(golden):
     out = golden.forward(None)
-    clips = [clip for own in golden.owners for clip in own]
+    prepared = Prepared(list(range(len(SECONDS))), golden.batch, golden.owners)
     for i in range(len(SECONDS)):
         np.testing.assert_allclose(golden.logits(out, i)[-4:], golden.figures[f"{i}/logits"], atol=1e-4, rtol=0)
     for site in SITES:
-        pooled = np.asarray(out.taps[site])
-        if site in ENCODER_SITES:
-            pooled = per_clip(golden.model, site, pooled, golden.batch.frames, clips)
+        pooled = of_clips(golden.model, site, np.asarray(out.taps[site]), prepared)
         expected = np.stack([golden.figures[f"{i}/pooled/{site}"] for i in range(len(SECONDS))], 1)
         np.testing.assert_allclose(pooled, expected, atol=1e-4, rtol=0, err_msg=site)
     assert np.abs(golden.figures["0/logits"]).max() > 1

@@ -19,17 +19,16 @@ from torch_granite import MelSpectrogram, build_granite  # noqa: E402
 
 from seen_jax.audio.features import htk_filterbank, log_mel  # noqa: E402
 from seen_jax.errors import AudioError, CheckpointError  # noqa: E402
-from seen_jax.models.checkpoint import (  # noqa: E402
-    LORA,
-    LORA_CONFIG,
-    WEIGHTS,
-    read_config,
-    save_params,
-)
-from seen_jax.models.families import granite_speech  # noqa: E402
-from seen_jax.models.model import forward, load  # noqa: E402
+from seen_jax.models.checkpoint import read_config, save_params  # noqa: E402
+from seen_jax.models.load import load  # noqa: E402
+from seen_jax.models.lora import LORA, LORA_CONFIG  # noqa: E402
+from seen_jax.models.model import forward  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
+from seen_jax.models.safetensors_files import WEIGHTS  # noqa: E402
 from seen_jax.models.sites import ENCODER_MLP_ACT, SITES, Taps  # noqa: E402
+from seen_jax.registry import FAMILIES  # noqa: E402
+
+granite_speech = FAMILIES["granite_speech"]
 
 WHOLE = 1e-4
 GOLDEN = ((3200, 3), (16000, 12), (16077, 12), (40000, 27), (48077, 30), (160000, 102), (320000, 201), (480000, 300))
@@ -216,10 +215,10 @@ def test_the_prompt_is_text_in_the_folders_own_template(model):
         {"role": "assistant", "content": "red"},
         {"role": "user", "content": "<|audio|>which color ?"},
     ]
-    render = lambda template: tokenizer.apply_chat_template(  # noqa: E731
+    render = lambda template: tokenizer.apply_chat_template(
         granite_speech.flat(messages), chat_template=template, tokenize=False, add_generation_prompt=True
     )
-    assert render(granite_speech.CHAT_TEMPLATE) == (
+    assert render(granite_speech.chat_template) == (
         "USER: <|audio|>which ?\n ASSISTANT:redUSER: <|audio|>which color ?\n ASSISTANT:"
     )
     own = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% endfor %}"

@@ -9,8 +9,8 @@ from tiny_omni import AUDIO, wave
 from seen_jax.audio.features import frame_count
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.config import token_count
-from seen_jax.models.families.qwen2_5_omni import CHAT_TEMPLATE
 from seen_jax.models.processor import Request
+from seen_jax.registry import FAMILIES
 
 SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01)
 
@@ -96,8 +96,8 @@ def test_parity_of_token_counts_of_frames(frames, tokens):
 
 def test_the_default_template_is_the_published_one_for_audio_and_text(model):
     """ChatML, audio without a newline or a number, and a short system turn where the chat brings none."""
-    render = lambda request: model.processor.tokenizer.apply_chat_template(  # noqa: E731
-        request.chat(), chat_template=CHAT_TEMPLATE, tokenize=False, add_generation_prompt=True
+    render = lambda request: model.processor.tokenizer.apply_chat_template(
+        request.chat(), chat_template=FAMILIES["qwen2_5_omni"].chat_template, tokenize=False, add_generation_prompt=True
     )
     audio = "<|audio_bos|><|AUDIO|><|audio_eos|>"
     assert render(Request([wave(800)], "What?")) == (
@@ -111,7 +111,7 @@ def test_the_default_template_is_the_published_one_for_audio_and_text(model):
 
 def test_audio_index_points_at_the_tokens_of_the_right_clip(model):
     requests = [Request([wave(5000)], "red"), Request([wave(9000), wave(3300)], "the name")]
-    batch = model.processor.prepare(requests, text_bucket=8)
+    batch = model.processor.prepare(requests, text_multiple=8)
     assert batch.tokens.shape[1] % 8 == 0
     per_clip = int(token_count(batch.features.shape[1]))
     index = np.asarray(batch.audio_index)

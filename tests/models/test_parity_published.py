@@ -9,26 +9,20 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-from seen_jax.models.checkpoint import Tensor, match, parameter_shapes, published_config  # noqa: E402
-from seen_jax.models.families import (  # noqa: E402
-    audio_flamingo_3,
-    glm_asr,
-    granite_speech,
-    qwen2_5_omni,
-    qwen2_audio,
-    qwen3_omni,
-    voxtral,
-)
+from seen_jax.models.checkpoint import match, parameter_shapes  # noqa: E402
+from seen_jax.models.family import published_config  # noqa: E402
+from seen_jax.models.safetensors_files import Tensor  # noqa: E402
 from seen_jax.models.weights import slots  # noqa: E402
+from seen_jax.registry import FAMILIES  # noqa: E402
 
 ORIGINALS = {
-    qwen2_5_omni: "Qwen2_5OmniForConditionalGeneration",  # whole, with vision, talker and token2wav
-    qwen3_omni: "Qwen3OmniMoeThinkerForConditionalGeneration",  # with vision
-    qwen2_audio: "Qwen2AudioForConditionalGeneration",
-    audio_flamingo_3: "AudioFlamingo3ForConditionalGeneration",
-    glm_asr: "GlmAsrForConditionalGeneration",
-    granite_speech: "GraniteSpeechForConditionalGeneration",
-    voxtral: "VoxtralForConditionalGeneration",
+    "qwen2_5_omni": "Qwen2_5OmniForConditionalGeneration",  # whole, with vision, talker and token2wav
+    "qwen3_omni": "Qwen3OmniMoeThinkerForConditionalGeneration",  # with vision
+    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
+    "audio_flamingo_3": "AudioFlamingo3ForConditionalGeneration",
+    "glm_asr": "GlmAsrForConditionalGeneration",
+    "granite_speech": "GraniteSpeechForConditionalGeneration",
+    "voxtral": "VoxtralForConditionalGeneration",
 }
 
 
@@ -36,10 +30,10 @@ def original_tensors(family) -> dict[str, tuple[int, ...]]:
     """{key: shape} of the original's weights, tied ones once."""
     import transformers
 
-    config = transformers.CONFIG_MAPPING[family.MODEL_TYPES[0]](**family.PUBLISHED)
-    config = config.thinker_config if family is qwen3_omni else config
+    config = transformers.CONFIG_MAPPING[family.model_types[0]](**family.published)
+    config = config.thinker_config if family.name == "qwen3_omni" else config
     with torch.device("meta"):
-        model = getattr(transformers, ORIGINALS[family])(config)
+        model = getattr(transformers, ORIGINALS[family.name])(config)
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
     shapes = {key: tuple(x.shape) for key, x in model.state_dict().items() if key not in tied}
     return dict(part for key, shape in shapes.items() for part in experts(key, shape))
@@ -55,8 +49,9 @@ def experts(key: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]
     return [(f"{where}.{e}.{n}.weight", own) for e in range(shape[0]) for n in names]
 
 
-@pytest.mark.parametrize("family", ORIGINALS, ids=lambda f: f.NAME)
-def test_parity_of_keys_shapes_and_parameters_at_published_size(family):
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_parity_of_keys_shapes_and_parameters_at_published_size(name):
+    family = FAMILIES[name]
     config = published_config(family)
     shapes = parameter_shapes(config)
     table = slots(family.rules(config), shapes)

@@ -22,11 +22,12 @@ from tiny_omni import Row, Size, leaves_equal, pack, random_edit, random_row  # 
 from torch_omni import Original, build, save  # noqa: E402
 
 from seen_jax.models import layers  # noqa: E402
-from seen_jax.models.checkpoint import list_tensors, load_params, read_config, save_params  # noqa: E402
+from seen_jax.models.checkpoint import load_params, read_config, save_params  # noqa: E402
 from seen_jax.models.config import conv_length, token_count  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.lalm import Lalm, Output  # noqa: E402
 from seen_jax.models.model import forward  # noqa: E402
+from seen_jax.models.safetensors_files import list_tensors  # noqa: E402
 from seen_jax.models.sites import DECODER_SITES, ENCODER_SITES, PROJECTOR, SITES, Taps  # noqa: E402
 
 WHOLE, PART = 1e-4, 1e-5
@@ -110,7 +111,7 @@ def all_edits(config, site: str | None, text: float = 0.0) -> dict:
 def valid_taps(out: Output, b: int, row: Row, audio: int) -> dict[str, np.ndarray]:
     """Full taps of row b without its padding, clips joined, as the hooks of the original see them."""
     clips = range(audio, audio + len(row.frames))
-    cut = lambda x, count: np.concatenate([x[:, a, : count(f)] for a, f in zip(clips, row.frames, strict=True)], 1)  # noqa: E731
+    cut = lambda x, count: np.concatenate([x[:, a, : count(f)] for a, f in zip(clips, row.frames, strict=True)], 1)
     taps = {site: np.asarray(x) for site, x in out.taps.items()}
     found = {site: cut(taps[site], token_count if site == PROJECTOR else conv_length) for site in ENCODER_SITES}
     return found | {site: taps[site][:, b, : len(row.ids)] for site in DECODER_SITES}
@@ -252,5 +253,5 @@ def test_parity_of_attention_with_grouped_heads():
     # The same position as a step over the cache of the positions before it.
     last = [jnp.asarray(x[:1, 6:7]) for x in (q, k, v)]
     keys, values = jnp.asarray(k[:1].transpose(0, 2, 3, 1)), jnp.asarray(v[:1].transpose(0, 2, 1, 3))
-    cached = layers.cached_attention(*last, keys, values, jnp.arange(7)[None] < 6)
+    cached = layers.cached_attention(last[0], tuple(last[1:]), (keys, values), jnp.arange(7)[None] < 6)
     np.testing.assert_allclose(cached[0, 0], expected[0, 6], atol=PART)

@@ -11,11 +11,14 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 from tiny_omni import Row  # noqa: E402
 from torch_omni import Original  # noqa: E402
 
-from seen_jax.api import generate, pool, seen_edit  # noqa: E402
+from seen_jax.api import generate  # noqa: E402
 from seen_jax.audio import mix_at_snr, noise_for_clip  # noqa: E402
 from seen_jax.data.items import load_clips  # noqa: E402
+from seen_jax.edits import projection  # noqa: E402
 from seen_jax.models.generate import Decoding  # noqa: E402
-from seen_jax.models.model import forward, load  # noqa: E402
+from seen_jax.models.load import load  # noqa: E402
+from seen_jax.models.model import forward  # noqa: E402
+from seen_jax.models.pooling import pool  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT, SITES, Taps  # noqa: E402
 from seen_jax.subspace import Calibration, Selection, Statistics  # noqa: E402
@@ -60,8 +63,8 @@ def row(model, request) -> Row:
 def basis(model):
     waves = [item.wave for item in load_clips("calibration")[:12]]
     noise = [noise_for_clip("white", len(w), i) for i, w in enumerate(waves)]
-    statistics = Statistics(pool(model, waves, ENCODER_MLP_ACT), pool(model, noise, ENCODER_MLP_ACT))
-    return Calibration(ENCODER_MLP_ACT, statistics).select(Selection(method="complement", layers="all"))
+    pooled = (pool(model, clips, [ENCODER_MLP_ACT])[ENCODER_MLP_ACT] for clips in (waves, noise))
+    return Calibration(ENCODER_MLP_ACT, Statistics(*pooled)).select(Selection(method="complement", layers="all"))
 
 
 def test_parity_of_greedy_answers_on_200_clips(model, original, requests):
@@ -97,7 +100,7 @@ def test_parity_of_logits_and_sites(model, original, requests):
 
 def test_parity_of_seen_at_the_papers_site(model, original, requests, basis):
     """The same projection by a forward hook on `activation_fn`."""
-    edits = seen_edit(model, basis, 1.0)
+    edits = projection(model, basis, 1.0)
     assert max(basis.ranks) > 0
     for request in requests[::16]:
         one = row(model, request)

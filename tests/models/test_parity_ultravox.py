@@ -14,10 +14,12 @@ from torch_families import Tiny  # noqa: E402
 from torch_ultravox import build_ultravox  # noqa: E402
 
 from seen_jax.models.config import RopeScaling  # noqa: E402
-from seen_jax.models.families import ultravox  # noqa: E402
 from seen_jax.models.layers import inverse_frequencies  # noqa: E402
-from seen_jax.models.model import load  # noqa: E402
+from seen_jax.models.load import load  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
+from seen_jax.registry import FAMILIES  # noqa: E402
+
+ultravox = FAMILIES["ultravox"]
 
 SMALL = Tiny(n_mels=40, encoder_layers=1, encoder_width=16, encoder_heads=2, layers=1)
 

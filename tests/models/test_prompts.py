@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from seen_jax.errors import ConfigError
-from seen_jax.models.families import families, minicpm_o, qwen2_5_omni, step_audio_2
 from seen_jax.models.prompts import TASKS, task_messages, task_request, templates
+from seen_jax.registry import FAMILIES
+
+minicpm_o, qwen2_5_omni, step_audio_2 = (FAMILIES[name] for name in ("minicpm_o", "qwen2_5_omni", "step_audio_2"))
 
 QUESTION, CHOICES = "Which word appears first", ("A. ghastly", "B. grinning")
 
@@ -18,9 +20,9 @@ def rendered(family, task: str) -> str:
     """The prompt's text with the clip's marker in it."""
     import jinja2
 
-    messages = task_messages((family.NAME,), task, QUESTION, CHOICES)
+    messages = task_messages((family.name,), task, QUESTION, CHOICES)
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(family.CHAT_TEMPLATE).render(messages=messages, add_generation_prompt=True)
+    return environment.from_string(family.chat_template).render(messages=messages, add_generation_prompt=True)
 
 
 def test_parity_with_the_released_scripts_of_qwen2_5_omni():
@@ -71,7 +73,7 @@ class Pieces:
 @pytest.mark.parametrize("task", TASKS)
 def test_parity_with_the_released_scripts_of_step_audio_2(task):
     tokenizer = Pieces()
-    step_audio_2.prompt(tokenizer, task_messages((step_audio_2.NAME,), task, QUESTION, CHOICES), [[3]])
+    step_audio_2.prompt(tokenizer, task_messages((step_audio_2.name,), task, QUESTION, CHOICES), [[3]], 0)
     text = "".join(tokenizer.pieces)
     system, human = {
         "multiple_choice": (
@@ -89,7 +91,7 @@ def test_parity_with_the_released_scripts_of_step_audio_2(task):
     assert text == f"<|BOT|>system\n{system}<|EOT|><|BOT|>human\n{audio}{human}<|EOT|><|BOT|>assistant\n"
 
 
-@pytest.mark.parametrize("family", [*(f.NAME for f in families()), "seen-tiny", "unheard of"])
+@pytest.mark.parametrize("family", [*FAMILIES, "seen-tiny", "unheard of"])
 @pytest.mark.parametrize("task", TASKS)
 def test_every_family_has_a_prompt_with_one_clip(family, task):
     messages = task_messages((family,), task, QUESTION, CHOICES)
@@ -100,7 +102,7 @@ def test_every_family_has_a_prompt_with_one_clip(family, task):
 
 
 def test_every_template_belongs_to_a_model():
-    assert set(templates()) == {*(f.NAME for f in families()), "seen-tiny", "default"} & set(templates())
+    assert set(templates()) == {*FAMILIES, "seen-tiny", "default"} & set(templates())
     assert {task for tasks in templates().values() for task in tasks} == set(TASKS)
 
 

@@ -15,19 +15,16 @@ from tiny_omni import leaves_equal, random_edit, random_params, wave
 
 from seen_jax.errors import AudioError, CheckpointError
 from seen_jax.models import layers
-from seen_jax.models.checkpoint import (
-    WEIGHTS,
-    load_params,
-    parameter_shapes,
-    published_config,
-    read_config,
-    save_params,
-)
-from seen_jax.models.families import qwen3_omni
+from seen_jax.models.checkpoint import load_params, parameter_shapes, read_config, save_params
+from seen_jax.models.family import published_config
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import encode, forward
+from seen_jax.models.safetensors_files import WEIGHTS
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, Taps
 from seen_jax.models.weights import slots
+from seen_jax.registry import FAMILIES
+
+qwen3_omni = FAMILIES["qwen3_omni"]
 
 THINKER = {
     "model_type": "qwen3_omni_moe_thinker",
@@ -85,7 +82,7 @@ def variables(folder, config):
 @pytest.fixture(scope="module")
 def batch(config):
     """Two prompts, of which one is shorter, without audio features that matter: their audio tokens lie in `taps`."""
-    audio, _ = qwen3_omni.FRAMING.audio([wave(9000), wave(20000, 1)], config.encoder)
+    audio, _ = qwen3_omni.framing.audio([wave(9000), wave(20000, 1)], config.encoder)
     rng = np.random.default_rng(0)
     index = np.full((2, 40), -1, np.int32)
     per_row = int(config.encoder.token_count(audio.features.shape[1]))
@@ -94,7 +91,7 @@ def batch(config):
         index[row, 4 : 4 + n] = row * per_row + np.arange(n)
     tokens = jnp.asarray(rng.integers(4, 50, (2, 40)), jnp.int32)
     lengths = jnp.asarray([28, 40], jnp.int32)
-    return Batch(tokens, lengths, audio.features, audio.frames, jnp.asarray(index), audio.seen)
+    return Batch(tokens, lengths, audio.features, audio.frames, jnp.asarray(index), audio.visible_frames)
 
 
 # --- what is published ---
@@ -142,7 +139,7 @@ def test_published_size_without_allocating_it():
 
 def test_clips_past_forty_minutes_are_refused():
     with pytest.raises(AudioError, match=r"lasts 2400\.1 s; qwen3_omni takes at most 2400 s"):
-        qwen3_omni.FRAMING.check(np.zeros(2400 * 16000 + 1600, np.float32), "qwen3_omni")
+        qwen3_omni.framing.check(np.zeros(2400 * 16000 + 1600, np.float32), "qwen3_omni")
 
 
 # --- folders ---
@@ -209,16 +206,16 @@ def test_attributes_that_the_port_does_not_have_are_refused(tmp_path, section, v
 def test_padding_and_what_it_holds_change_nothing(config, variables):
     """Clips of one chunk, of a tail and of whole chunks: in one batch and alone, with NaN behind what is convolved."""
     lalm = Lalm(config, Taps(("encoder.mlp_act", "encoder.resid", "projector"), "full"))
-    run = lambda audio: encode(lalm, variables, audio, {})  # noqa: E731
+    run = lambda audio: encode(lalm, variables, audio, {})
     waves = [wave(800), wave(15_999, 1), wave(16_000, 2), wave(33_000, 3), wave(64_000, 4)]
-    audio, _ = qwen3_omni.FRAMING.audio(waves, config.encoder)
+    audio, _ = qwen3_omni.framing.audio(waves, config.encoder)
     assert audio.frames.tolist() == [5, 99, 100, 206, 400]
-    assert audio.seen.tolist() == [5, 99, 100, 300, 400]
+    assert audio.visible_frames.tolist() == [5, 99, 100, 300, 400]
     features = np.pad(np.asarray(audio.features), ((0, 0), (0, 200), (0, 0)))
-    features[np.arange(features.shape[1]) >= np.asarray(audio.seen)[:, None]] = np.nan
+    features[np.arange(features.shape[1]) >= np.asarray(audio.visible_frames)[:, None]] = np.nan
     together = run(audio.replace(features=jnp.asarray(features)))
     for i, clip in enumerate(waves):
-        alone = run(qwen3_omni.FRAMING.audio([clip], config.encoder)[0])
+        alone = run(qwen3_omni.framing.audio([clip], config.encoder)[0])
         n = int(config.encoder.token_count(audio.frames[i]))
         assert together.lengths[i] == alone.lengths[0] == n
         for site, record in alone.records.items():
@@ -228,10 +225,10 @@ def test_padding_and_what_it_holds_change_nothing(config, variables):
 
 def test_the_rest_of_the_last_chunk_is_heard(config, variables):
     """As in the original: what zeros behind a clip make of the convolutions' biases reaches its last position."""
-    run = lambda audio: encode(Lalm(config), variables, audio, {}).tokens  # noqa: E731
-    audio, _ = qwen3_omni.FRAMING.audio([wave(33_000)], config.encoder)
+    run = lambda audio: encode(Lalm(config), variables, audio, {}).tokens
+    audio, _ = qwen3_omni.framing.audio([wave(33_000)], config.encoder)
     n = int(config.encoder.token_count(audio.frames[0]))
-    assert np.abs(run(audio) - run(audio.replace(seen=None)))[0, :n].max() > 1e-3
+    assert np.abs(run(audio) - run(audio.replace(visible_frames=None)))[0, :n].max() > 1e-3
 
 
 # --- experts ---
@@ -262,10 +259,10 @@ def test_logits_do_not_depend_on_what_is_measured(config, variables, batch):
 
 
 def test_batch_and_bucket_change_nothing(config, variables, batch):
-    run = lambda b: forward(Lalm(config), variables, b, {}).logits  # noqa: E731
+    run = lambda b: forward(Lalm(config), variables, b, {}).logits
     together = run(batch)
     for row, n in enumerate(batch.lengths.tolist()):
-        one = lambda x, row=row: x[row : row + 1]  # noqa: E731
+        one = lambda x, row=row: x[row : row + 1]
         alone = jax.tree.map(one, batch)
         per_row = int(config.encoder.token_count(batch.features.shape[1]))
         index = jnp.where(alone.audio_index < 0, -1, alone.audio_index - row * per_row)
@@ -277,7 +274,7 @@ def test_batch_and_bucket_change_nothing(config, variables, batch):
 def test_a_strength_sweep_is_a_vmap_over_scale(config, variables, batch, site):
     edit = random_edit(config, site)
     strengths = (0.0, 0.5, 1.0)
-    run = lambda scale: forward(Lalm(config), variables, batch, {site: edit.replace(scale=scale)}).logits  # noqa: E731
+    run = lambda scale: forward(Lalm(config), variables, batch, {site: edit.replace(scale=scale)}).logits
     swept = jax.vmap(run)(jnp.asarray(strengths)[:, None] * edit.scale)
     for logits, strength in zip(swept, strengths, strict=True):
         np.testing.assert_allclose(logits, run(strength * edit.scale), atol=2e-5)

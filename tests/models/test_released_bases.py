@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from tiny_omni import random_params
 
-from seen_jax.api import seen_edit
-from seen_jax.models.checkpoint import published_config
-from seen_jax.models.families import minicpm_o, qwen2_5_omni, step_audio_2
+from seen_jax.edits import projection
+from seen_jax.models.family import published_config
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model, forward
 from seen_jax.models.processor import Processor
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, Taps
+from seen_jax.registry import FAMILIES
 from seen_jax.subspace import NoiseBasis, load_released
+
+minicpm_o, qwen2_5_omni, step_audio_2 = (FAMILIES[name] for name in ("minicpm_o", "qwen2_5_omni", "step_audio_2"))
 
 FILES = {
     "Qwen/v_list_gauss_0.1_0.pt": qwen2_5_omni,
@@ -38,12 +40,12 @@ def thin_model(family: Any) -> Model:
     )
     config = dataclasses.replace(config, encoder=encoder, decoder=decoder, audio_token=5, pad_token=0)
     variables = {"params": random_params(config, seed=1)}
-    return Model(family.NAME, Path(), Lalm(config), variables, Processor(None, config, family), "thin")
+    return Model(family.name, Path(), Lalm(config), variables, Processor(None, config, family), "thin")
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Model]:
-    return {family.NAME: thin_model(family) for family in {f.NAME: f for f in FILES.values()}.values()}
+    return {family.name: thin_model(family) for family in {f.name: f for f in FILES.values()}.values()}
 
 
 def batch_of(model: Model) -> Batch:
@@ -52,20 +54,20 @@ def batch_of(model: Model) -> Batch:
     index = np.concatenate([[-1, -1], np.arange(tokens), [-1, -1]])[None].astype(np.int32)
     features = np.random.default_rng(0).standard_normal((1, FRAMES, encoder.n_mels)).astype(np.float32)
     ids = np.where(index < 0, 7, model.config.audio_token)
-    ints = lambda x: jnp.asarray(x, jnp.int32)  # noqa: E731
+    ints = lambda x: jnp.asarray(x, jnp.int32)
     return Batch(ints(ids), ints([ids.shape[1]]), jnp.asarray(features), ints([FRAMES]), ints(index))
 
 
 def run(model: Model, basis: NoiseBasis, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(activations, residual stream) of all layers, and logits. Strength 0 runs the same program."""
-    edits = seen_edit(model, basis, strength)
+    edits = projection(model, basis, strength)
     out = forward(model.tapped(Taps((ENCODER_MLP_ACT, ENCODER_RESID), "full")), model.variables, batch_of(model), edits)
     return np.asarray(out.taps[ENCODER_MLP_ACT]), np.asarray(out.taps[ENCODER_RESID]), np.asarray(out.logits)
 
 
 @pytest.mark.parametrize("name", list(FILES))
 def test_a_released_basis_changes_the_right_layers_only(recordings, models, name):
-    model = models[FILES[name].NAME]
+    model = models[FILES[name].name]
     depth, width = model.config.site_shape(ENCODER_MLP_ACT)
     basis = load_released(recordings / "released_bases" / name, depth)
     assert basis.q.shape[:2] == (depth, width)
@@ -80,7 +82,7 @@ def test_a_released_basis_changes_the_right_layers_only(recordings, models, name
 
 @pytest.mark.parametrize("name", list(FILES))
 def test_every_layer_of_a_released_basis_alone(recordings, models, name):
-    model = models[FILES[name].NAME]
+    model = models[FILES[name].name]
     basis = load_released(recordings / "released_bases" / name, model.config.encoder.layers)
     plain = run(model, basis, 0.0)
     for layer in basis.layers:

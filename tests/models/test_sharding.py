@@ -14,10 +14,11 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from seen_jax.errors import ConfigError
-from seen_jax.models.checkpoint import parameter_shapes, published_config
-from seen_jax.models.families import families
-from seen_jax.models.model import batches
+from seen_jax.models.batching import filled
+from seen_jax.models.checkpoint import parameter_shapes
+from seen_jax.models.family import published_config
 from seen_jax.models.sharding import DATA, TENSOR, MeshConfig, make_mesh, parameter_sharding, spec
+from seen_jax.registry import FAMILIES
 
 MESHES = ("8x1", "1x8", "2x4")
 CASES = [(name, mesh) for name in ("seen-tiny", "shared_heads") for mesh in MESHES]
@@ -49,10 +50,10 @@ def differences(tmp_path_factory) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "mesh"), CASES)
 def test_a_mesh_gives_the_same_answers_see_and_pooled_activations(differences, name, mesh):
-    found = dict(differences[name][mesh])
-    assert found.pop("same")
-    found.pop("on_one_device")
-    assert all(difference <= TOLERANCE for difference in found.values()), found
+    figures = dict(differences[name][mesh])
+    assert figures.pop("same")
+    figures.pop("on_one_device")
+    assert all(difference <= TOLERANCE for difference in figures.values()), figures
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_weights_are_shared_by_the_tensor_axis_alone(differences):
 # --- rules ---
 
 
-@pytest.mark.parametrize("family", families(), ids=lambda family: family.NAME)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
 def test_no_large_parameter_of_a_published_model_is_whole_on_eight_devices(family):
     mesh = mesh_of(1, 8)
     total = on_one = 0
@@ -80,17 +81,17 @@ def test_no_large_parameter_of_a_published_model_is_whole_on_eight_devices(famil
 
 def test_parameters_are_split_as_in_megatron():
     mesh = mesh_of(2, 4)
-    where = lambda path, *shape: parameter_sharding(mesh, path.split("/"), shape).spec  # noqa: E731
-    assert where("decoder/layers/q/kernel", 3, 32, 64) == PartitionSpec(None, None, TENSOR)
-    assert where("decoder/layers/q/bias", 3, 64) == PartitionSpec(None, TENSOR)
-    assert where("decoder/layers/o/kernel", 3, 64, 32) == PartitionSpec(None, TENSOR, None)
-    assert where("decoder/layers/gate/kernel", 3, 32, 48) == PartitionSpec(None, None, TENSOR)
-    assert where("decoder/layers/down/kernel", 3, 48, 32) == PartitionSpec(None, TENSOR, None)
-    assert where("encoder/layers/fc2/bias", 3, 32) == PartitionSpec(None, None)
-    assert where("decoder/embed/embedding", 400, 32) == PartitionSpec(TENSOR, None)
-    assert where("decoder/embed/embedding", 402, 32) == PartitionSpec(None, TENSOR)  # 4 does not divide it
-    assert where("decoder/lm_head/kernel", 32, 400) == PartitionSpec(None, TENSOR)
-    assert where("decoder/layers/norm1/scale", 4, 32) == PartitionSpec(None, None)
+    split = lambda path, *shape: parameter_sharding(mesh, path.split("/"), shape).spec
+    assert split("decoder/layers/q/kernel", 3, 32, 64) == PartitionSpec(None, None, TENSOR)
+    assert split("decoder/layers/q/bias", 3, 64) == PartitionSpec(None, TENSOR)
+    assert split("decoder/layers/o/kernel", 3, 64, 32) == PartitionSpec(None, TENSOR, None)
+    assert split("decoder/layers/gate/kernel", 3, 32, 48) == PartitionSpec(None, None, TENSOR)
+    assert split("decoder/layers/down/kernel", 3, 48, 32) == PartitionSpec(None, TENSOR, None)
+    assert split("encoder/layers/fc2/bias", 3, 32) == PartitionSpec(None, None)
+    assert split("decoder/embed/embedding", 400, 32) == PartitionSpec(TENSOR, None)
+    assert split("decoder/embed/embedding", 402, 32) == PartitionSpec(None, TENSOR)  # 4 does not divide it
+    assert split("decoder/lm_head/kernel", 32, 400) == PartitionSpec(None, TENSOR)
+    assert split("decoder/layers/norm1/scale", 4, 32) == PartitionSpec(None, None)
 
 
 def test_an_axis_that_does_not_divide_is_left_whole():
@@ -100,9 +101,10 @@ def test_an_axis_that_does_not_divide_is_left_whole():
     assert spec(mesh, (5, 10, 2, 8), axes) == PartitionSpec(None, None, None, None)
 
 
-def test_groups_have_a_multiple_of_rows():
-    assert [(own, len(rows)) for own, rows in batches("abcde", 3, 2)] == [([0, 1, 2, 3], 4), ([4], 4)]
-    assert [(own, rows) for own, rows in batches("abc", 8, 4)] == [([0, 1, 2], ["a", "b", "c", "a"])]
+def test_batches_have_a_multiple_of_rows():
+    assert filled([0, 1, 2], 3, 2) == [0, 1, 2, 0]
+    assert filled([4], 3, 2) == [4, 4, 4, 4]
+    assert filled([3, 5], 2, 1) == [3, 5]
 
 
 def test_a_mesh_needs_its_devices():

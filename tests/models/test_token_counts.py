@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from seen_jax.models.checkpoint import published_config
-from seen_jax.models.families import families
+from seen_jax.models.family import published_config
+from seen_jax.registry import FAMILIES
 
 SAMPLES = (3200, 16000, 16077, 40000, 48077, 160000, 320000, 480000)
 PAIRS = (5, 25, 25, 62, 75, 250, 500, 750)
@@ -23,8 +23,9 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("family", families(), ids=lambda f: f.NAME)
-def test_parity_of_token_counts(family):
+@pytest.mark.parametrize("name", COUNTS)
+def test_parity_of_token_counts(name):
+    family = FAMILIES[name]
     encoder = published_config(family).encoder
-    counts = tuple(sum(int(encoder.token_count(r.frames)) for r in family.FRAMING.rows(n)) for n in SAMPLES)
-    assert counts == COUNTS[family.NAME]
+    counts = tuple(sum(int(encoder.token_count(r.frames)) for r in family.framing.rows(n)) for n in SAMPLES)
+    assert counts == COUNTS[name]

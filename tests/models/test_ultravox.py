@@ -14,14 +14,18 @@ from test_checkpoint import config_with, edit_json, edit_tensors
 from tiny_omni import OPENERS, WORDS, leaves_equal, random_params, wave
 
 from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.checkpoint import WEIGHTS, gather, load_params, parameter_shapes, read_config, save_params
+from seen_jax.models.checkpoint import gather, load_params, parameter_shapes, read_config, save_params
 from seen_jax.models.config import RopeScaling
-from seen_jax.models.families import ultravox
 from seen_jax.models.layers import inverse_frequencies
-from seen_jax.models.model import Model, fingerprint, load
+from seen_jax.models.load import fingerprint, load
+from seen_jax.models.model import Model
 from seen_jax.models.processor import Request
+from seen_jax.models.safetensors_files import WEIGHTS
 from seen_jax.models.weights import slots
+from seen_jax.registry import FAMILIES
 from seen_jax.train.tokenizer import write_tokenizer
+
+ultravox = FAMILIES["ultravox"]
 
 ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
@@ -224,9 +228,9 @@ LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers":
     ids=["v0.5 and v0.6 8B", "v0.5 1B", "v0.4 8B"],
 )  # fmt: skip
 def test_published_sizes_without_allocating_them(text, projector_ln_mid, decoder, projector, keys):
-    text = ultravox.PUBLISHED["text_config"] | text
-    published = ultravox.PUBLISHED | {"text_config": text, "projector_ln_mid": projector_ln_mid}
-    config = ultravox.config(ultravox.complete(published), (128009,), None)
+    text = ultravox.published["text_config"] | text
+    published = ultravox.published | {"text_config": text, "projector_ln_mid": projector_ln_mid}
+    config = ultravox.config(ultravox.complete(published) | {"tokens": {"<|eot_id|>": 128009}}, (128009,), None)
     shapes = parameter_shapes(config)
     table = slots(ultravox.rules(config), shapes)
     assert len(table) == keys

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors.numpy import save_file
 from subspace_arrays import basis
 
 from seen_jax.errors import BasisError, ConfigError
-from seen_jax.subspace import NoiseBasis, union
+from seen_jax.subspace import NoiseBasis, see, union
 
 
 def projectors(b: NoiseBasis) -> np.ndarray:
@@ -30,17 +31,31 @@ def test_strengths_are_data():
     assert swept.tolist() == [[0, 0, 0, 0], [0, 1, 0, 1]]
 
 
-def test_with_layers_and_truncate():
+def test_with_layers():
     b = basis(0, (2, 0, 1, 3), layers=(3,))
     assert b.with_layers("all").layers == (0, 1, 2, 3) and b.with_layers((2, 0)).layers == (0, 2)
+    assert b.layers == (3,)
     with pytest.raises(ConfigError):
         b.with_layers((4,))
-    cut = b.truncate(2)
-    assert cut.ranks == (2, 0, 1, 2) and jnp.array_equal(cut.q, b.q[..., :2])
-    empty = b.truncate(0)
-    assert empty.ranks == (0, 0, 0, 0) and empty.q.shape == (4, 8, 1) and not empty.q.any()
-    with pytest.raises(BasisError):
-        b.truncate(-1)
+
+
+def test_a_basis_is_a_pytree():
+    """q is the leaf; the rest, the card with its lists too, is static: jit, vmap and grad go through."""
+    b, other = basis(0, (2, 3), noise="white", data={"clean": ["a"]}), basis(0, (2, 3), noise="pink")
+    leaves, tree = jax.tree.flatten(b)
+    chex.assert_trees_all_equal(jax.tree.unflatten(tree, leaves), b)
+    assert len(leaves) == 1 and hash(tree) == hash(jax.tree.structure(b))
+    assert tree == jax.tree.structure(basis(1, (2, 3), noise="white", data={"clean": ["a"]}))
+    assert tree != jax.tree.structure(other)
+    twice = jax.jit(lambda x: jax.tree.map(lambda q: 2 * q, x))(b)
+    assert twice.card == b.card and twice.layers == b.layers and jnp.array_equal(twice.q, 2 * b.q)
+
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 8)), jnp.float32)
+    mean = lambda x: x.mean_see(jax.vmap(see)(a, x.q, jnp.ones((2, 5))))
+    gradient = jax.jit(jax.grad(mean))(b)
+    assert gradient.ranks == b.ranks and float(jnp.abs(gradient.q).max()) > 0
+    stacked = jax.tree.map(lambda *q: jnp.stack(q), b, jax.tree.map(jnp.zeros_like, b))
+    np.testing.assert_allclose(jax.vmap(mean)(stacked), [mean(b), 0], atol=1e-6)
 
 
 def test_union_spans_both_once_and_only_where_they_are_kept():

@@ -2,15 +2,17 @@
 
 import json
 
+import chex
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from subspace_arrays import calibration, statistics
+from subspace_arrays import calibration, noise_directions, statistics
 
 from seen_jax.errors import BasisError, ConfigError
-from seen_jax.subspace import Calibration, NoiseBasis, Selection, Statistics, noise_directions, store
+from seen_jax.subspace import Calibration, NoiseBasis, Selection, Statistics, Streamed, store
 
 
 def test_select_equals_the_pure_function_and_keeps_the_card():
@@ -88,6 +90,27 @@ def test_an_existing_folder_is_only_replaced_when_asked(tmp_path):
     calibration(1).save(folder, overwrite=True)
     assert np.array_equal(Calibration.load(folder).statistics.clean, statistics(1).clean)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_calibration_is_a_pytree_of_its_arrays():
+    """Its card, with lists and dictionaries, is static; what is derived is computed again."""
+    c = calibration(0, data={"clean": ["a"], "noise": ["b"]})
+    basis = c.select(Selection(layers="all"))
+    assert len(jax.tree.leaves(c)) == 3 and hash(jax.tree.structure(c)) == hash(
+        jax.tree.structure(calibration(1, data={}))
+    )
+    halved = jax.jit(lambda x: jax.tree.map(lambda a: a / 2, x))(c)
+    assert halved.card == c.card and halved.site == c.site
+    chex.assert_trees_all_equal(halved.source, jax.tree.map(lambda a: a / 2, c.source))
+    chex.assert_trees_all_close(halved.select(Selection(layers="all")).q, basis.q, atol=1e-5)
+    magnitude = jax.jit(jax.vmap(lambda x: x.curves().magnitude))(
+        jax.tree.map(lambda a, b: np.stack([a, b]), c, halved)
+    )
+    np.testing.assert_allclose(magnitude, [c.curves().magnitude, c.curves().magnitude / 2], rtol=1e-5)
+    slopes = jax.grad(lambda x: x.curves().magnitude.sum())(c)
+    assert isinstance(slopes, Calibration) and float(jnp.abs(slopes.source.noise).max()) > 0
+    streamed = Calibration(c.site, Streamed.of(c.statistics), c.card)
+    chex.assert_trees_all_equal(jax.tree.map(lambda a: a, streamed), streamed)
 
 
 def test_foreign_folders_are_never_replaced(tmp_path):

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from seen_jax.errors import BasisError, ConfigError
-from seen_jax.subspace import Curves, Localization, layer_curves, localize
-from seen_jax.subspace.localize import resolve_layers
+from seen_jax.subspace.localize import Curves, Localization, layer_curves, localize, resolve_layers
 
 
 def curves(magnitude, direction):

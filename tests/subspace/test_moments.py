@@ -19,9 +19,9 @@ from seen_jax.subspace import (
     Statistics,
     Streamed,
     diagnose,
-    right_singular,
     see,
 )
+from seen_jax.subspace.svd import right_singular
 
 seeds = st.integers(0, 2**16)
 SHAPES = ((5, 12), (12, 12), (13, 12), (40, 12), (150, 12))

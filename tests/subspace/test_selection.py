@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from subspace_arrays import calibration, statistics
+from subspace_arrays import calibration, noise_directions, statistics
 
 from seen_jax.errors import ConfigError
-from seen_jax.subspace import Selection, columns, noise_directions, right_singular, see, seen, threshold_mask
-from seen_jax.subspace.selection import complement, dominant_mask
+from seen_jax.subspace import Selection, see, seen
+from seen_jax.subspace.selection import complement, dominant_mask, threshold_mask
+from seen_jax.subspace.svd import right_singular
 
 # Worked example in R^4, rows = singular values times orthonormal directions.
 # clean: 3 e0, 1 e1 (energies: sigma2 0.9 / 0.1, sigma 0.75 / 0.25)
@@ -130,7 +131,8 @@ def test_a_sweep_over_delta_and_alpha_is_one_vmap():
     deltas, alphas = jnp.array([0.1, 0.25, 0.4, 1.0]), jnp.array([0.3, 0.6, 0.9, 0.95])
 
     def basis(alpha, delta):
-        return columns(candidates, threshold_mask(semantic, candidates, alpha, alpha, delta))
+        mask = threshold_mask(semantic, candidates, alpha, alpha, delta)
+        return jnp.swapaxes(candidates.v * mask[..., None], -1, -2)
 
     swept = jax.jit(jax.vmap(basis))(alphas, deltas)
     counts = []

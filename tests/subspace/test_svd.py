@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from subspace_arrays import matrix
 
 from seen_jax.errors import BasisError, ConfigError
-from seen_jax.subspace import right_singular
+from seen_jax.subspace.svd import right_singular
 
 shapes = st.tuples(st.integers(0, 2**16), st.sampled_from([(5, 12), (12, 5), (7, 7), (1, 4)]))
 

@@ -4,7 +4,8 @@ import functools
 import tempfile
 from pathlib import Path
 
-from seen_jax.models.model import Model, load
+from seen_jax.models.load import load
+from seen_jax.models.model import Model
 from seen_jax.train.config import ModelSize
 from seen_jax.train.export import write_folder, write_weights
 from seen_jax.train.tasks import vocabulary

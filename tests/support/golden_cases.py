@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 from tiny_omni import hiss
 
+from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 
 FOLDER = Path(__file__).parent / "golden"
@@ -14,5 +14,5 @@ SECONDS = (0.3, 1.005, 30.01)
 RANK, STRENGTH, NEW = 3, 0.8, 24
 
 
-def golden_requests(family: ModuleType) -> list[Request]:
+def golden_requests(family: Family) -> list[Request]:
     return [Request([hiss(seconds, 7 + i)], "which color ?") for i, seconds in enumerate(SECONDS)]

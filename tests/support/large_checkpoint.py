@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_omni import OPENERS, WORDS, Size, config_json
 
-from seen_jax.models.checkpoint import INDEX, load_params, parameter_shapes, read_config
+from seen_jax.models.checkpoint import load_params, parameter_shapes, read_config
+from seen_jax.models.safetensors_files import INDEX
 from seen_jax.models.weights import slots
 from seen_jax.train.tokenizer import write_tokenizer
 

@@ -11,18 +11,20 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from golden_cases import FOLDER, NEW, RANK, STRENGTH, golden_requests
 from safetensors.torch import load_file, save_file
-from test_parity_families import BUILDERS, FAMILIES
+from test_parity_families import BUILDERS, NAMES
 from tiny_omni import random_q
 from torch_families import Original, Tiny, build
 
-from seen_jax.models.checkpoint import WEIGHTS, read_config
+from seen_jax.models.checkpoint import read_config
 from seen_jax.models.edits import Edit
+from seen_jax.models.family import Family
+from seen_jax.models.safetensors_files import WEIGHTS
 from seen_jax.models.sites import ENCODER_SITES, SITES
+from seen_jax.registry import FAMILIES
 
 SIZE = Tiny(n_mels=40, encoder_layers=2, encoder_width=16, encoder_heads=2, width=24, heads=2, kv_heads=1, ffn=32)
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tekken.json")
@@ -48,11 +50,11 @@ def reference(original: Original, folder: Path) -> dict[str, np.ndarray]:
     return data
 
 
-def write(family: ModuleType, seed: int) -> None:
-    folder = FOLDER / family.NAME
+def write(family: Family, seed: int) -> None:
+    folder = FOLDER / family.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    original = BUILDERS.get(family, build)(family, SIZE, folder, seed)
+    original = BUILDERS.get(family.name, build)(family, SIZE, folder, seed)
     tensors = {key: x.bfloat16() for key, x in load_file(folder / WEIGHTS).items() if "visual" not in key}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     for path in folder.iterdir():
@@ -60,13 +62,13 @@ def write(family: ModuleType, seed: int) -> None:
             path.unlink()
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text())) + "\n")
     np.savez_compressed(folder / "reference.npz", **reference(original, folder))
-    print(family.NAME, {path.name: path.stat().st_size for path in sorted(folder.iterdir())})
+    print(family.name, {path.name: path.stat().st_size for path in sorted(folder.iterdir())})
 
 
 def main() -> None:
-    for seed, family in enumerate(FAMILIES):
-        if not sys.argv[1:] or family.NAME in sys.argv[1:]:
-            write(family, seed)
+    for seed, name in enumerate(NAMES):
+        if not sys.argv[1:] or name in sys.argv[1:]:
+            write(FAMILIES[name], seed)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from golden_cases import FOLDER
 from tiny_omni import Size, random_basis, random_edit, wave, write_checkpoint
 
 import seen_jax
-from seen_jax.evaluate.four_way import four_way
+from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding, generate
-from seen_jax.models.model import Model, load
+from seen_jax.models.generate_edits import generate_edits
+from seen_jax.models.load import load
+from seen_jax.models.model import Model
 from seen_jax.models.processor import Request
 from seen_jax.models.sharding import make_mesh
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
@@ -54,17 +57,19 @@ def through_the_api(model: Model) -> dict[str, Any]:
     }
 
 
-def four_and_scores(model: Model) -> dict[str, Any]:
-    """The paper's four answers about each clip, several edits in one call, and scores."""
+def several_edits_and_scores(model: Model) -> dict[str, Any]:
+    """Answers to noisy clips under several edits in one call, and scores."""
     clips, noises = sounds()
     basis = random_basis(model.config, DECODER_RESID, [2] * model.config.site_shape(DECODER_RESID)[0])
     basis = dataclasses.replace(basis, card={"fingerprint": model.fingerprint})
-    requests = [Request([x], "which color ?") for x in clips]
-    four = four_way(model, requests, [x + y for x, y in zip(clips, noises, strict=True)], basis, 1.0, Decoding(8))
-    answers = [x for f in four for x in (f.clean, f.clean_seen, f.noisy, f.noisy_seen)]
+    noisy = [Request([x + y], "which color ?") for x, y in zip(clips, noises, strict=True)]
+    variants = [{basis.site: Edit(u=jnp.asarray(basis.q), scale=basis.strengths(s))} for s in (0.0, 0.5, 1.0)]
+    outs = generate_edits(model.lalm, model.variables, model.processor.prepare(noisy), variants, Decoding(8))
     return {
-        "answers": [a.tokens for a in answers],
-        "see": np.array([(a.see, a.see_after) for a in answers]),
+        "answers": [out.tokens[: len(noisy)].tolist() for out in outs],
+        "see": np.stack(
+            [x[:, : len(noisy)] for out in outs for x in (out.see[basis.site].before, out.see[basis.site].after)]
+        ),
         "scores": np.array([s.per_layer for s in seen_jax.score(model, clips, basis)]),
     }
 
@@ -72,23 +77,23 @@ def four_and_scores(model: Model) -> dict[str, Any]:
 def in_one_call(model: Model) -> dict[str, Any]:
     """Greedy answers under edits at all sites, their SEE and pooled activations: 7 clips in 4 rows."""
     clips = [[0], [1, 2], [3], [4, 0, 1]]
-    requests = [Request([wave(LENGTHS[i], i) for i in own], "which color ?") for own in clips]
+    requests = [Request([wave(LENGTHS[i], i) for i in indices], "which color ?") for indices in clips]
     batch, owners = model.processor.prepared(requests)
     edits = {site: random_edit(model.config, site, strength=0.8) for site in SITES}
     lalm = model.tapped(Taps(SITES))
     out = jax.device_get(generate(lalm, model.variables, batch, edits, Decoding(8)))
     rows = [row for request in owners for clip in request for row in clip]
-    own = lambda site, x: x[:, rows if site in SITES[:3] else slice(len(clips))]  # noqa: E731
-    see = [own(site, x).ravel() for site, see in out.see.items() for x in (see.before, see.after)]
+    real = lambda site, x: x[:, rows if site in SITES[:3] else slice(len(clips))].ravel()
+    see = [real(site, x) for site, see in out.see.items() for x in (see.before, see.after)]
     return {
         "answers": out.tokens.tolist(),
         "see": np.concatenate(see),
-        "pooled": np.concatenate([own(site, x).ravel() for site, x in out.taps.items()]),
+        "pooled": np.concatenate([real(site, x) for site, x in out.taps.items()]),
         "logits": out.logits,
     }
 
 
-def split(model: Model) -> float:
+def share_on_one(model: Model) -> float:
     """Share of the parameters' bytes that lies on one device."""
     leaves = flatten(model.variables["params"]).values()
     return sum(x.addressable_shards[0].data.nbytes for x in leaves) / sum(x.nbytes for x in leaves)
@@ -96,22 +101,22 @@ def split(model: Model) -> float:
 
 def main() -> None:
     shared = write_checkpoint(Path(sys.argv[1]), SHARED)
-    found: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, Any]] = {}
     cases = [("seen-tiny", through_the_api, MESHES), (shared, in_one_call, MESHES)]
     cases += [(FOLDER / family, in_one_call, MIXED) for family in ("qwen3_omni", "granite_speech")]
-    cases += [(FOLDER / "qwen2_5_omni", four_and_scores, MIXED)]
+    cases += [(FOLDER / "qwen2_5_omni", several_edits_and_scores, MIXED)]
     for name, figures, meshes in cases:
         alone = figures(load(name))
-        here = found.setdefault("shared_heads" if name == shared else Path(name).name, {})
+        by_mesh = differences.setdefault("shared_heads" if name == shared else Path(name).name, {})
         for mesh in meshes:
             model = load(name, mesh=make_mesh(*MESHES[mesh]))
-            there = figures(model)
-            here[mesh] = {
-                "same": there.pop("answers") == alone["answers"],
-                **{key: float(np.abs(x - alone[key]).max()) for key, x in there.items()},
-                "on_one_device": split(model),
+            sharded = figures(model)
+            by_mesh[mesh] = {
+                "same": sharded.pop("answers") == alone["answers"],
+                **{key: float(np.abs(x - alone[key]).max()) for key, x in sharded.items()},
+                "on_one_device": share_on_one(model),
             }
-    print(json.dumps(found))
+    print(json.dumps(differences))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 
-from seen_jax.subspace import Calibration, NoiseBasis, Statistics
+from seen_jax.subspace import Calibration, NoiseBasis, Selection, Statistics
+from seen_jax.subspace.selection import select_columns
+from seen_jax.subspace.svd import right_singular
+
+
+def noise_directions(clean, noise, selection: Selection):
+    """Q [L, D, R] and the ranks [L] from pooled activations."""
+    return select_columns(*(right_singular(m, selection.center) for m in (clean, noise)), selection)
 
 
 def orthonormal(rng: np.random.Generator, width: int, rank: int) -> np.ndarray:

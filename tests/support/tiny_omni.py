@@ -158,7 +158,7 @@ class Row:
 
 def random_row(frames: Sequence[int], n_mels: int, vocab: int, seed: int) -> Row:
     rng = np.random.default_rng(seed)
-    text = lambda n: rng.integers(len(SPECIAL), vocab, n).tolist()  # noqa: E731
+    text = lambda n: rng.integers(len(SPECIAL), vocab, n).tolist()
     ids = text(3)
     for f in frames:
         ids += [BOS, *[AUDIO] * int(token_count(f)), EOS, *text(2)]
@@ -188,7 +188,7 @@ def pack(
             sources += [audio * int(token_count(total)) + i for i in range(int(token_count(f)))]
             audio += 1
         index[b, places] = sources
-    as_ints = lambda values: jnp.asarray(values, jnp.int32)  # noqa: E731
+    as_ints = lambda values: jnp.asarray(values, jnp.int32)
     lengths = [len(text) for text in texts]
     frames = [len(x) for x in audios]
     return Batch(as_ints(tokens), as_ints(lengths), jnp.asarray(features), as_ints(frames), as_ints(index))

@@ -9,7 +9,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from tiny_omni import OPENERS, WORDS, Size, config_json
 from seen_jax.audio.features import HOP
 from seen_jax.models.config import conv_length
 from seen_jax.models.edits import Edit
-from seen_jax.models.families import audio_flamingo_3, glm_asr, qwen2_5_omni, qwen2_audio, voxtral
+from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import (
     DECODER_MLP_ACT,
@@ -96,26 +95,26 @@ def _omni(size: Tiny, vocab: int) -> Size:
     return Size(**(same | {"n_window": 100}), encoder_ffn=2 * size.encoder_width, vocab=vocab)
 
 
-def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
+def _config(family: Family, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
     import transformers
 
-    if family is qwen2_5_omni:
+    if family.name == "qwen2_5_omni":
         return transformers.Qwen2_5OmniThinkerConfig.from_dict(config_json(_omni(size, vocab)))
     text, audio = text_config(size, vocab, ids), _whisper(size)
-    if family is qwen2_audio:
+    if family.name == "qwen2_audio":
         return transformers.Qwen2AudioConfig(
             audio_config=audio | {"model_type": "qwen2_audio_encoder"},
             text_config=text | {"model_type": "qwen2"},
             audio_token_index=ids["<|AUDIO|>"],
         )
-    if family is audio_flamingo_3:
+    if family.name == "audio_flamingo_3":
         return transformers.AudioFlamingo3Config(
             audio_config=audio | {"model_type": "audioflamingo3_encoder"},
             text_config=text | {"model_type": "qwen2"},
             audio_token_id=ids["<sound>"],
             projector_bias=not size.tied,
         )
-    if family is voxtral:
+    if family.name == "voxtral":
         return transformers.VoxtralConfig(
             audio_config={
                 "model_type": "voxtral_encoder",
@@ -128,7 +127,7 @@ def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) 
             text_config=text | {"model_type": "llama", "head_dim": 12},
             audio_token_id=ids["[AUDIO]"],
         )
-    assert family is glm_asr
+    assert family.name == "glm_asr"
     return transformers.GlmAsrConfig(
         audio_config={
             "model_type": "glmasr_encoder",
@@ -145,19 +144,19 @@ def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) 
 
 
 CLASSES = {
-    qwen2_5_omni.NAME: ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
-    qwen2_audio.NAME: ("Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor"),
-    audio_flamingo_3.NAME: ("AudioFlamingo3ForConditionalGeneration", "AudioFlamingo3Processor"),
-    glm_asr.NAME: ("GlmAsrForConditionalGeneration", "GlmAsrProcessor"),
-    voxtral.NAME: ("VoxtralForConditionalGeneration", "VoxtralProcessor"),
+    "qwen2_5_omni": ("Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5OmniProcessor"),
+    "qwen2_audio": ("Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor"),
+    "audio_flamingo_3": ("AudioFlamingo3ForConditionalGeneration", "AudioFlamingo3Processor"),
+    "glm_asr": ("GlmAsrForConditionalGeneration", "GlmAsrProcessor"),
+    "voxtral": ("VoxtralForConditionalGeneration", "VoxtralProcessor"),
 }
 
 
-def small_tokenizer(family: ModuleType, folder: Path, extra: Sequence[str] = EXTRA) -> Any:
+def small_tokenizer(family: Family, folder: Path, extra: Sequence[str] = EXTRA) -> Any:
     """A small tokenizer with the special tokens of the families."""
     import transformers
 
-    if family is voxtral:
+    if family.name == "voxtral":
         _write_tekken(folder / "tekken.json")
         (folder / "config.json").write_text('{"model_type": "voxtral"}')
         return transformers.AutoTokenizer.from_pretrained(folder)
@@ -203,27 +202,27 @@ def randomise(model: Any) -> None:
             p.copy_(p.bfloat16().float())
 
 
-def build(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
+def build(family: Family, size: Tiny, folder: Path, seed: int) -> Original:
     """A random model, saved by transformers into `folder`, and its processor."""
     import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     tokenizer = small_tokenizer(family, folder)
-    model_class, processor_class = (getattr(transformers, name) for name in CLASSES[family.NAME])
+    model_class, processor_class = (getattr(transformers, name) for name in CLASSES[family.name])
     torch.manual_seed(seed)
     model = model_class(_config(family, size, len(tokenizer), tokenizer.get_vocab())).eval()
     randomise(model)
     model.tie_weights()
     model.save_pretrained(folder)
     extractor = transformers.WhisperFeatureExtractor(
-        feature_size=size.n_mels, chunk_length=300 if family is qwen2_5_omni else 30, return_attention_mask=True
+        feature_size=size.n_mels, chunk_length=300 if family.name == "qwen2_5_omni" else 30, return_attention_mask=True
     )
-    if family is qwen2_5_omni:
-        return OriginalOmni(family, model, audio_only(processor_class, extractor, tokenizer, family.CHAT_TEMPLATE))
-    if family is voxtral:
+    if family.name == "qwen2_5_omni":
+        return OriginalOmni(family, model, audio_only(processor_class, extractor, tokenizer, family.chat_template))
+    if family.name == "voxtral":
         return OriginalVoxtral(family, model, processor_class(extractor, tokenizer))
-    return Original(family, model, processor_class(extractor, tokenizer, chat_template=family.CHAT_TEMPLATE))
+    return Original(family, model, processor_class(extractor, tokenizer, chat_template=family.chat_template))
 
 
 def audio_only(processor_class: Any, extractor: Any, tokenizer: Any, template: str) -> Any:
@@ -244,7 +243,7 @@ def _tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 class Original:
     """One prompt at a time, never padded: what our batches are held against."""
 
-    family: ModuleType
+    family: Family
     model: Any
     processor: Any
 
@@ -268,13 +267,13 @@ class Original:
 
     def token_count(self, frames: int) -> int:
         positions = conv_length(frames)
-        return (positions - 4) // 4 + 1 if self.family is glm_asr else (positions - 2) // 2 + 1
+        return (positions - 4) // 4 + 1 if self.family.name == "glm_asr" else (positions - 2) // 2 + 1
 
     def position_count(self, frames: int) -> int:
         return conv_length(frames)
 
     def audio_places(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        return inputs["input_ids"][0] == self.processor.tokenizer.convert_tokens_to_ids(self.family.AUDIO)
+        return inputs["input_ids"][0] == self.processor.tokenizer.convert_tokens_to_ids(self.family.audio)
 
     def modules(self) -> tuple[Any, Any, Any]:
         """Layers of the encoder, what gives out the audio tokens, layers of the language model."""
@@ -330,7 +329,7 @@ class Original:
     @contextlib.contextmanager
     def hooked(self, inputs: Mapping[str, Any], taps: dict | None, edits: Mapping[str, Edit]) -> Iterator[None]:
         tower, projector, body = self.modules()
-        acts = lambda layers: enumerate(act for layer in layers for act in self.activations(layer))  # noqa: E731
+        acts = lambda layers: enumerate(act for layer in layers for act in self.activations(layer))
         places = [(ENCODER_MLP_ACT, i, act) for i, act in acts(tower)]
         places += [(ENCODER_RESID, i, layer) for i, layer in enumerate(tower)]
         places += [(PROJECTOR, 0, projector)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -15,6 +14,7 @@ from torch_families import Original, Tiny, randomise, small_tokenizer, text_conf
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
+from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 
 WINDOW, QUERIES = 15, 3
@@ -61,13 +61,13 @@ class Processor(transformers.GraniteSpeechProcessor):
 
 
 def build_granite(
-    family: ModuleType, size: Tiny, folder: Path, seed: int, text: Mapping[str, Any] | None = None
+    family: Family, size: Tiny, folder: Path, seed: int, text: Mapping[str, Any] | None = None
 ) -> OriginalGranite:
     """A random model, saved by transformers into `folder`, and its processor. text: more of its text_config."""
     tokenizer = small_tokenizer(family, folder)
     multipliers = {"embedding_multiplier": 3.0, "residual_multiplier": 0.6, "attention_multiplier": 0.2}
     config = transformers.GraniteSpeechConfig(
-        audio_token_index=tokenizer.convert_tokens_to_ids(family.AUDIO),
+        audio_token_index=tokenizer.convert_tokens_to_ids(family.audio),
         text_config=text_config(size, len(tokenizer), tokenizer.get_vocab())
         | {"model_type": "granite", "logits_scaling": 8.0, **multipliers}
         | dict(text or {}),
@@ -104,8 +104,8 @@ def build_granite(
             x.copy_(x.bfloat16().float())
     model.tie_weights()
     model.save_pretrained(folder)
-    processor = Processor(Extractor(size.n_mels), tokenizer, chat_template=family.CHAT_TEMPLATE)
-    processor.audio_token = family.AUDIO  # the small tokenizer names another family's
+    processor = Processor(Extractor(size.n_mels), tokenizer, chat_template=family.chat_template)
+    processor.audio_token = family.audio  # the small tokenizer names another family's
     return OriginalGranite(family, model, processor)
 
 

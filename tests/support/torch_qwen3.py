@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 from torch_families import Original, Tiny, randomise, small_tokenizer, text_config
 
+from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 
 START, END = "<|audio_start|>", "<|audio_end|>"
 
 
-def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
+def _config(family: Family, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
     from transformers import Qwen3OmniMoeThinkerConfig
 
     text = text_config(size, vocab, ids) | {
@@ -45,7 +46,7 @@ def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) 
         audio_config=audio,
         text_config=text,
         vision_config=vision,
-        audio_token_id=ids[family.AUDIO],
+        audio_token_id=ids[family.audio],
         audio_start_token_id=ids[START],
         vision_start_token_id=ids["<|vision_bos|>"],
         image_token_id=ids["<|IMAGE|>"],
@@ -54,7 +55,7 @@ def _config(family: ModuleType, size: Tiny, vocab: int, ids: Mapping[str, int]) 
     )
 
 
-def build_qwen3(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
+def build_qwen3(family: Family, size: Tiny, folder: Path, seed: int) -> Original:
     from transformers import (
         Qwen3OmniMoeProcessor,
         Qwen3OmniMoeThinkerForConditionalGeneration,
@@ -69,7 +70,7 @@ def build_qwen3(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Orig
         def check_argument_for_proper_class(self, argument_name, argument):
             return type(argument)
 
-    tokenizer = small_tokenizer(family, folder, (START, family.AUDIO, END))
+    tokenizer = small_tokenizer(family, folder, (START, family.audio, END))
     torch.manual_seed(seed)
     model = Qwen3OmniMoeThinkerForConditionalGeneration(_config(family, size, len(tokenizer), tokenizer.get_vocab()))
     model.eval().set_experts_implementation("eager")
@@ -80,8 +81,8 @@ def build_qwen3(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Orig
         _show_experts(layer.mlp)
     _encode_clips_alone(model.model)
     extractor = WhisperFeatureExtractor(feature_size=size.n_mels, return_attention_mask=True)
-    processor = AudioOnly(None, None, extractor, tokenizer, chat_template=family.CHAT_TEMPLATE)
-    processor.audio_token, processor.audio_token_id = family.AUDIO, tokenizer.convert_tokens_to_ids(family.AUDIO)
+    processor = AudioOnly(None, None, extractor, tokenizer, chat_template=family.chat_template)
+    processor.audio_token, processor.audio_token_id = family.audio, tokenizer.convert_tokens_to_ids(family.audio)
     return OriginalQwen3(family, model, processor)
 
 
@@ -133,7 +134,7 @@ class OriginalQwen3(Original):
         if len(request.audio) == 1:
             return super().inputs(request)
         text = self.processor.apply_chat_template(request.chat(), tokenize=False, add_generation_prompt=True)
-        mark, features = START + self.family.AUDIO + END, []
+        mark, features = START + self.family.audio + END, []
         for clip in request.audio:
             alone = self.processor(text=[mark], audio=[clip], sampling_rate=16000, return_tensors="pt")
             features.append(alone["input_features"][0])

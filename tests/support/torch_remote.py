@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,20 @@ import torch
 from torch import nn
 from torch_families import Original, Tiny, randomise, small_tokenizer
 
-from seen_jax.models.families import minicpm_o
+from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 
 
 class Composed(nn.Module):
     """Encoder, adapter and language model. `audio_tokens` is where hooks find what the language model receives."""
 
-    def __init__(self, family: ModuleType, size: Tiny, vocab: int):
+    def __init__(self, family: Family, size: Tiny, vocab: int):
         super().__init__()
         from transformers import Qwen2Config, Qwen2ForCausalLM, WhisperConfig
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         self.family = family
-        minicpm = family is minicpm_o
+        minicpm = family.name == "minicpm_o"
         self.ffn = (2 if minicpm else 4) * size.encoder_width
         whisper = WhisperConfig(
             num_mel_bins=size.n_mels,
@@ -67,7 +67,7 @@ class Composed(nn.Module):
         length = x.shape[1]
         allowed = torch.ones(len(x), length, length, dtype=torch.bool)
         for row, n in enumerate(frames):
-            if self.family is minicpm_o:
+            if self.family.name == "minicpm_o":
                 for i in range(length):
                     allowed[row, i, (i // 50 + 1) * 50 :] = False
                 allowed[row, :, n:] = False  # n counts mel frames, though these are positions
@@ -77,8 +77,8 @@ class Composed(nn.Module):
         for layer in self.tower.layers:
             out = layer(x, mask)
             x = out[0] if isinstance(out, tuple) else out
-        pool = lambda y: nn.functional.avg_pool1d(y.permute(0, 2, 1), 2).permute(0, 2, 1)  # noqa: E731
-        if self.family is minicpm_o:
+        pool = lambda y: nn.functional.avg_pool1d(y.permute(0, 2, 1), 2).permute(0, 2, 1)
+        if self.family.name == "minicpm_o":
             x = self.linear2(torch.relu(self.linear1(self.tower.layer_norm(x))))
             return self.audio_tokens(pool(x))
         x = self.tower.layer_norm(pool(x))
@@ -100,7 +100,7 @@ class Composed(nn.Module):
         }
 
         def name(key: str) -> str:
-            if self.family is minicpm_o:
+            if self.family.name == "minicpm_o":
                 key = (
                     key.removeprefix("tower.") if not key.startswith("tower.") else "apm." + key.removeprefix("tower.")
                 )
@@ -113,11 +113,11 @@ class Composed(nn.Module):
             return f"adapter.{key}" if key.startswith(("conv", "linear")) else key.removeprefix("llm.")
 
         tensors = {name(key): x.contiguous() for key, x in self.state_dict().items()}
-        if self.family is minicpm_o:
+        if self.family.name == "minicpm_o":
             tensors |= {"vpm.x": torch.zeros(2), "tts.y": torch.zeros(2)}
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         config: dict[str, Any]
-        if self.family is minicpm_o:
+        if self.family.name == "minicpm_o":
             audio = {key: getattr(self.tower.config, key) for key in ("d_model", "encoder_layers", "num_mel_bins")}
             audio |= {"encoder_attention_heads": size.encoder_heads, "encoder_ffn_dim": self.ffn}
             config = {"model_type": "minicpmo", "audio_config": audio, "audio_pool_step": 2, **self.text}
@@ -131,7 +131,7 @@ class Composed(nn.Module):
         (folder / "config.json").write_text(json.dumps(config))
 
 
-def build_remote(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Original:
+def build_remote(family: Family, size: Tiny, folder: Path, seed: int) -> Original:
     from transformers import WhisperFeatureExtractor
 
     tokenizer = small_tokenizer(family, folder)
@@ -140,7 +140,7 @@ def build_remote(family: ModuleType, size: Tiny, folder: Path, seed: int) -> Ori
     randomise(model)
     model.save(folder, size)
     processor = SimpleNamespace(tokenizer=tokenizer, extractor=WhisperFeatureExtractor(feature_size=size.n_mels))
-    return (OriginalMiniCPM if family is minicpm_o else OriginalStep)(family, model, processor)
+    return (OriginalMiniCPM if family.name == "minicpm_o" else OriginalStep)(family, model, processor)
 
 
 @dataclasses.dataclass
@@ -223,7 +223,7 @@ class OriginalStep(OriginalRemote):
 
     def inputs(self, request: Request) -> dict[str, Any]:
         self.audio_token = "<audio_patch>"
-        encode = lambda text: self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+        encode = lambda text: self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         clips, frames, ids = [], [], []
         waves = iter(request.audio)
         for message in request.chat():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import nn
 from torch_families import Original, Tiny, randomise, small_tokenizer
 from torch_remote import OriginalRemote
 
+from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 
 HEADERS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -135,7 +136,7 @@ class Composed(nn.Module):
 
 
 def build_ultravox(
-    family: ModuleType, size: Tiny, folder: Path, seed: int, apart: tuple[str, ...] | None = None
+    family: Family, size: Tiny, folder: Path, seed: int, apart: tuple[str, ...] | None = None
 ) -> Original:
     from transformers import WhisperFeatureExtractor
     from transformers.utils import logging
@@ -180,7 +181,7 @@ class OriginalUltravox(OriginalRemote):
             width = max(frames[-1])
             clips.append(np.stack([np.pad(chunk, ((0, 0), (0, width - chunk.shape[1]))) for chunk in chunks]))
 
-        words = lambda content: (  # noqa: E731
+        words = lambda content: (
             content if isinstance(content, str) else "\n".join(part.get("text", "<|audio|>") for part in content)
         )
         turns = [(message["role"], words(message["content"]).strip()) for message in request.chat()]
@@ -190,7 +191,7 @@ class OriginalUltravox(OriginalRemote):
         text = "<|begin_of_text|>" + "".join(header.format(role) + words + "<|eot_id|>" for role, words in turns)
         pieces = (text + header.format("assistant")).split("<|audio|>")
         assert len(pieces) == len(clips) + 1
-        encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False)
         ids, places = encode(pieces[0]), [False] * len(encode(pieces[0]))
         for rows, piece in zip(frames, pieces[1:], strict=True):
             for n in rows:

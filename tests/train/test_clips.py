@@ -53,12 +53,13 @@ def test_a_clip_in_two_subsets_is_refused():
 
 def test_folders_in_use_and_too_many_bytes(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="not replaced"):
         make_clips(tmp_path)
     with pytest.raises(ConfigError, match="negative"):
         make_clips(tmp_path / "new", -1)
-    with pytest.raises(AudioError, match="more than"):
+    with pytest.raises(AudioError, match="make fewer clips"):
         make_clips(tmp_path / "new", 0, {"demo": Subset("test", 1)}, most_bytes=10)
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_hash_is_of_16_bit_samples():

@@ -1,6 +1,7 @@
 """Data sets on disk: complete, resumable, independent of the number of processes."""
 
 import errno
+import json
 import os
 
 import numpy as np
@@ -45,7 +46,8 @@ def test_examples_come_back(tmp_path, small_shards):
         assert not wave[length:].any()
         row = dict(data.meta[index])
         assert row.pop("length") == length
-        assert row == {name: value for name, value in vars(example).items() if name != "audio"}
+        fields = {name: value for name, value in vars(example).items() if name != "audio"}
+        assert row == json.loads(json.dumps(fields))
     with pytest.raises(IndexError):
         data.audio([20])
 
@@ -90,14 +92,14 @@ def test_a_full_disk_is_explained_and_leaves_no_half_shard(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(AudioError, match=r"no space left for training data at .*train-00000\.npy"):
+    with pytest.raises(AudioError, match=r"cannot write .*train-00000\.npy: No space left on device"):
         dataset.build_dataset(tmp_path, 2, "train", workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_errors(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(AudioError, match="cannot write training data"):
+    with pytest.raises(AudioError, match=r"cannot write .*train-00000"):
         dataset.build_dataset(tmp_path / "file", 2, "train", workers=1)
     with pytest.raises(ConfigError, match="unknown split"):
         dataset.build_dataset(tmp_path, 2, "dev")

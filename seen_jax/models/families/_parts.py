@@ -1,13 +1,17 @@
-"""What the families' files share: reading the parts of config.json, and tables of the parts that many of them have."""
+"""What families share: known keys of config.json, the parts that they make, weight tables and chat templates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from seen_jax.errors import CheckpointError
-from seen_jax.models.config import DecoderConfig, RopeScaling
+from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig, RopeScaling
+from seen_jax.models.family import Chat, Counts, Family, Keys, check_places, expect, first, unsupported
 from seen_jax.models.weights import DENSE, Rule, conv1d, linear, norm
+
+PARITY = "parity with transformers on random tiny configs"
+COMPOSED = "parity with a reference composed of transformers' Whisper layers and {}, on random tiny configs"
 
 # Published key names of a family whose language model lies under `language_model`; newer checkpoints lost a level.
 LANGUAGE_MODEL_RENAMES = (
@@ -16,47 +20,77 @@ LANGUAGE_MODEL_RENAMES = (
     (r"^model\.", ""),
 )
 
+# --- known keys of config.json ---
 
-def refuse(section: Mapping[str, Any], name: str, supported: Mapping[str, Any]) -> None:
-    """CheckpointError for an attribute that the port does not have, by name."""
-    for key, value in supported.items():
-        if section.get(key, value) != value:
-            raise CheckpointError(f"config.json: {name}.{key} = {section[key]!r} is not supported; expected {value!r}.")
+TOP = Keys("audio_config text_config audio_token_id audio_token_index tie_word_embeddings", "vocab_size")
+PROJECTOR_GELU = Keys(only={"projector_hidden_act": ("gelu",)})
+
+WHISPER = Keys(
+    "num_mel_bins d_model hidden_size encoder_layers num_hidden_layers encoder_attention_heads num_attention_heads "
+    "encoder_ffn_dim intermediate_size max_source_positions",
+    "dropout attention_dropout activation_dropout encoder_layerdrop layerdrop vocab_size",
+    {"activation_function": ("gelu",), "scale_embedding": (False,)},
+)
+# The section of a whole Whisper, whose decoder is not used.
+WHOLE_WHISPER = WHISPER | Keys(
+    ignores="decoder_layers decoder_attention_heads decoder_ffn_dim decoder_layerdrop max_target_positions "
+    "use_weighted_layer_sum classifier_proj_size apply_spec_augment mask_time_prob mask_time_length "
+    "mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks median_filter_width"
+)
+
+LLAMA = Keys(
+    "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size "
+    "rms_norm_eps rope_theta rope_scaling rope_parameters tie_word_embeddings attention_bias sliding_window "
+    "max_position_embeddings layer_types",
+    "attention_dropout max_window_layers pretraining_tp use_mrope",
+    {"hidden_act": ("silu",), "use_sliding_window": (False,), "mlp_bias": (False,)},
+)
+ROPE = Keys(
+    "rope_theta factor low_freq_factor high_freq_factor original_max_position_embeddings",
+    "type mrope_section mrope_interleaved interleaved",  # positions are the same in all three directions
+    {"rope_type": ("default", "mrope", "llama3")},
+)
 
 
-def first(section: Mapping[str, Any], *names: str) -> Any:
-    """The first attribute that is there: the same number has two names, old and new."""
-    for name in names:
-        if section.get(name) is not None:
-            return section[name]
-    raise CheckpointError(f"config.json lacks {' and '.join(names)}.")
+def model_type(*names: str) -> Keys:
+    """Restrict a section to these model types."""
+    return Keys(only={"model_type": names})
 
 
-def whisper(audio: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `EncoderConfig` from the audio section of a Whisper-like encoder."""
-    activation = first(audio, "activation_function", "hidden_act")
-    refuse({"activation_function": activation}, "audio_config", {"activation_function": "gelu"})
-    refuse(audio, "audio_config", {"scale_embedding": False})
-    return {
-        "n_mels": audio["num_mel_bins"],
-        "width": first(audio, "d_model", "hidden_size"),
-        "layers": first(audio, "encoder_layers", "num_hidden_layers"),
-        "heads": first(audio, "encoder_attention_heads", "num_attention_heads"),
-        "ffn": first(audio, "encoder_ffn_dim", "intermediate_size"),
-        "max_positions": first(audio, "max_source_positions", "max_position_embeddings"),
-    }
+# --- parts of a configuration ---
 
 
-def llama(text: Mapping[str, Any], qkv_bias: bool, tied: bool = False) -> DecoderConfig:
-    """A Llama or Qwen2 language model from its section. Rope kinds that the port does not have are refused."""
-    refuse(text, "text_config", {"hidden_act": "silu", "use_sliding_window": False, "mlp_bias": False})
-    refuse(text, "text_config", {"attention_bias": qkv_bias} if "attention_bias" in text else {})
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "mrope", "llama3"):
-        raise CheckpointError(
-            f"config.json: rope type '{kind}' is not supported; expected 'default', 'mrope' or 'llama3'."
+def whisper(audio: Mapping[str, Any], output_width: int, **fields: Any) -> EncoderConfig:
+    """A Whisper-like encoder from its section. Rows have the length of its table of positions, unless `fields` states
+    `pad_frames`."""
+    positions = audio.get("max_source_positions", 1500)
+    return EncoderConfig(
+        n_mels=audio["num_mel_bins"],
+        width=first(audio, "d_model", "hidden_size"),
+        layers=first(audio, "encoder_layers", "num_hidden_layers"),
+        heads=first(audio, "encoder_attention_heads", "num_attention_heads"),
+        ffn=first(audio, "encoder_ffn_dim", "intermediate_size"),
+        max_positions=positions,
+        output_width=output_width,
+        **{"pad_frames": 2 * positions, **fields},
+    )
+
+
+def llama(raw: Mapping[str, Any], qkv_bias: bool, **fields: Any) -> DecoderConfig:
+    """A Llama or Qwen2 language model from the section text_config. Kinds of rotary embedding and attention that the
+    port does not have are refused by name."""
+    text, name = raw["text_config"], "text_config"
+    expect(text, name, {"attention_bias": qkv_bias})
+    if set(text.get("layer_types") or ()) - {"full_attention"}:
+        raise unsupported(name, "layer_types", text["layer_types"], "expected 'full_attention' for every layer")
+    window, longest = text.get("sliding_window"), text["max_position_embeddings"]
+    if window is not None and window < longest:
+        raise unsupported(
+            name, "sliding_window", window, f"expected null, or max_position_embeddings ({longest}) or more"
         )
+    rope = text["rope_parameters"]
+    ROPE.check(rope, f"{name}.rope_parameters")
+    llama3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     heads, width = text["num_attention_heads"], text["hidden_size"]
     return DecoderConfig(
         vocab=text["vocab_size"],
@@ -65,20 +99,40 @@ def llama(text: Mapping[str, Any], qkv_bias: bool, tied: bool = False) -> Decode
         heads=heads,
         kv_heads=text.get("num_key_value_heads") or heads,
         head_dim=text.get("head_dim") or width // heads,
-        ffn=text["intermediate_size"],
-        rope_theta=float(text.get("rope_theta") or rope["rope_theta"]),
+        rope_theta=float(rope["rope_theta"]),
         eps=text["rms_norm_eps"],
         qkv_bias=qkv_bias,
-        tied=tied,
-        rope_scaling=RopeScaling(
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(rope["original_max_position_embeddings"]),
-        )
-        if kind == "llama3"
-        else None,
+        rope_scaling=RopeScaling(*(rope[key] for key in llama3)) if rope["rope_type"] == "llama3" else None,
+        **{"ffn": text["intermediate_size"], "tied": bool(raw.get("tie_word_embeddings", False)), **fields},
     )
+
+
+def token_id(raw: Mapping[str, Any], token: str, family: str) -> int:
+    """The id of a token that stands for audio and that config.json does not state."""
+    if raw["tokens"][token] is None:
+        raise CheckpointError(f"tokenizer.json has no token {token}, which stands for audio in {family}.")
+    return raw["tokens"][token]
+
+
+# --- published sizes ---
+
+
+def llama_sizes(width: int, ffn: int, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
+    """Sizes in the section of a published language model."""
+    sizes = {"hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers}
+    return {**sizes, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
+
+
+QWEN2_7B = {**llama_sizes(3584, 18944, 28, 28, 4), "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+
+
+def whisper_sizes(n_mels: int, width: int, layers: int, heads: int) -> dict[str, int]:
+    """The section of a published Whisper encoder."""
+    sizes = {"num_mel_bins": n_mels, "d_model": width, "encoder_layers": layers, "encoder_attention_heads": heads}
+    return {**sizes, "encoder_ffn_dim": 4 * width}
+
+
+# --- weight tables ---
 
 
 def tower_rules(key: str, norm_post: str, table: bool = False) -> list[Rule]:
@@ -90,26 +144,35 @@ def tower_rules(key: str, norm_post: str, table: bool = False) -> list[Rule]:
 
 def tower_layer_rules(key: str, norm_post: str, k_bias: bool = False) -> list[Rule]:
     """The transformer layers of the Whisper encoder, and the norm behind them."""
-    layer = f"{key}.layers.{{i}}"
+    q, k, v = (f"self_attn.{name}_proj" for name in "qkv")
+    names = ("self_attn_layer_norm", q, k, v, "self_attn.out_proj", "final_layer_norm", "fc1", "fc2")
+    return [*norm(f"{key}.{norm_post}", "encoder.norm_post"), *layer_rules(f"{key}.layers.{{i}}", names, k_bias)]
+
+
+def layer_rules(layer: str, names: tuple[str, ...], k_bias: bool = False) -> list[Rule]:
+    """One encoder layer. names: of its first norm, of query, key, value and output, of its second norm and the MLP."""
+    norm1, q, k, v, out, norm2, fc1, fc2 = (f"{layer}.{name}" for name in names)
+    ours = "encoder.layers"
     return [
-        *norm(f"{key}.{norm_post}", "encoder.norm_post"),
-        *norm(f"{layer}.self_attn_layer_norm", "encoder.layers.norm1"),
-        *linear(f"{layer}.self_attn.q_proj", "encoder.layers.q"),
-        *linear(f"{layer}.self_attn.k_proj", "encoder.layers.k", k_bias),
-        *linear(f"{layer}.self_attn.v_proj", "encoder.layers.v"),
-        *linear(f"{layer}.self_attn.out_proj", "encoder.layers.out"),
-        *norm(f"{layer}.final_layer_norm", "encoder.layers.norm2"),
-        *linear(f"{layer}.fc1", "encoder.layers.fc1"),
-        *linear(f"{layer}.fc2", "encoder.layers.fc2"),
+        *norm(norm1, f"{ours}.norm1"),
+        *linear(q, f"{ours}.q"),
+        *linear(k, f"{ours}.k", k_bias),
+        *linear(v, f"{ours}.v"),
+        *linear(out, f"{ours}.out"),
+        *norm(norm2, f"{ours}.norm2"),
+        *linear(fc1, f"{ours}.fc1"),
+        *linear(fc2, f"{ours}.fc2"),
     ]
 
 
-def mlp_rules(key: str, bias: bool) -> list[Rule]:
+def mlp_rules(key: str, bias: bool = True, joint: str = "_") -> list[Rule]:
     """The two linear maps of an MLP projector."""
-    return linear(f"{key}.linear_1", "encoder.proj1", bias) + linear(f"{key}.linear_2", "encoder.proj2", bias)
+    return [rule for i in "12" for rule in linear(f"{key}.linear{joint}{i}", f"encoder.proj{i}", bias)]
 
 
-def body_rules(body: str, head: str, decoder: DecoderConfig) -> list[Rule]:
+def body_rules(
+    decoder: DecoderConfig, body: str = "language_model.model", head: str = "language_model.lm_head"
+) -> list[Rule]:
     """The language model under its Hugging Face names. body: the key of the model, head: that of the output map."""
     layer = f"{body}.layers.{{i}}"
     rules = [
@@ -133,3 +196,99 @@ def body_rules(body: str, head: str, decoder: DecoderConfig) -> list[Rule]:
         else:
             rules += linear(f"{layer}.mlp.{name}_proj", f"decoder.layers.{name}", bias=False)
     return rules if decoder.tied else rules + linear(head, "decoder.lm_head", bias=False)
+
+
+# --- chats and chat templates ---
+
+
+def clips_of(chat: Chat, counts: Counts, audio: str) -> Iterator[Sequence[int]]:
+    """The counts of the clips in the order of the chat's audio parts; ConfigError unless there are as many."""
+    contents = [message["content"] for message in chat if not isinstance(message["content"], str)]
+    check_places(sum(part["type"] == "audio" for content in contents for part in content), counts, audio)
+    return iter(counts)
+
+
+def joined(chat: Chat, audio: str, between: str = "") -> list[Any]:
+    """The chat with the parts of every message joined to one text."""
+    text = lambda part: audio if part["type"] == "audio" else part["text"]
+    return [
+        dict(m) if isinstance(m["content"], str) else {**m, "content": between.join(map(text, m["content"]))}
+        for m in chat
+    ]
+
+
+SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+)
+
+
+def content(parts: str) -> str:
+    """The content of a message: a text, or what the template `parts` makes of its parts."""
+    return "{% if message['content'] is string %}{{ message['content'] }}{% else %}" + parts + "{% endif %}"
+
+
+def in_order(audio: str) -> str:
+    """The parts of a message in their order. audio: the template of a clip."""
+    part = "{% if part['type'] == 'audio' %}" + audio + "{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
+    return "{% for part in message['content'] %}" + part + "{% endfor %}"
+
+
+def chatml(parts: str, start: str = SYSTEM, answer: str = "") -> str:
+    """A ChatML template. parts: the template of a message's parts; answer: how the assistant's turn begins."""
+    turn = "<|im_start|>{{ message['role'] }}\n" + content(parts) + "<|im_end|>\n"
+    end = "{% if add_generation_prompt %}<|im_start|>assistant\n" + answer + "{% endif %}"
+    return start + "{% for message in messages %}" + turn + "{% endfor %}" + end
+
+
+# --- families ---
+
+
+class LlamaFamily(Family):
+    """A family with a Llama or Qwen2 language model. qkv_bias: whether its queries, keys and values have a bias."""
+
+    renames: tuple[tuple[str, str], ...] = LANGUAGE_MODEL_RENAMES
+    qkv_bias = False
+
+    def decoder(self, raw: Mapping[str, Any]) -> DecoderConfig:
+        return llama(raw, self.qkv_bias)
+
+
+class WhisperFamily(LlamaFamily):
+    """A family whose folders hold a Whisper encoder, a projector and a language model under the usual names."""
+
+    def projector_rules(self, encoder: EncoderConfig) -> list[Rule]:
+        """The weight table of the projector."""
+        raise NotImplementedError
+
+    def rules(self, config: LalmConfig) -> list[Rule]:
+        assert isinstance(config.encoder, EncoderConfig)
+        tower = tower_rules("audio_tower", "layer_norm", table=True)
+        return [*tower, *self.projector_rules(config.encoder), *body_rules(config.decoder)]
+
+
+class Thinker(LlamaFamily):
+    """The thinker of a Qwen Omni model, audio + text, alone or inside the config.json of the whole model."""
+
+    renames = (
+        (r"^(thinker\.)?model\.audio_tower\.", "audio_tower."),
+        (r"^(thinker\.)?model\.visual\.", "visual."),
+        (r"^(thinker\.)?model\.language_model\.", "model."),
+        (r"^thinker\.", ""),
+    )
+    whole = Keys(
+        "thinker_config",
+        "talker_config token2wav_config code2wav_config enable_audio_output enable_talker im_start_token_id "
+        "im_end_token_id system_token_id user_token_id assistant_token_id tts_pad_token_id tts_bos_token_id "
+        "tts_eos_token_id",
+    )
+    top = TOP | Keys(
+        ignores="vision_config image_token_index image_token_id video_token_index video_token_id audio_start_token_id "
+        "audio_end_token_id vision_start_token_id vision_end_token_id vision_token_id position_id_per_seconds "
+        "seconds_per_chunk user_token_id"
+    )
+
+    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        full = super().complete(raw)
+        if "thinker_config" in full:
+            self.whole.check(full, "")
+        return full.get("thinker_config", full)

@@ -1,137 +1,101 @@
-"""Step-Audio-2-mini (text output): config.json, weight table, prompt. Clips are read in segments of 25 s.
+"""Step-Audio-2-mini (text output). Clips are read in segments of 25 s.
 
 The adapter halves the audio tokens once more: 12.5 a second. The folder's own classes are remote code, never run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.config import EncoderConfig, LalmConfig
-from seen_jax.models.families._parts import body_rules, llama, refuse
+from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
+from seen_jax.models.families import _parts
+from seen_jax.models.family import Chat, Counts, Keys
 from seen_jax.models.framing import Framing
-from seen_jax.models.weights import Rule, conv1d, linear, norm
+from seen_jax.models.weights import Rule, conv1d, norm
 
-NAME = "step_audio_2"
-MODEL_TYPES = ("step_audio_2",)
-VERIFIED = "parity with a reference composed of transformers' Whisper layers and Qwen2, on random tiny configs"
-PUBLISHED: dict[str, Any] = {
-    "audio_encoder_config": {
-        "n_mels": 128,
-        "n_audio_ctx": 1500,
-        "n_audio_state": 1280,
-        "n_audio_head": 20,
-        "n_audio_layer": 32,
-        "llm_dim": 3584,
-        "kernel_size": 3,
-        "adapter_stride": 2,
-    },
-    "text_config": {
-        "vocab_size": 158720,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_attention_groups": 4,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-    },
-    "tokens": {"<audio_patch>": 151690},
-}
-
-FRAMING = Framing(seconds=1200.0, piece=25 * 16_000, tail=479, behind=2)
 HIDDEN = 2048  # of the adapter, in every released model
 
-RENAMES: tuple[tuple[str, str], ...] = ()
-UNUSED: tuple[str, ...] = ()
 
-AUDIO = "<audio_patch>"
-TOKENS = ("<audio_patch>",)
+class StepAudio2(_parts.LlamaFamily):
+    name = "step_audio_2"
+    model_types = ("step_audio_2",)
+    verified = _parts.COMPOSED.format("Qwen2")
+    published: ClassVar = {
+        "audio_encoder_config": {
+            "n_mels": 128,
+            "n_audio_ctx": 1500,
+            "n_audio_state": 1280,
+            "n_audio_head": 20,
+            "n_audio_layer": 32,
+            "llm_dim": 3584,
+            "kernel_size": 3,
+            "adapter_stride": 2,
+        },
+        "text_config": {"vocab_size": 158720, **_parts.QWEN2_7B},
+    }
+    framing = Framing(seconds=1200.0, piece=25 * 16_000, tail=479, behind=2)
+    renames = ()
+    qkv_bias = True
+    sections: ClassVar = {
+        "": Keys(
+            "audio_encoder_config text_config tie_word_embeddings",
+            "vocab_size sliding_window max_window_layers",
+            {"use_sliding_window": (False,)},
+        ),
+        "audio_encoder_config": Keys(
+            "n_mels n_audio_ctx n_audio_state n_audio_head n_audio_layer llm_dim",
+            "n_codebook_size",
+            {"kernel_size": (3,), "adapter_stride": (2,)},
+        ),
+        "text_config": _parts.LLAMA,
+    }
+    tokens = ("<audio_patch>",)
+    audio = "<audio_patch>"
 
+    def prompt(self, tokenizer: Any, chat: Chat, counts: Counts, audio_token: int) -> tuple[list[int], list[int]]:
+        """Pieces are tokenized apart, so that nothing merges across them."""
+        pieces: list[str] = []
+        clips = _parts.clips_of(chat, counts, self.audio)
+        for message in chat:
+            role = "human" if message["role"] == "user" else message["role"]
+            if isinstance(message["content"], str):
+                pieces += [f"<|BOT|>{role}\n{message['content']}", "<|EOT|>"]
+                continue
+            pieces.append(f"<|BOT|>{role}\n")
+            for part in message["content"]:
+                if part["type"] == "audio":
+                    pieces += [f"<audio_start>{self.audio * n}<audio_end>" for n in next(clips)]
+                else:
+                    pieces.append(part["text"])
+            pieces.append("<|EOT|>")
+        pieces.append("<|BOT|>assistant\n")
+        ids = [i for piece in pieces for i in tokenizer(piece, add_special_tokens=False)["input_ids"]]
+        return ids, [i for i, token in enumerate(ids) if token == audio_token]
 
-def prompt(
-    tokenizer: Any, chat: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]
-) -> tuple[list[int], list[int]]:
-    """(token ids, positions of the audio tokens). Pieces are tokenized apart, so that nothing merges across them."""
-    pieces: list[str] = []
-    clips = iter(counts)
-    for message in chat:
-        role = "human" if message["role"] == "user" else message["role"]
-        if isinstance(message["content"], str):
-            pieces += [f"<|BOT|>{role}\n{message['content']}", "<|EOT|>"]
-            continue
-        pieces.append(f"<|BOT|>{role}\n")
-        for part in message["content"]:
-            if part["type"] != "audio":
-                pieces.append(part["text"])
-            elif (rows := next(clips, None)) is None:
-                raise ConfigError(f"the prompt has more audio places than the {len(counts)} clips.")
-            else:
-                pieces += [f"<audio_start>{AUDIO * n}<audio_end>" for n in rows]
-        pieces.append("<|EOT|>")
-    if next(clips, None) is not None:
-        raise ConfigError(f"the prompt has fewer audio places than the {len(counts)} clips.")
-    pieces.append("<|BOT|>assistant\n")
-    ids = [i for piece in pieces for i in tokenizer(piece, add_special_tokens=False)["input_ids"]]
-    patch = tokenizer.convert_tokens_to_ids(AUDIO)
-    return ids, [i for i, token in enumerate(ids) if token == patch]
+    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The language model's section has another model type, another name for the key/value heads, and its own
+        defaults."""
+        from transformers import Qwen2Config
 
+        text = {"rms_norm_eps": 1e-6, **raw["text_config"]}
+        if "rope_parameters" not in text:
+            text.setdefault("rope_theta", 1e6)
+        groups = text.pop("num_attention_groups", None) or text.get("num_key_value_heads")
+        text.pop("model_type", None)
+        return {**raw, "text_config": Qwen2Config.from_dict({**text, "num_key_value_heads": groups}).to_dict()}
 
-def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json with the defaults of the language model's own class."""
-    from transformers import Qwen2Config
+    def audio_token(self, raw: Mapping[str, Any]) -> int:
+        return _parts.token_id(raw, self.audio, self.name)
 
-    text = dict(raw["text_config"])
-    text["num_key_value_heads"] = text.pop("num_attention_groups", None) or text.get("num_key_value_heads")
-    text.pop("model_type", None)
-    text.setdefault("rms_norm_eps", 1e-6)
-    text.setdefault("rope_theta", 1_000_000.0)
-    known = Qwen2Config().to_dict().keys() | {"rope_theta"}
-    full = Qwen2Config.from_dict({key: value for key, value in text.items() if key in known}).to_dict()
-    return {**raw, "text_config": full}
-
-
-def rules(config: LalmConfig) -> list[Rule]:
-    """The weight table, in published names: the encoder's are those of OpenAI's Whisper."""
-    block = "encoder.blocks.{i}"
-    return [
-        *conv1d("encoder.conv1", "encoder.conv1"),
-        *conv1d("encoder.conv2", "encoder.conv2"),
-        Rule("encoder.positional_embedding.weight", ("encoder", "positions")),
-        *norm("encoder.after_norm", "encoder.norm_post"),
-        *norm(f"{block}.attn_ln", "encoder.layers.norm1"),
-        *linear(f"{block}.attn.query", "encoder.layers.q"),
-        *linear(f"{block}.attn.key", "encoder.layers.k", bias=False),
-        *linear(f"{block}.attn.value", "encoder.layers.v"),
-        *linear(f"{block}.attn.out", "encoder.layers.out"),
-        *norm(f"{block}.mlp_ln", "encoder.layers.norm2"),
-        *linear(f"{block}.mlp.0", "encoder.layers.fc1"),
-        *linear(f"{block}.mlp.2", "encoder.layers.fc2"),
-        *conv1d("adapter.conv", "encoder.proj_conv"),
-        *linear("adapter.linear1", "encoder.proj1"),
-        *linear("adapter.linear2", "encoder.proj2"),
-        *body_rules("model", "lm_head", config.decoder),
-    ]
-
-
-def config(raw: Mapping[str, Any], eos: tuple[int, ...], pad: int | None) -> LalmConfig:
-    """config.json -> LalmConfig. Unsupported attribute values are refused by name."""
-    audio = raw["audio_encoder_config"]
-    refuse(audio, "audio_encoder_config", {"kernel_size": 3, "adapter_stride": 2})
-    decoder = llama(raw["text_config"], qkv_bias=True, tied=bool(raw.get("tie_word_embeddings", False)))
-    if (audio_token := raw["tokens"][AUDIO]) is None:
-        raise CheckpointError(f"tokenizer.json has no token {AUDIO}, which stands for audio in Step-Audio-2.")
-    width = audio["n_audio_state"]
-    return LalmConfig(
-        family=NAME,
-        encoder=EncoderConfig(
+    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig:
+        audio = raw["audio_encoder_config"]
+        return EncoderConfig(
             n_mels=audio["n_mels"],
-            width=width,
+            width=audio["n_audio_state"],
             layers=audio["n_audio_layer"],
             heads=audio["n_audio_head"],
-            ffn=4 * width,
+            ffn=4 * audio["n_audio_state"],
             max_positions=audio["n_audio_ctx"],
             output_width=audio["llm_dim"],
             pad_frames=200,
@@ -139,9 +103,21 @@ def config(raw: Mapping[str, Any], eos: tuple[int, ...], pad: int | None) -> Lal
             post=("pool", "norm", "conv", "mlp"),
             hidden=HIDDEN,
             activation="relu",
-        ),
-        decoder=decoder,
-        audio_token=audio_token,
-        stop_tokens=eos,
-        pad_token=eos[0] if pad is None else pad,
-    )
+        )
+
+    def rules(self, config: LalmConfig) -> list[Rule]:
+        """The encoder's names are those of OpenAI's Whisper."""
+        attention = ("attn_ln", "attn.query", "attn.key", "attn.value", "attn.out")
+        return [
+            *conv1d("encoder.conv1", "encoder.conv1"),
+            *conv1d("encoder.conv2", "encoder.conv2"),
+            Rule("encoder.positional_embedding.weight", ("encoder", "positions")),
+            *norm("encoder.after_norm", "encoder.norm_post"),
+            *_parts.layer_rules("encoder.blocks.{i}", (*attention, "mlp_ln", "mlp.0", "mlp.2")),
+            *conv1d("adapter.conv", "encoder.proj_conv"),
+            *_parts.mlp_rules("adapter", joint=""),
+            *_parts.body_rules(config.decoder, "model", "lm_head"),
+        ]
+
+
+FAMILY = StepAudio2()

@@ -1,106 +1,79 @@
-"""Voxtral: config.json, weight table, prompt.
+"""Voxtral. Clips are filled up to whole windows of 30 s, and the language model reads the silence too.
 
-Clips are filled up to whole windows of 30 s, and the language model reads the silence too. The tokenizer (tekken.json)
-needs mistral-common: `pip install "seen-jax[voxtral]"`.
+The tokenizer (tekken.json) needs mistral-common: `pip install "seen-jax[voxtral]"`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from seen_jax.errors import ConfigError
-from seen_jax.models.config import EncoderConfig, LalmConfig
-from seen_jax.models.families._parts import (
-    LANGUAGE_MODEL_RENAMES,
-    body_rules,
-    llama,
-    mlp_rules,
-    refuse,
-    tower_rules,
-    whisper,
-)
+from seen_jax.models.config import DecoderConfig, EncoderConfig
+from seen_jax.models.families import _parts
+from seen_jax.models.family import Chat, Counts, Keys
 from seen_jax.models.framing import WINDOW, Framing
 from seen_jax.models.weights import Rule
 
-NAME = "voxtral"
-MODEL_TYPES = ("voxtral",)
-VERIFIED = "parity with transformers on random tiny configs"
-PUBLISHED: dict[str, Any] = {"audio_token_id": 24}
 
-FRAMING = Framing(seconds=2400.0, unit=WINDOW, segment=3000, filled="silence", keys="seen")
+class Voxtral(_parts.WhisperFamily):
+    name = "voxtral"
+    model_types = ("voxtral",)
+    verified = _parts.PARITY
+    published: ClassVar = {"audio_token_id": 24}
+    framing = Framing(seconds=2400.0, unit=WINDOW, segment=3000, filled="silence", keys="seen")
+    sections: ClassVar = {
+        "": _parts.TOP | _parts.PROJECTOR_GELU | Keys(ignores="hidden_size"),
+        "audio_config": _parts.WHISPER
+        | Keys(ignores="head_dim num_key_value_heads")
+        | _parts.model_type("voxtral_encoder"),
+        "text_config": _parts.LLAMA | _parts.model_type("llama", "mistral"),
+    }
+    audio = "[AUDIO]"
 
-RENAMES = LANGUAGE_MODEL_RENAMES
-UNUSED: tuple[str, ...] = ()
+    def prompt(self, tokenizer: Any, chat: Chat, counts: Counts, audio_token: int) -> tuple[list[int], list[int]]:
+        """Mistral's instruct format, version 7, of user and assistant turns. A last turn
+        {"role": "transcribe", "content": "en"} asks for a transcript in that language.
 
-AUDIO = "[AUDIO]"
-
-
-def prompt(
-    tokenizer: Any, chat: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]
-) -> tuple[list[int], list[int]]:
-    """(token ids, positions of the audio tokens): Mistral's instruct format, version 7, of user and assistant turns.
-    A last turn {"role": "transcribe", "content": "en"} asks for a transcript in that language.
-
-    Control tokens are ids, never text, so nothing that a user writes is taken for one.
-    """
-    control = lambda name: int(tokenizer.convert_tokens_to_ids(name))  # noqa: E731
-    text = lambda words: tokenizer.encode(words, add_special_tokens=False)  # noqa: E731
-    ids, clips = [control("<s>")], iter(counts)
-    places: list[int] = []
-    for message in chat:
-        role, content = message["role"], message["content"]
-        if role == "transcribe":
-            ids += [*text(f"lang:{content}"), control("[TRANSCRIBE]")]
-            continue
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if role not in ("user", "assistant"):
-            raise ConfigError(f"Voxtral takes no '{role}' turn beside audio: put it into the user's.")
-        body: list[int] = []
-        for part in parts:
-            if part["type"] != "audio":
-                body += text(part["text"])
+        Control tokens are ids, never text, so nothing that a user writes is taken for one.
+        """
+        control = lambda name: int(tokenizer.convert_tokens_to_ids(name))
+        text = lambda words: tokenizer.encode(words, add_special_tokens=False)
+        ids, clips = [control("<s>")], _parts.clips_of(chat, counts, self.audio)
+        places: list[int] = []
+        for message in chat:
+            role, content = message["role"], message["content"]
+            if role == "transcribe":
+                ids += [*text(f"lang:{content}"), control("[TRANSCRIBE]")]
                 continue
-            if (rows := next(clips, None)) is None:
-                raise ConfigError(f"the prompt has more audio places than the {len(counts)} clips.")
-            start = len(ids) + (role == "user") + len(body) + 1
-            places += range(start, start + sum(rows))
-            body += [control("[BEGIN_AUDIO]"), *[control(AUDIO)] * sum(rows)]
-        ids += [control("[INST]"), *body, control("[/INST]")] if role == "user" else [*body, control("</s>")]
-    if next(clips, None) is not None:
-        raise ConfigError(f"the prompt has fewer audio places than the {len(counts)} clips.")
-    return ids, places
+            if role not in ("user", "assistant"):
+                raise ConfigError(f"Voxtral takes no '{role}' turn beside audio: put it into the user's.")
+            ids += [control("[INST]")] * (role == "user")
+            for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+                if part["type"] != "audio":
+                    ids += text(part["text"])
+                    continue
+                tokens = sum(next(clips))
+                places += range(len(ids) + 1, len(ids) + 1 + tokens)
+                ids += [control("[BEGIN_AUDIO]"), *[control(self.audio)] * tokens]
+            ids.append(control("[/INST]" if role == "user" else "</s>"))
+        return ids, places
 
-
-def rules(config: LalmConfig) -> list[Rule]:
-    """The weight table, in published names."""
-    return [
-        *tower_rules("audio_tower", "layer_norm", table=True),
-        *mlp_rules("multi_modal_projector", bias=False),
-        *body_rules("language_model.model", "language_model.lm_head", config.decoder),
-    ]
-
-
-def config(raw: Mapping[str, Any], eos: tuple[int, ...], pad: int | None) -> LalmConfig:
-    """config.json -> LalmConfig. Unsupported attribute values are refused by name."""
-    refuse(raw, "config", {"projector_hidden_act": "gelu"})
-    decoder = llama(raw["text_config"], qkv_bias=False, tied=bool(raw.get("tie_word_embeddings", False)))
-    fields = whisper(raw["audio_config"])
-    return LalmConfig(
-        family=NAME,
-        encoder=EncoderConfig(
-            **fields,
-            output_width=decoder.width,
-            pad_frames=2 * fields["max_positions"],
+    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig:
+        audio = raw["audio_config"]
+        return _parts.whisper(
+            audio,
+            decoder.width,
             positions="table",
             post=("norm", "stack", "mlp"),
-            stack=fields["ffn"] // fields["width"],
+            stack=audio["intermediate_size"] // audio["hidden_size"],
             hidden=decoder.width,
             post_bias=False,
             padding_tokens=True,
-        ),
-        decoder=decoder,
-        audio_token=raw["audio_token_id"],
-        stop_tokens=eos,
-        pad_token=eos[0] if pad is None else pad,
-    )
+        )
+
+    def projector_rules(self, encoder: EncoderConfig) -> list[Rule]:
+        return _parts.mlp_rules("multi_modal_projector", encoder.post_bias)
+
+
+FAMILY = Voxtral()

@@ -1,0 +1,60 @@
+"""What a kind of data set is: how to recognise it, read its rows and check them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seen_jax.audio.find import MANIFEST_SUFFIXES, AudioItem, find_audio
+from seen_jax.data.items import Entry
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item of a data set, as its table has it.
+
+    item: the audio file, its transcript, and the table's other columns, which `entry_of` interprets. split: used where
+    the columns name none. parquet_row: where the audio is inside a parquet file.
+    """
+
+    item: AudioItem
+    split: str = ""
+    parquet_row: int | None = None
+
+
+class Dataset:
+    """A kind of data set. Subclass it and make one instance, in a module of this package or in another package's
+    entry point of the group "seen_jax.datasets".
+
+    Attributes:
+        name: what `DatasetConfig.kind` calls it.
+        looks_for: one line for messages that says what a path of this kind is.
+        order: where the kind is not given, those of lower order are tried first.
+    """
+
+    name: str
+    looks_for: str
+    order: int = 50
+
+    def rows(self, path: str) -> list[Row] | None:
+        """All items of a path, in order, or None if the path is not of this kind. Reads no audio.
+
+        Raises AudioError or ConfigError for a path of this kind that cannot be read.
+        """
+        raise NotImplementedError
+
+    def check(self, entries: Sequence[Entry], path: str) -> None:
+        """Raise AudioError for entries that this kind cannot have."""
+
+    def label(self, path: str) -> str:
+        """What tables call the data set unless the configuration names it."""
+        return Path(path).expanduser().resolve().stem
+
+
+def manifest_items(path: Path) -> list[AudioItem]:
+    """The items of a manifest, or of the metadata.csv or metadata.jsonl in a folder; none if there is no such file.
+
+    Unlike `find_audio` on a folder, every row must have its file.
+    """
+    places = (path / "metadata.csv", path / "metadata.jsonl") if path.is_dir() else (path,)
+    manifest = next((p for p in places if p.suffix.lower() in MANIFEST_SUFFIXES and p.is_file()), None)
+    return find_audio([manifest]) if manifest else []

@@ -1,0 +1,215 @@
+"""Edits of a model's activations, checked against it: SEEN's projections, measurements, steering vectors, linear maps.
+
+Each maker returns `{site: Edit}`; edits of several sites are joined as `{**a, **b}`. Axes: L layers, D width, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, ScalarLike
+
+from seen_jax.errors import BasisError, ConfigError
+from seen_jax.models.edits import Edit, Edits
+from seen_jax.models.model import Model
+from seen_jax.models.sites import check_site
+from seen_jax.subspace import NoiseBasis
+from seen_jax.subspace.basis import pad_rank
+from seen_jax.subspace.localize import NamedLayers, resolve_layers
+
+Layers = NamedLayers | tuple[int, ...] | list[int] | int
+Matrix = Float[Array | np.ndarray, "..."]  # shapes are checked here, with errors that say what to do
+
+
+def projection(
+    model: Model,
+    basis: NoiseBasis | Matrix,
+    strength: ScalarLike = 1.0,
+    site: str | None = None,
+    layers: Layers | None = None,
+) -> dict[str, Edit]:
+    """SEEN: a <- a - strength (a Q) Q^T at every frame of every kept layer. SEE is reported before and after.
+
+    At decoder sites it acts at audio tokens. Another strength, noise, rank or layer set recompiles nothing.
+
+    Args:
+        model: the model that is edited.
+        basis: a `NoiseBasis`; or directions [D, R] (the same in all layers) or [L, D, R] with orthonormal columns,
+            zero columns last.
+        strength: lambda; 1 takes the directions out, 0 measures and changes nothing. May be traced.
+        site: where, for directions; a basis knows its site.
+        layers: which layers are edited: indices, "all", or a third of the stack; None: those of the basis, or all.
+
+    Returns:
+        {site: Edit}, on the device, with zero columns up to a multiple of 16.
+
+    Raises:
+        BasisError: a basis of another model, directions of another shape or that are not orthonormal.
+        ConfigError: an unknown site, layers that are not there, a strength that is not finite.
+
+    >>> seen_jax.projection(model, basis, strength=0.5)
+    {'encoder.mlp_act': Edit(u=[4, 768, 16], scale=[4])}
+    """
+    basis = checked_basis(model, basis, site)
+    basis = basis if layers is None else basis.with_layers(_layers(layers))
+    return {basis.site: Edit(u=basis.padded_q, scale=basis.strengths(_finite(strength)))}
+
+
+def measuring(model: Model, basis: NoiseBasis | Matrix, site: str | None = None) -> dict[str, Edit]:
+    """An edit that only measures SEE. The activations stay as they are, which costs less than strength 0.
+
+    Args:
+        model, basis, site: as for `projection`.
+
+    Returns:
+        {site: Edit} without a scale.
+
+    Raises:
+        BasisError, ConfigError: as `projection`.
+
+    >>> seen_jax.measuring(model, basis)
+    {'encoder.mlp_act': Edit(u=[4, 768, 16])}
+    """
+    basis = checked_basis(model, basis, site)
+    return {basis.site: Edit(u=basis.padded_q, scale=None)}
+
+
+def steering(
+    model: Model,
+    site: str,
+    vector: Matrix,
+    strength: ScalarLike = 1.0,
+    layers: Layers = "all",
+    text: float = 1.0,
+) -> dict[str, Edit]:
+    """Add a vector to the activations: a <- a + strength * vector.
+
+    Args:
+        model: the model that is edited.
+        site: one of `SITES`.
+        vector: [D], or one per layer [L, D].
+        strength: factor of the vector. May be traced.
+        layers: which layers are edited: indices, "all", or a third of the stack.
+        text: share of it at decoder positions without an audio token, generated ones included.
+
+    Returns:
+        {site: Edit}.
+
+    Raises:
+        ConfigError: an unknown site, another shape, layers that are not there, numbers that are not finite.
+
+    >>> seen_jax.steering(model, "decoder.resid", np.ones(192), strength=4.0, layers=[2])
+    {'decoder.resid': Edit(u=[4, 192, 16], scale=[4], v=[4, 192, 16], bias=[4, 192], text=[4])}
+    """
+    nothing = jnp.zeros((_shape(model, site)[1], 1))
+    return linear_map(model, site, (nothing, nothing), vector, strength, layers, text)
+
+
+def linear_map(
+    model: Model,
+    site: str,
+    matrix: Matrix | tuple[Matrix, Matrix],
+    bias: Matrix | None = None,
+    strength: ScalarLike = 1.0,
+    layers: Layers = "all",
+    text: float = 1.0,
+) -> dict[str, Edit]:
+    """Apply a linear map to the activations: a <- a M + bias; or a low-rank one: a <- a + (a U) V^T + bias.
+
+    Args:
+        model, site, layers, text: as for `steering`.
+        matrix: M [D, D] or [L, D, D]; or the pair (U, V), each [D, R] or [L, D, R].
+        bias: [D] or [L, D]; None for none.
+        strength: share of the change; 0 leaves the activations, 1 applies the map. May be traced.
+
+    Returns:
+        {site: Edit}.
+
+    Raises:
+        ConfigError: as `steering`.
+
+    >>> seen_jax.linear_map(model, "encoder.resid", 0.9 * np.eye(192))
+    {'encoder.resid': Edit(u=[4, 192, 192], scale=[4], v=[4, 192, 192], text=[4])}
+    """
+    depth, width = _shape(model, site)
+    if isinstance(matrix, tuple):
+        u, v = (_stacked(x, site, name, (depth, width, None)) for x, name in zip(matrix, "uv", strict=True))
+        if u.shape != v.shape:
+            raise ConfigError(f"u has {u.shape[-1]} columns and v {v.shape[-1]}: they must have as many.")
+    else:
+        v = jnp.broadcast_to(jnp.eye(width), (depth, width, width))
+        u = _stacked(matrix, site, "the matrix", (depth, width, width)) - v
+    kept = np.isin(np.arange(depth), resolve_layers(_layers(layers), depth)).astype(np.float32)
+    scale = _finite(strength) * jnp.asarray(kept)
+    shift = None if bias is None else scale[:, None] * _stacked(bias, site, "the vector", (depth, width))
+    share = jnp.full(depth, _finite(text), jnp.float32)
+    return {site: Edit(jnp.asarray(pad_rank(u)), -scale, jnp.asarray(pad_rank(v)), shift, share)}
+
+
+def checked_basis(model: Model, basis: NoiseBasis | Matrix, site: str | None = None) -> NoiseBasis:
+    """A basis of this model, also from directions. Raises BasisError or ConfigError as `projection`."""
+    if isinstance(basis, NoiseBasis):
+        if site not in (None, basis.site):
+            raise ConfigError(f"the basis was made at {basis.site}, not at {site}: leave the site out.")
+        layers, width = _shape(model, basis.site)
+        basis.check(basis.site, layers, width, model.fingerprint)
+        return basis
+    if site is None:
+        raise ConfigError("directions need a site: pass site=..., or a NoiseBasis.")
+    depth, width = _shape(model, site)
+    q = _stacked(basis, site, "directions", (depth, width, None), BasisError)
+    ranks = tuple(int(n) for n in np.asarray(q).any(axis=1).sum(axis=-1))
+    return NoiseBasis(site, q, ranks, tuple(range(depth)))
+
+
+def check_edits(model: Model, edits: Edits) -> None:
+    """Raise ConfigError unless the sites and shapes of edits are those of the model."""
+    for site, edit in edits.items():
+        expected = _shape(model, site)
+        for name, ndim in (("u", 3), ("v", 3), ("bias", 2), ("scale", 1), ("text", 1)):
+            shape = None if (x := getattr(edit, name)) is None else np.shape(x)
+            if shape is not None and (len(shape) != ndim or shape[:2] != expected[: len(shape[:2])]):
+                raise ConfigError(
+                    f"the edit of {site} has {name} of shape {list(shape)}: expected {ndim} axes, for {expected[0]} "
+                    f"layers of width {expected[1]}."
+                )
+
+
+def joined(*edits: Mapping[str, Edit]) -> dict[str, Edit]:
+    """Edits of different sites together. Raises ConfigError where two edit one site."""
+    both: dict[str, Edit] = {}
+    for part in edits:
+        if twice := both.keys() & part.keys():
+            raise ConfigError(f"two edits of {', '.join(sorted(twice))}: a site takes one edit per pass.")
+        both |= part
+    return both
+
+
+def _shape(model: Model, site: str) -> tuple[int, int]:
+    return model.config.site_shape(check_site(site))
+
+
+def _layers(layers: Layers) -> NamedLayers | tuple[int, ...]:
+    return layers if isinstance(layers, str) else (layers,) if isinstance(layers, int) else tuple(layers)
+
+
+def _finite(number: ScalarLike) -> ScalarLike:
+    if not isinstance(number, jax.core.Tracer) and not np.isfinite(number).all():
+        raise ConfigError(f"an edit's strength must be a finite number, not {number}.")
+    return number
+
+
+def _stacked(x: Any, site: str, name: str, shape: tuple[int | None, ...], error: type[Exception] = ConfigError) -> Any:
+    """An array [L, ...] float32 on the device from one per layer, or one for all layers. None stands for any size."""
+    x = jnp.asarray(x, jnp.float32)
+    x = x if x.ndim == len(shape) else jnp.broadcast_to(x, (shape[0], *x.shape))
+    if x.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, x.shape, strict=True)):
+        sizes = ["R" if n is None else n for n in shape]
+        raise error(f"{name} of an edit of {site} must be {sizes[1:]} or {sizes}, not {list(x.shape[-len(shape) :])}.")
+    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
+        raise error(f"{name} of an edit of {site} holds NaN or infinite numbers.")
+    return x

@@ -1,0 +1,225 @@
+"""What a model family is: how its folders are read, its clips are cut and its prompts are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.models.config import ConformerConfig, DecoderConfig, EncoderConfig, LalmConfig
+from seen_jax.models.folders import Part
+from seen_jax.models.framing import Framing
+from seen_jax.models.weights import Rule
+from seen_jax.registry import FAMILIES
+
+Chat = Sequence[Mapping[str, Any]]
+Counts = Sequence[Sequence[int]]  # audio tokens of each encoder row of each clip
+
+# Keys that transformers writes into every section. Decoding is the caller's choice (`Decoding`), and the token ids that
+# stop it are read apart.
+EVERYWHERE = (
+    "_name_or_path name_or_path _commit_hash _attn_implementation _attn_implementation_autoset attn_implementation "
+    "architectures auto_map custom_pipelines model_type transformers_version dtype torch_dtype use_bfloat16 "
+    "tf_legacy_loss torchscript pruned_heads problem_type id2label label2id num_labels finetuning_task "
+    "task_specific_params tokenizer_class prefix output_attentions output_hidden_states output_scores return_dict "
+    "use_return_dict return_dict_in_generate use_cache chunk_size_feed_forward is_encoder_decoder is_decoder "
+    "add_cross_attention cross_attention_hidden_size tie_encoder_decoder initializer_range init_std ignore_index "
+    "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id forced_bos_token_id "
+    "forced_eos_token_id forced_decoder_ids suppress_tokens begin_suppress_tokens bad_words_ids max_length min_length "
+    "do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p "
+    "repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size num_return_sequences "
+    "remove_invalid_values exponential_decay_length_penalty"
+)
+
+
+def unsupported(section: str, key: str, value: Any, expected: str) -> CheckpointError:
+    """The error that refuses a value of config.json by name. section: "" for the top level."""
+    return CheckpointError(
+        f"config.json: {section}{'.' * bool(section)}{key} = {value!r} is not supported; {expected}."
+    )
+
+
+def expect(section: Mapping[str, Any], name: str, values: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the section states these values or leaves them out."""
+    for key, value in values.items():
+        if section.get(key, value) != value:
+            raise unsupported(name, key, section[key], f"expected {value!r}")
+
+
+@functools.lru_cache
+def _defaults(model_type: str) -> Mapping[str, Any]:
+    """What transformers' class for this model type sets by default; nothing for a type that it does not have."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type]().to_dict() if model_type in CONFIG_MAPPING else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """The keys of one section of config.json that a family knows. Names stand in one text, separated by blanks.
+
+    Attributes:
+        reads: keys that the family uses.
+        ignores: keys without effect on the answer to audio and text; those of `EVERYWHERE` need no mention.
+        only: {key: the values that the port supports}.
+    """
+
+    reads: str = ""
+    ignores: str = ""
+    only: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+
+    def __or__(self, other: Keys) -> Keys:
+        """The keys of both; `other` decides where both restrict a key."""
+        reads, ignores = f"{self.reads} {other.reads}", f"{self.ignores} {other.ignores}"
+        return Keys(reads, ignores, {**self.only, **other.only})
+
+    @property
+    def known(self) -> set[str]:
+        return {*self.reads.split(), *self.ignores.split(), *self.only}
+
+    def check(self, section: Mapping[str, Any], name: str) -> None:
+        """Raise CheckpointError for a value that is not supported, and for a key that is not known here and does not
+        have the default of transformers' class for the section's model type."""
+        for key, values in self.only.items():
+            if key in section and section[key] not in values:
+                raise unsupported(name, key, section[key], f"expected {' or '.join(map(repr, values))}")
+        unknown = sorted(section.keys() - self.known - set(EVERYWHERE.split()))
+        defaults = _defaults(str(section.get("model_type"))) if unknown else {}
+        for key in unknown:
+            if section[key] != defaults.get(key):
+                default = f" or {defaults[key]!r}, transformers' default" if key in defaults else ""
+                raise unsupported(name, key, section[key], f"the key is not known here; expected no such key{default}")
+
+
+class Family:
+    """A family of models. Each has one file with one instance of a subclass, which the registry FAMILIES finds.
+
+    Attributes:
+        name: in prompts.yaml, on the command line and in messages.
+        model_types: values of config.json's `model_type` that the family reads.
+        verified: what the port was compared with.
+        published: what the published config.json states beyond the defaults of its class.
+        framing: how a clip becomes rows of the encoder.
+        renames: (pattern, replacement) that bring other key layouts to the published one; the first match counts.
+        unused: patterns of published keys that audio and text do not need.
+        parts: parts of the model that may lie in folders of their own.
+        sections: {section of config.json: its known keys}; "" is the top level.
+        tokens: tokens whose ids config.json does not state; `config` finds them in raw["tokens"], None if missing.
+        audio: the text that stands for a clip in a rendered chat template.
+        chat_template: a Jinja template for folders without one.
+        own_template: whether `chat_template` is used even if the folder has another.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    verified: str
+    published: ClassVar[Mapping[str, Any]] = {}
+    framing: Framing
+    renames: tuple[tuple[str, str], ...] = ()
+    unused: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    sections: ClassVar[Mapping[str, Keys]] = {}
+    tokens: tuple[str, ...] = ()
+    audio: str
+    chat_template: str = ""
+    own_template: bool = False
+
+    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """config.json with the defaults of its class in transformers. A folder's own code never runs."""
+        from transformers import CONFIG_MAPPING
+
+        return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)).to_dict()
+
+    def check(self, raw: Mapping[str, Any]) -> None:
+        """Raise CheckpointError for what a completed config.json states and the port does not have, by name."""
+        for name, keys in self.sections.items():
+            keys.check((raw.get(name) or {}) if name else raw, name)
+
+    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig | ConformerConfig:
+        """The audio encoder and projector of a completed config.json."""
+        raise NotImplementedError
+
+    def decoder(self, raw: Mapping[str, Any]) -> DecoderConfig:
+        """The language model of a completed config.json."""
+        raise NotImplementedError
+
+    def audio_token(self, raw: Mapping[str, Any]) -> int:
+        """The id that holds the places of audio tokens; -1 where `prompt` alone says where they lie."""
+        return first(raw, "audio_token_id", "audio_token_index")
+
+    def config(self, raw: Mapping[str, Any], eos: tuple[int, ...], pad: int | None) -> LalmConfig:
+        """The model of a completed config.json. eos, pad: token ids that the folder states."""
+        decoder = self.decoder(raw)
+        encoder, audio = self.encoder(raw, decoder), self.audio_token(raw)
+        return LalmConfig(self.name, encoder, decoder, audio, eos, eos[0] if pad is None else pad)
+
+    def rules(self, config: LalmConfig) -> list[Rule]:
+        """The weight table, in published names."""
+        raise NotImplementedError
+
+    def flat(self, chat: Chat) -> list[Any]:
+        """The chat as the template takes it."""
+        return list(chat)
+
+    def expand(self, tokens: int) -> str:
+        """What replaces `audio` in the rendered template, for a clip of so many audio tokens."""
+        return self.audio * tokens
+
+    def render(self, tokenizer: Any, chat: Chat) -> str:
+        """The text of a chat up to the answer, with `audio` where a clip belongs."""
+        template = self.chat_template if self.own_template else tokenizer.chat_template or self.chat_template
+        return tokenizer.apply_chat_template(
+            self.flat(chat), chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+
+    def prompt(self, tokenizer: Any, chat: Chat, counts: Counts, audio_token: int) -> tuple[list[int], list[int]]:
+        """Render the chat with the template, expand the clips and tokenize.
+
+        Returns:
+            Token ids of the prompt, and the positions of the audio tokens.
+
+        Raises:
+            ConfigError: the chat has not as many places for audio as there are clips.
+        """
+        pieces = self.render(tokenizer, chat).split(self.audio)
+        check_places(len(pieces) - 1, counts, self.audio)
+        clips = [self.expand(sum(rows)) for rows in counts]
+        expanded = pieces[0] + "".join(clip + piece for clip, piece in zip(clips, pieces[1:], strict=True))
+        ids = tokenizer(expanded, add_special_tokens=False)["input_ids"]
+        return ids, [i for i, token in enumerate(ids) if token == audio_token]
+
+
+def first(section: Mapping[str, Any], *names: str) -> Any:
+    """The first of these attributes that is set: some have an old and a new name."""
+    for name in names:
+        if section.get(name) is not None:
+            return section[name]
+    raise CheckpointError(f"config.json lacks {' and '.join(names)}.")
+
+
+def check_places(places: int, counts: Counts, audio: str) -> None:
+    """Raise ConfigError unless a prompt has as many places for audio as there are clips."""
+    if places != len(counts):
+        raise ConfigError(f"the prompt has {places} audio places ({audio}) for {len(counts)} clips.")
+
+
+def family_of(model_type: Any, where: Path) -> Family:
+    """The family that reads a config.json with this model_type; `where` it lies, for messages."""
+    matches = [family for family in FAMILIES.values() if model_type in family.model_types]
+    if len(matches) > 1:
+        names = " and ".join(family.name for family in matches)
+        raise CheckpointError(f"{where}: model_type '{model_type}' belongs to several families: {names}.")
+    if not matches:
+        known = ", ".join(kind for family in FAMILIES.values() for kind in family.model_types)
+        raise CheckpointError(f"{where}: model_type '{model_type}' is not supported. Supported: {known}.")
+    return matches[0]
+
+
+def published_config(family: Family) -> LalmConfig:
+    """The configuration of a family's published model; token ids that depend on the folder are 0."""
+    raw = family.complete({"model_type": family.model_types[0], **family.published})
+    family.check(raw)
+    return family.config({**raw, "tokens": dict.fromkeys(family.tokens, 0)}, (0,), 0)

@@ -1,0 +1,118 @@
+"""Loading a model from the package, a Hugging Face folder or the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.models.checkpoint import gather, load_params, read_config
+from seen_jax.models.config import LalmConfig
+from seen_jax.models.folders import cache_folder, find_folder
+from seen_jax.models.lalm import Lalm
+from seen_jax.models.lora import LORA, LORA_CONFIG
+from seen_jax.models.model import Model
+from seen_jax.models.processor import Processor
+from seen_jax.models.safetensors_files import Tensor
+from seen_jax.models.sharding import parameter_sharding
+from seen_jax.progress import Progress, silent
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+
+
+def load(
+    name: str | Path = "seen-tiny",
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    progress: Progress = silent,
+) -> Model:
+    """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name.
+
+    Args:
+        name: a folder holds config.json, safetensors and a tokenizer; a hub name is "org/model".
+        dtype: of parameters and activations, "float32", "bfloat16" or "float16".
+        mesh: of `make_mesh`, over which parameters and everything computed with them are split; None: one device.
+        progress: called as progress("loading NAME", bytes read, bytes in all).
+
+    Raises:
+        CheckpointError: files that are missing, damaged or unsupported. Nothing is unpickled and no remote code runs.
+        ConfigError: an unknown dtype.
+
+    >>> seen_jax.load("seen-tiny").config.encoder.layers
+    4
+    """
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype must be float32, bfloat16 or float16, not '{dtype}'.")
+    use_compilation_cache()
+    folder = find_folder(name)
+    config, family = read_config(folder)
+    sharding = None if mesh is None else functools.partial(parameter_sharding, mesh)
+    params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress, f"loading {name}")
+    processor = Processor(_tokenizer(folder, config), config, family, mesh)
+    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh)
+    extra = [folder / LORA, folder / LORA_CONFIG] if config.lora else []
+    identity = fingerprint(gather(folder, config, family), extra)
+    return Model(str(name), folder, lalm, {"params": params}, processor, identity)
+
+
+def _tokenizer(folder: Path, config: LalmConfig) -> Any:
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(VOCABULARIES)} is there.")
+    if not (folder / "tokenizer.json").is_file() and (folder / "tekken.json").is_file() and not _has_mistral_common():
+        raise CheckpointError(f'{folder / "tekken.json"} needs mistral-common: pip install "seen-jax[voxtral]".')
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:
+        reason = str(e).splitlines()[0]
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); is tokenizer.json there?") from None
+    highest = max(*tokenizer.get_vocab().values(), config.audio_token, config.pad_token, *config.stop_tokens)
+    if highest >= config.decoder.vocab:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has token ids up to {highest}, the model knows {config.decoder.vocab}: "
+            "tokenizer and config.json are of different models."
+        )
+    return tokenizer
+
+
+def _has_mistral_common() -> bool:
+    return importlib.util.find_spec("mistral_common") is not None
+
+
+def fingerprint(tensors: Mapping[str, Tensor], extra: Sequence[Path] = ()) -> str:
+    """Identity of the weights: a hash over names, dtypes and shapes of all tensors and 64 MB of every file, evenly
+    spread; a smaller file counts whole. extra: further files that belong to them."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {tensor.shape}\n".encode())
+    for file in dict.fromkeys([*(tensor.file for tensor in tensors.values()), *extra]):
+        size = file.stat().st_size
+        with file.open("rb") as f:
+            for offset in range(0, size, max(size // 64, 1 << 20)):
+                f.seek(offset)
+                digest.update(f.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX was told where to keep them.
+
+    SEEN_JAX_CACHE names another folder; set it to an empty string to switch the cache off.
+    """
+    if jax.config.values.get("jax_compilation_cache_dir"):
+        return
+    if os.environ.get("SEEN_JAX_CACHE") != "":
+        with contextlib.suppress(OSError):
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,91 @@
+"""Linen modules that the encoders and the decoder share: norms, the base of layers and stacks, and layer scans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seen_jax.models import layers
+from seen_jax.models.sharding import constrain
+from seen_jax.models.sites import Taps
+
+
+class LayerNorm(nn.Module):
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return layers.layer_norm(x, scale, bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        return layers.rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)), self.eps)
+
+
+class Layer(nn.Module):
+    """Base of the layers. dtype: of the activations. mesh: the devices that they are split over, None for one."""
+
+    config: Any
+    taps: Taps
+    dtype: Any
+    mesh: Any = None
+
+    def dense(self, name: str, width: int, bias: bool = True) -> nn.Dense:
+        return nn.Dense(width, use_bias=bias, dtype=self.dtype, name=name)
+
+    def split(self, x: Any, *axes: str | None) -> Any:
+        """`constrain` to the mesh: rows over the data axis, and `axes` after them."""
+        return constrain(x, self.mesh, "batch", *axes)
+
+
+class Stack(nn.Module):
+    """Base of the encoders and the decoder: layers that run in one scan. unroll: layers per iteration."""
+
+    config: Any
+    taps: Taps = Taps()
+    dtype: Any = jnp.float32
+    unroll: int = 1
+    mesh: Any = None
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """The fields of a `Layer`."""
+        return self.config, self.taps, self.dtype, self.mesh
+
+
+def scan(layer: Any, length: int, in_axes: Any, unroll: int = 1) -> Any:
+    """A layer class applied `length` times to the carry; parameters and outputs are stacked on a leading axis.
+
+    in_axes: of the further arguments, 0 (one slice per layer) or nn.broadcast.
+    """
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes,
+        length=length,
+        unroll=unroll,
+    )
+
+
+def run_layers(layer: nn.Module, params: Any, indices: range, unroll: int, x: Any, edits: Any, *args: Any) -> Any:
+    """(x, outputs) of some layers of a stack, whose stacked params and edits are indexed inside the loop: no copies."""
+
+    def step(x: Any, i: Any) -> Any:
+        take = lambda y: jax.lax.dynamic_index_in_dim(y, i, keepdims=False)
+        layer_params, layer_edits = jax.tree.map(take, (params, edits))
+        return layer.apply({"params": layer_params}, x, layer_edits, *args)
+
+    if len(indices) == 1:
+        x, outputs = step(x, indices.start)
+        return x, jax.tree.map(lambda y: y[None], outputs)
+    return jax.lax.scan(step, x, jnp.arange(indices.start, indices.stop), unroll=unroll)

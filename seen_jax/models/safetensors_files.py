@@ -1,0 +1,178 @@
+"""Tensors in safetensors files: which there are, and reading them in blocks into arrays of another layout and dtype."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import struct
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from seen_jax.errors import CheckpointError
+from seen_jax.models.folders import read_json
+from seen_jax.models.weights import Slot
+
+LowRank = tuple[np.ndarray, np.ndarray]
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
+BLOCK, TILE = 4 << 20, 128  # bytes read at a time; columns transposed at a time, which the processor's cache holds
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of a safetensors file that has not been read yet. key: its name there."""
+
+    key: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        return np.dtype(FLOATS[self.dtype])
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+
+def list_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor in the folder's safetensors files (sharded or not), by key."""
+    tensors: dict[str, Tensor] = {}
+    for file in _files(folder):
+        check_file(file)
+        with file.open("rb") as f:
+            (size,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(size))
+        header.pop("__metadata__", None)
+        for key, entry in header.items():
+            first, _ = entry["data_offsets"]
+            tensors[key] = Tensor(key, file, entry["dtype"], tuple(entry["shape"]), 8 + size + first)
+    return tensors
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if not index.is_file():
+        if (folder / WEIGHTS).is_file():
+            return [folder / WEIGHTS]
+        pickled = [p.name for p in sorted(folder.glob("*")) if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        hint = f" It holds pickled weights ({', '.join(pickled[:3])}), which are never loaded;" if pickled else ""
+        raise CheckpointError(f"{folder}: neither {WEIGHTS} nor {INDEX} is there.{hint} save the model as safetensors.")
+    names = read_json(index, "weight index").get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} has no 'weight_map'.")
+    files = []
+    for name in sorted(set(map(str, names.values()))):
+        if Path(name).name != name:
+            raise CheckpointError(f"{index} points outside its folder: '{name}'.")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{index} names the shard {name}, which is missing from {folder}.")
+        files.append(folder / name)
+    return files
+
+
+def check_file(file: Path) -> None:
+    """CheckpointError unless the file's header is valid and the file as long as it says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(
+            f"{file} is damaged or not a safetensors file ({e}); download or copy it again."
+        ) from None
+
+
+class Source(NamedTuple):
+    """A tensor, its place in a parameter, and the factors of what is added to it."""
+
+    tensor: Tensor
+    slot: Slot
+    lora: LowRank | None = None
+
+
+def read_arrays(
+    sources: Mapping[tuple[str, ...], Sequence[Source]],
+    shapes: Mapping[tuple[str, ...], tuple[int, ...]],
+    dtype: Any = None,
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """(path, array) of every parameter, one after the other, each read by several threads. dtype: None keeps that of
+    the files."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, parts in sources.items():
+            stored = np.result_type(*(part.tensor.numpy_dtype for part in parts))
+            array = _aligned(shapes[path], stored if dtype is None else np.dtype(dtype))
+            jobs = [job for part in parts for job in _blocks(part, array)]
+            for _ in pool.map(_read_block, *zip(*jobs, strict=True)):
+                pass
+            yield path, array
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array at an address that JAX on CPU takes over instead of copying."""
+    raw = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + len(raw) - 64].view(dtype).reshape(shape)
+
+
+def _blocks(source: Source, array: np.ndarray) -> Iterator[tuple[Tensor, int, np.ndarray, LowRank | None]]:
+    """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `array` in stored layout, the
+    factors of what is added to it)."""
+    tensor, slot, lora = source
+    place = slot.layout.save(array[slot.index])
+    if not place.size:
+        return
+    place = place[None] if not place.ndim else place
+    rows = max(1, BLOCK * len(place) // tensor.nbytes)
+    for start in range(0, len(place), rows):
+        added = None if lora is None else (lora[0][start : start + rows], lora[1])
+        yield tensor, start, place[start : start + rows], added
+
+
+def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | None) -> None:
+    """Read the rows from `start` on into `place`, converted and, tile by tile, transposed."""
+    row = place.size // len(place)
+    whole = place.flags.c_contiguous
+    straight = whole and place.dtype == tensor.numpy_dtype and lora is None
+    raw = place.reshape(-1).view(np.uint8) if straight else _scratch(place.size * tensor.numpy_dtype.itemsize)
+    try:
+        with tensor.file.open("rb", buffering=0) as f:
+            f.seek(tensor.offset + start * row * tensor.numpy_dtype.itemsize)
+            read = f.readinto(raw.data)
+    except OSError as e:
+        raise CheckpointError(f"{tensor.file} cannot be read ({e}).") from None
+    if read != len(raw):
+        raise CheckpointError(f"{tensor.file} is damaged: it ends inside {tensor.key}; download or copy it again.")
+    if straight:
+        return
+    block = raw.view(tensor.numpy_dtype).reshape(place.shape)
+    if lora is not None:
+        block = block.astype(np.float32) + lora[0] @ lora[1]
+    if place.dtype == block.dtype and place.itemsize == 2:
+        place, block = place.view(np.uint16), block.view(np.uint16)  # bfloat16 as NumPy's own kind: it copies faster
+    if whole or place.ndim == 1:
+        place[:] = block
+        return
+    for column in range(0, place.shape[1], TILE):
+        place[:, column : column + TILE] = block[:, column : column + TILE]
+
+
+def _scratch(size: int) -> np.ndarray:
+    """Some bytes of this thread's buffer, which is used again: fresh memory costs more than reading does."""
+    if len(getattr(_thread, "buffer", ())) < size:
+        _thread.buffer = np.empty(size, np.uint8)
+    return _thread.buffer[:size]
+
+
+_thread = threading.local()
