@@ -148,7 +148,7 @@ class Conformer(Stack):
             raise ValueError(f"{total} frames are not a multiple of {c.pad_frames}")
         valid = within(c, audio.frames, total)
         x = jnp.where(valid[..., None], audio.features, 0).astype(self.dtype)
-        x = nn.Dense(c.width, dtype=self.dtype, name="input")(x)
+        x = self.dense("input", c.width)(x)
 
         head = Affine((c.width, c.labels), name="out")(), Affine((c.labels, c.width), name="out_mid")()
         applied = layer_edits(edits, LAYER_SITES, self.mesh)
@@ -173,4 +173,4 @@ class Conformer(Stack):
         y = LayerNorm(c.query_eps, name="norm_query")(query)
         y = jnp.broadcast_to(y, (len(windows), *y.shape[1:]))
         y, _ = scan(QFormerLayer, c.query_layers, nn.broadcast)(*self.options, name="qformer")(y, windows)
-        return nn.Dense(c.output_width, dtype=self.dtype, name="proj")(y).reshape(len(x), -1, c.output_width)
+        return self.dense("proj", c.output_width)(y).reshape(len(x), -1, c.output_width)

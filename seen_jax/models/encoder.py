@@ -18,7 +18,6 @@ from seen_jax.models.config import ConformerConfig, EncoderConfig, Span, conv_le
 from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit, visit_dense
 from seen_jax.models.modules import Layer, LayerNorm, Stack, run_layers, scan
 from seen_jax.models.projector import project
-from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
 
 LAYER_SITES = (ENCODER_MLP_ACT, ENCODER_RESID)
@@ -104,8 +103,7 @@ class EncoderLayer(Layer):
         x = self.split(x + self.dense("out", c.width)(h))
 
         h = self.split(self.dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x)), None, "ffn")
-        fc2 = self.dense("fc2", c.width)
-        h, mlp = visit_dense(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid, fc2)
+        h, mlp = visit_dense(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid, self.dense("fc2", c.width))
         x, resid = visit(ENCODER_RESID, self.split(x + h), edits, self.taps, valid)
         return x, mlp | resid
 
@@ -138,10 +136,10 @@ class Encoder(Stack):
         total = audio.features.shape[1]
         if total % c.pad_frames and not c.chunked:
             raise ValueError(f"{total} mel frames are not a multiple of {c.pad_frames}")
-        x = constrain(self._stem(audio), self.mesh, "batch")
+        x = self.split(self._stem(audio))
         valid = within(c, audio.frames, total)
         x, records = self._layers(x, audio, valid, edits, first)
-        states, tokens = project(c, self.dtype, x, c.position_count(audio.convolved()))
+        states, tokens = project(self, x, c.position_count(audio.convolved()))
         return encoded(c, audio, states, tokens, records, edits, self.taps)
 
     def _stem(self, audio: Audio) -> Float[Array, "rows positions width"]:
@@ -154,7 +152,7 @@ class Encoder(Stack):
             nn.Conv(c.channels or c.width, (3,) * axes, stride, padding=padding, dtype=self.dtype, name=f"conv{i}")
             for i, stride in enumerate(c.strides, 1)
         ]
-        flat = nn.Dense(c.width, use_bias=False, dtype=self.dtype, name="conv_out") if c.channels else None
+        flat = self.dense("conv_out", c.width, bias=False) if c.channels else None
         table = None
         if c.positions == "sinusoid":
             table = jnp.asarray(layers.sinusoids(c.max_positions, c.width), self.dtype)

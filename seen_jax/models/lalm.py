@@ -77,7 +77,7 @@ class Lalm(nn.Module):
         apply: ClassVar[Any]  # Linen types it as any output or (output, state)
 
     def setup(self):
-        config, options = self.config.encoder, (self.taps, self.dtype, self.unroll, self.mesh)
+        config, options = self.config.encoder, (self.taps, self.dtype, self.mesh, self.unroll)
         self.encoder = Conformer(config, *options) if isinstance(config, ConformerConfig) else Encoder(config, *options)
         self.decoder = Decoder(self.config.decoder, *options)
 

@@ -37,16 +37,12 @@ def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 
 
 @functools.lru_cache
-def _sinusoid_table(length: int, width: int) -> np.ndarray:
+def sinusoids(length: int, width: int) -> Float[np.ndarray, "length width"]:
+    """Whisper's position table: sines and cosines concatenated, not interleaved; exponent divided by width/2 - 1."""
     half = width // 2
     inverse = np.exp(-np.log(10000.0) / (half - 1) * np.arange(half, dtype=np.float32)).astype(np.float32)
     angle = np.arange(length, dtype=np.float32)[:, None] * inverse[None]
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
-
-
-def sinusoids(length: int, width: int) -> Float[np.ndarray, "length width"]:
-    """Whisper's position table: sines and cosines concatenated, not interleaved; exponent divided by width/2 - 1."""
-    return _sinusoid_table(length, width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,8 +35,8 @@ class Layer(nn.Module):
     """Base of the layers. dtype: of the activations. mesh: the devices that they are split over, None for one."""
 
     config: Any
-    taps: Taps
-    dtype: Any
+    taps: Taps = Taps()
+    dtype: Any = jnp.float32
     mesh: Any = None
 
     def dense(self, name: str, width: int, bias: bool = True) -> nn.Dense:
@@ -47,14 +47,10 @@ class Layer(nn.Module):
         return constrain(x, self.mesh, "batch", *axes)
 
 
-class Stack(nn.Module):
-    """Base of the encoders and the decoder: layers that run in one scan. unroll: layers per iteration."""
+class Stack(Layer):
+    """Base of the encoders and the decoder, whose layers run in one scan. unroll: layers per iteration."""
 
-    config: Any
-    taps: Taps = Taps()
-    dtype: Any = jnp.float32
     unroll: int = 1
-    mesh: Any = None
 
     @property
     def options(self) -> tuple[Any, ...]:
@@ -67,14 +63,7 @@ def scan(layer: Any, length: int, in_axes: Any, unroll: int = 1) -> Any:
 
     in_axes: of the further arguments, 0 (one slice per layer) or nn.broadcast.
     """
-    return nn.scan(
-        layer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=in_axes,
-        length=length,
-        unroll=unroll,
-    )
+    return nn.scan(layer, {"params": 0}, split_rngs={"params": True}, in_axes=in_axes, length=length, unroll=unroll)
 
 
 def run_layers(layer: nn.Module, params: Any, indices: range, unroll: int, x: Any, edits: Any, *args: Any) -> Any:

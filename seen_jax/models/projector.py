@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from seen_jax.models import layers
 from seen_jax.models.modules import LayerNorm, RMSNorm
@@ -17,35 +17,24 @@ GATED_EPS = 1e-6  # of Ultravox's projector; no configuration states it
 
 
 class Step(NamedTuple):
-    """One step. `c` is an `EncoderConfig`.
-
-    length: (c, n) -> positions that n positions become.
-    apply: (c, dtype, x [A, n, D], inside [A, n]) -> x. inside: the positions that the convolutions made, not padding.
-    enters: the step leaves the encoder; its input is what `Encoded.states` holds.
-    """
+    """One step. length: (config c, n) -> positions that n positions become. apply: (encoder e, x [A, n, D], inside
+    [A, n, 1]) -> x; inside: positions that are no padding. leaves: its input is what `Encoded.states` holds."""
 
     length: Callable[[Any, Any], Any]
-    apply: Callable[[Any, Any, Array, Array], Array]
-    enters: bool = False
+    apply: Callable[[Any, Array, Array], Array]
+    leaves: bool = False
 
 
 def project(
-    c: Any, dtype: Any, x: Float[Array, "rows positions width"], real: Int[Array, " rows"]
+    encoder: Any, x: Float[Array, "rows positions width"], real: Int[Array, " rows"]
 ) -> tuple[Array, Float[Array, "rows tokens output"]]:
-    """(states, audio tokens), inside a compact method that gets the submodules.
-
-    real: positions of each row that the convolutions made; what follows them is padding.
-    """
+    """(states, audio tokens), inside the compact method of an `Encoder`. real: positions of each row before padding."""
     states = x
-    for name in c.post:
-        step = STEPS[name]
-        states = x if step.enters else states
-        x, real = step.apply(c, dtype, x, jnp.arange(x.shape[1]) < real[:, None]), step.length(c, real)
+    for step in (STEPS[name] for name in encoder.config.post):
+        states = x if step.leaves else states
+        x = step.apply(encoder, x, (jnp.arange(x.shape[1]) < real[:, None])[..., None])
+        real = step.length(encoder.config, real)
     return states, x
-
-
-def _dense(c: Any, dtype: Any, name: str, width: int) -> nn.Dense:
-    return nn.Dense(width, use_bias=c.post_bias, dtype=dtype, name=name)
 
 
 def _groups(x: Array, size: int) -> Array:
@@ -54,41 +43,40 @@ def _groups(x: Array, size: int) -> Array:
     return x[:, : count * size].reshape(len(x), count, size, x.shape[-1])
 
 
-def _fill(c: Any, dtype: Any, x: Array, inside: Bool[Array, "rows positions"]) -> Array:
-    return jnp.pad(jnp.where(inside[..., None], x, 0), ((0, 0), (0, -x.shape[1] % c.stack), (0, 0)))
+def _fill(e: Any, x: Array, inside: Array) -> Array:
+    return jnp.pad(jnp.where(inside, x, 0), ((0, 0), (0, -x.shape[1] % e.config.stack), (0, 0)))
 
 
-def _stack(c: Any, dtype: Any, x: Array, inside: Array) -> Array:
-    groups = _groups(x, c.stack)
-    return groups.reshape(*groups.shape[:2], c.stack * x.shape[-1])
+def _stack(e: Any, x: Array, inside: Array) -> Array:
+    groups = _groups(x, e.config.stack)
+    return groups.reshape(*groups.shape[:2], groups.shape[2] * groups.shape[3])
 
 
-def _conv(c: Any, dtype: Any, x: Array, inside: Bool[Array, "rows positions"]) -> Array:
-    conv = nn.Conv(c.width, (3,), 2, padding=((1, 1),), dtype=dtype, name="proj_conv")
-    return layers.gelu(conv(jnp.where(inside[..., None], x, 0)))
+def _conv(e: Any, x: Array, inside: Array) -> Array:
+    conv = nn.Conv(e.config.width, (3,), 2, padding=((1, 1),), dtype=e.dtype, name="proj_conv")
+    return layers.gelu(conv(jnp.where(inside, x, 0)))
 
 
-def _mlp(c: Any, dtype: Any, x: Array, inside: Array) -> Array:
-    activation = {"gelu": layers.gelu, "relu": jax.nn.relu}[c.activation]
-    return _dense(c, dtype, "proj2", c.output_width)(activation(_dense(c, dtype, "proj1", c.hidden)(x)))
+def _mlp(e: Any, x: Array, inside: Array) -> Array:
+    activation = {"gelu": layers.gelu, "relu": jax.nn.relu}[e.config.activation]
+    return _dense(e, "proj2")(activation(_dense(e, "proj1", e.config.hidden)(x)))
 
 
-def _gated(c: Any, dtype: Any, x: Array, inside: Array) -> Array:
-    up = _dense(c, dtype, "proj1", c.hidden)(RMSNorm(GATED_EPS, name="norm_pre")(x))
-    first, second = jnp.split(up, 2, axis=-1)
-    norm, down = RMSNorm(GATED_EPS, name="norm_gated"), _dense(c, dtype, "proj2", c.output_width)
-    x = jax.nn.silu(second) * first
-    return down(norm(x)) if c.gated_norm == "mid" else norm(down(x))
+def _gated(e: Any, x: Array, inside: Array) -> Array:
+    first, second = jnp.split(_dense(e, "proj1", e.config.hidden)(RMSNorm(GATED_EPS, name="norm_pre")(x)), 2, axis=-1)
+    x, norm, down = jax.nn.silu(second) * first, RMSNorm(GATED_EPS, name="norm_gated"), _dense(e, "proj2")
+    return down(norm(x)) if e.config.gated_norm == "mid" else norm(down(x))
 
 
+_dense = lambda e, name, width=0: e.dense(name, width or e.config.output_width, e.config.post_bias)
 _same = lambda c, n: n
 STEPS = {
-    "pool": Step(lambda c, n: n // 2, lambda c, dtype, x, inside: _groups(x, 2).mean(2)),
-    "norm": Step(_same, lambda c, dtype, x, inside: LayerNorm(c.eps, name="norm_post")(x)),
+    "pool": Step(lambda c, n: n // 2, lambda e, x, inside: _groups(x, 2).mean(2)),
+    "norm": Step(_same, lambda e, x, inside: LayerNorm(e.config.eps, name="norm_post")(x)),
     "fill": Step(lambda c, n: -(-n // c.stack) * c.stack, _fill),
     "stack": Step(lambda c, n: n // c.stack, _stack),
     "conv": Step(lambda c, n: (n + 1) // 2, _conv),
-    "linear": Step(_same, lambda c, dtype, x, inside: _dense(c, dtype, "proj", c.output_width)(x), enters=True),
-    "mlp": Step(_same, _mlp, enters=True),
-    "gated": Step(_same, _gated, enters=True),
+    "linear": Step(_same, lambda e, x, inside: _dense(e, "proj")(x), leaves=True),
+    "mlp": Step(_same, _mlp, leaves=True),
+    "gated": Step(_same, _gated, leaves=True),
 }
