@@ -91,7 +91,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _correlation(correlations: pd.DataFrame) -> list[Finding]:
-    each = correlations[correlations["noise"] != ALL].sort_values("pearson", ascending=False, kind="stable")
+    each = correlations[correlations["task"] != ALL].sort_values("pearson", ascending=False, kind="stable")
     names = each["task"] + " in " + each["noise"]
     results = []
     if (absent := each["pearson"].isna()).any():

@@ -168,7 +168,8 @@ def _wer(n: pd.DataFrame, end: str) -> pd.Series:
 
 
 def correlations(cells: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """SEE against GSR over the SNRs, without mitigation: per dataset, task and noise, and over all of them ("all").
+    """SEE against GSR over the SNRs, without mitigation: per data set, task and noise; per noise, over all items of all
+    tasks ("all"); and over all cells at once.
 
     cells: how many; pearson and spearman with 95 % bootstrap intervals. Beside them what needs no model: the
     correlation of GSR with the SNR itself (`_snr`), and with the noise's share of the amplitude (`_share`),
@@ -176,7 +177,10 @@ def correlations(cells: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     kept = cells[(cells["mitigation"] == NONE) & cells["snr_db"].notna()].dropna(subset=["see", "gsr"])
     keys = CELL[:3]
-    groups = [*kept.groupby(keys, sort=False)] + [((ALL,) * 3, kept)] * bool(len(kept))
+    groups = [*kept.groupby(keys, sort=False)]
+    if len(groups) > kept["noise"].nunique():
+        groups += [((ALL, ALL, noise), pooled(part)) for noise, part in kept.groupby("noise", sort=False)]
+    groups += [((ALL,) * 3, kept)] * bool(len(kept))
     rows: list[dict[str, Any]] = []
     for key, part in groups:
         gsr = part["gsr"].tolist()
@@ -189,6 +193,13 @@ def correlations(cells: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             row[f"{kind}_{name}"] = metrics.correlation(x.tolist(), gsr, kind, seed).value
         rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else [*keys, "cells", "pearson", "spearman"])
+
+
+def pooled(cells: pd.DataFrame) -> pd.DataFrame:
+    """SEE and GSR at every SNR, over the items of all cells."""
+    sums = cells.assign(see=cells["see"] * cells["items"], gsr=cells["gsr"] * cells["items"])
+    sums = sums.groupby("snr_db", sort=False)[["see", "gsr", "items"]].sum().reset_index()
+    return sums.assign(see=sums["see"] / sums["items"], gsr=sums["gsr"] / sums["items"])
 
 
 def comparisons(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -51,7 +51,7 @@ def beside(
     """
     paper, cells, correlations = published(), tables["conditions"], tables["correlations"]
     model, at_site = model_of_paper(name, paper), identity["site"] == ENCODER_MLP_ACT
-    r = correlations.loc[correlations["noise"] != ALL, "pearson"]
+    r = correlations.loc[correlations["task"] != ALL, "pearson"]
     ranges = ((r.mean(), r.min(), r.max()), (paper["pearson"][key] for key in ("mean", "lowest", "highest")))
     texts = [f"{number(mean)} ({interval(low, high)})" for mean, low, high in ranges]
     rows = [["Pearson r of SEE and GSR, mean (range)", "all", *texts, paper["source"]]]

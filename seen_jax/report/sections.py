@@ -48,7 +48,7 @@ def see_and_gsr(target: Target, cells: pd.DataFrame, correlations: pd.DataFrame)
     blocks = target.picture("see_gsr_grid", caption, lambda: score_figures.see_gsr_grid(cells))
     rows, between = correlations.assign(task=places(correlations)), "95 % interval"
     if len(rows) > MOST_ROWS:
-        groups, between = rows[rows["noise"] != ALL].groupby("noise", sort=False), "lowest to highest task"
+        groups, between = rows[rows["task"] != ALL].groupby("noise", sort=False), "lowest to highest task"
         low, high = ({f"{kind}_{end}": (kind, how) for kind in ("pearson", "spearman")} for end, how in ENDS)
         means = {name: (name, "mean") for name in ("cells", "pearson", "spearman", "pearson_snr", "pearson_share")}
         rows = groups.agg(**means, **low, **high).reset_index().assign(task="mean")

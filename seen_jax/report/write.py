@@ -142,7 +142,7 @@ def _results(
 def _headline(tables: Mapping[str, pd.DataFrame], seen: Sequence[str]) -> Numbers:
     """The few numbers that say how it went."""
     cells, comparisons, correlations = tables["conditions"], tables["comparisons"], tables["correlations"]
-    r = correlations.loc[correlations["noise"] != ALL, "pearson"]
+    r = correlations.loc[correlations["task"] != ALL, "pearson"]
     what = f"Pearson r of SEE and GSR, mean over {r.count()} cells of task and noise"
     what += f"; {text.interval(r.min(), r.max())}" * bool(r.count()) + f"; undefined in {r.isna().sum()}" * r.hasnans
     lowest, sees = text.see_ends(cells[cells["mitigation"] == NONE])

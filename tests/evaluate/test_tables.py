@@ -118,6 +118,21 @@ def test_correlations_and_what_the_snr_alone_gives():
     assert empty[["pearson", "pearson_snr"]].isna().all(axis=None)
 
 
+def test_correlations_of_a_noise_pool_the_items_of_all_tasks():
+    snrs, sees, kept = (-10.0, 0.0, 10.0), {"music": (0.4, 0.3, 0.1), "sound": (0.2, 0.2, 0.1)}, (0, 2, 3)
+    rows = []
+    for task, count in (("music", 3), ("sound", 1)):
+        names = [f"{task}{i}" for i in range(count)]
+        rows += [trial(name, task=task) for name in names]
+        for snr, see, n in zip(snrs, sees[task], kept, strict=True):
+            rows += [trial(x, snr, task=task, see=see, output="a" if i < n else "b") for i, x in enumerate(names)]
+    table = make_tables(rows)["correlations"]
+    assert list(table["task"]) == ["music", "sound", "all", "all"] and list(table["cells"]) == [3, 3, 3, 6]
+    assert list(table["noise"])[-2:] == [table["noise"][0], "all"]
+    see = [(3 * a + b) / 4 for a, b in zip(*sees.values(), strict=True)]
+    assert table["pearson"][2] == pytest.approx(scipy.stats.pearsonr(see, [0, 3 / 4, 1]).statistic)
+
+
 def test_bands():
     snrs = pd.Series([np.nan, -10.0, 10.0, 20.0])
     assert list(band(snrs)) == [CLEAN, UP_TO, UP_TO, ABOVE]
