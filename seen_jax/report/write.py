@@ -39,7 +39,7 @@ TABLES = {
     "failures": "items that could not be asked",
     "answers": "every answer",
 }
-SETTINGS = ["site", "selection", "note", "strength", "calibration", "task_prompts", "permute_choices", "seed"]
+SETTINGS = ["site", "selection", "strength", "calibration", "task_prompts", "permute_choices", "seed"]
 SETTINGS += ["batch_size", "max_new_tokens"]  # of the manifest's identity: shown as they are
 
 
@@ -54,8 +54,8 @@ def write_report(
 
     Args:
         manifest: what manifest.json holds: `identity`, `model` (name, family, fingerprint, and perhaps parameters), and
-            what else is to be shown: versions, device, command, created, seconds (per stage). Its identity lists the
-            `mitigations`, each with its `name` and `steps` (a `kind` and its options).
+            what else is to be shown: versions, note, device, command, created, seconds (per stage). Its identity lists
+            the `mitigations`, each with its `name` and `steps` (a `kind` and its options).
         tables: of `seen_jax.evaluate.tables.make_tables`; "bases" (noise, mitigation, site, calibrated, localised,
             first_layer, ranks, layers); "diagnoses" of `seen_jax.evaluate.findings`. What is missing or empty has no
             section.
@@ -157,7 +157,7 @@ def _headline(tables: Mapping[str, pd.DataFrame], seen: Sequence[str]) -> Number
         shares = f"{percent(c['gsr_against'])} → {percent(c['gsr'])}"
         numbers.append((shares, f"GSR up to 10 dB, without → with {named}: {gained(c)}"))
         numbers.append((percent(gsr[name]), f"GSR of clean audio with {named}: 100 % would be untouched"))
-    if by_name:
+    if len(by_name) > 1:
         best = max(by_name, key=lambda name: by_name[name]["difference"])
         what = f"{gained(by_name[best])} of GSR up to 10 dB, clean GSR {percent(gsr[best])}"
         numbers.append((in_words(best), f"gains most of {len(by_name)} mitigations: {what}"))
@@ -184,6 +184,7 @@ def _settings(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -
     facts["SNRs"] = ", ".join(map(level, identity["snrs"]))
     facts["Mitigations"] = "; ".join(_mitigation(m) for m in identity["mitigations"])
     facts |= {key.replace("_", " ").capitalize(): _described(identity.get(key)) for key in SETTINGS}
+    facts["Note"] = text.plain(manifest.get("note"))
     facts["Versions"] = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     facts |= {key.title(): text.plain(manifest.get(key)) for key in ("device", "command", "created")}
     facts["Seconds"] = ", ".join(f"{stage} {value:.0f}" for stage, value in manifest.get("seconds", {}).items())
