@@ -39,6 +39,7 @@ TABLES = {
     "failures": "items that could not be asked",
     "answers": "every answer",
 }
+STAGES = 8  # whose seconds are shown
 SETTINGS = ["site", "selection", "strength", "calibration", "task_prompts", "permute_choices", "seed"]
 SETTINGS += ["batch_size", "max_new_tokens"]  # of the manifest's identity: shown as they are
 
@@ -187,7 +188,12 @@ def _settings(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -
     facts["Note"] = text.plain(manifest.get("note"))
     facts["Versions"] = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     facts |= {key.title(): text.plain(manifest.get(key)) for key in ("device", "command", "created")}
-    facts["Seconds"] = ", ".join(f"{stage} {value:.0f}" for stage, value in manifest.get("seconds", {}).items())
+    seconds = manifest.get("seconds", {})
+    longest = sorted(seconds, key=seconds.__getitem__)[-STAGES:]
+    shown = [f"{stage} {value:.0f}" for stage, value in seconds.items() if stage in longest]
+    if rest := [value for stage, value in seconds.items() if stage not in longest]:
+        shown.append(f"{len(rest)} other stages {sum(rest):.0f}")
+    facts["Seconds"] = ", ".join(shown)
     return {name: fact for name, fact in facts.items() if fact not in ("", text.NOTHING)}
 
 
