@@ -97,14 +97,14 @@ def measure(lab: Lab, cases: Sequence[Case]) -> Measurements:
     outputs: dict[tuple[str | None, Level], list[str]] = {}
     jobs: list[tuple[str | None, Level]] = [(None, None), *itertools.product(lab.noises, lab.config.snrs)]
     for done, (noise, snr) in enumerate(jobs):
-        tested = {key: q for key, q in matrices.items() if noise in (None, key[1])}
+        tested = {key: jnp.asarray(q) for key, q in matrices.items() if noise in (None, key[1])}
 
-        def run(prepared: Prepared, tested: dict[tuple[str, str], np.ndarray] = tested) -> list[Any]:
+        def run(prepared: Prepared, tested: dict[tuple[str, str], jax.Array] = tested) -> list[Any]:
             texts, out = generated(lab, tapped, prepared, {})
             sees = {}
             for (site, name), q in tested.items():
                 mask = jnp.asarray(positions(model, site, prepared.inputs))
-                each = see_by_direction(out.taps[site], jnp.asarray(q), mask)
+                each = see_by_direction(out.taps[site], q, mask)
                 sees[site, name] = of_clips(model, site, np.asarray(each), prepared)
             return [(text, {key: x[:, row] for key, x in sees.items()}) for row, text in enumerate(texts)]
 
