@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +41,10 @@ def from_layer(edit: Edit, first: int) -> Edit:
 def assert_equal(out, expected) -> None:
     assert out.tokens.tolist() == expected.tokens.tolist()
     assert out.lengths.tolist() == expected.lengths.tolist()
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
-    jax.tree.map(close, (out.logits, out.see, out.taps), (expected.logits, expected.see, expected.taps))
+    chex.assert_trees_all_close((out.logits, out.taps), (expected.logits, expected.taps), atol=1e-5)
+    shares = lambda sees: {site: (see.before, see.after) for site, see in sees.items()}
+    chex.assert_trees_all_close(shares(out.see), shares(expected.see), atol=1e-6)
+    chex.assert_trees_all_close(out.see, expected.see, atol=1e-5)
 
 
 def stack(edits: list[dict[str, Edit]]) -> dict[str, Edit]:
