@@ -1,11 +1,8 @@
-"""The public surface: calibrate, score, generate and run on top of `load`. Below them is `lalm.apply`.
+"""The public surface: every name of `seen_jax`, and calibrate, score, generate and run on top of `load`.
 
 Wherever audio is asked for, a clip is a path (str or Path), a one-dimensional array at 16 kHz, a pair (samples, rate in
 Hz), a dictionary with "array" and "sampling_rate" as Hugging Face `datasets` give, or a `Request`. One clip gives one
-result, a list of clips gives a list.
-"""
-
-from __future__ import annotations
+result, a list of clips gives a list."""
 
 import dataclasses
 import warnings
@@ -17,39 +14,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.audio.inputs import as_wave
-from seen_jax.audio.io import is_silent
+from seen_jax.audio import as_wave, is_silent
 from seen_jax.calibrating import calibrate, calibrate_stream
-from seen_jax.edits import check_edits, joined, measuring, projection
+from seen_jax.edits import check_edits, joined, linear_map, measuring, projection, steering
 from seen_jax.errors import ConfigError
 from seen_jax.models.batching import Group, Prepared, group_requests, run_batches
 from seen_jax.models.edits import Edits, See
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate import generate as generate_batch
-from seen_jax.models.lalm import Batch
+from seen_jax.models.load import load
 from seen_jax.models.model import Model, forward
-from seen_jax.models.pooling import measured, of_requests
+from seen_jax.models.pooling import measured, of_requests, per_request, position_seconds
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
-from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, Taps
-from seen_jax.models.times import per_request, position_seconds, real_positions
-from seen_jax.options import GenerateOptions, Options, chosen_options, one_or_many
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, SITES, Taps
+from seen_jax.options import GenerateOptions, chosen_options, one_or_many
 from seen_jax.progress import Progress, silent
-from seen_jax.subspace import NoiseBasis
+from seen_jax.subspace import Calibration, NoiseBasis, Selection
 
-__all__ = ["Answer", "Run", "Score", "calibrate", "calibrate_stream", "generate", "run", "score"]
+__all__ = [
+    "SITES", "Answer", "Calibration", "Decoding", "Model", "NoiseBasis", "Request", "Run", "Score", "Selection", "Taps",
+    "calibrate", "calibrate_stream", "generate", "linear_map", "load", "measuring", "projection", "run", "score",
+    "steering",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
     """SEE of one clip.
 
-    Attributes:
-        see: mean over the kept layers, in [0, 1].
-        per_layer: [L]; 0 where the rank is 0.
-        energy: [L], raw projected energy ||a Q||^2 per frame.
-        kept: the layers that count.
-        frames: [L, T] float32, SEE over time; None unless asked for.
-        times: [T] seconds, the middle of the audio that each position stands for.
+    see: mean over the kept layers, in [0, 1].
+    per_layer: [L]; 0 where the rank is 0. energy: [L], raw projected energy ||a Q||^2 per frame.
+    kept: the layers that count.
+    frames: [L, T] float32, SEE over time; None unless asked for.
+    times: [T] seconds, the middle of the audio that each position stands for.
 
     >>> seen_jax.Score(see=0.25, per_layer=(0.0, 0.25), energy=(0.0, 3.5), kept=(1,))
     Score(see=0.25, kept=(1,))
@@ -67,10 +64,8 @@ class Score:
 class Answer:
     """A generated answer.
 
-    Attributes:
-        text: without special tokens.
-        tokens: the generated ids before the stop token.
-        see, see_after: SEE of the input before and after SEEN, of the same pass; None without a basis.
+    text: without special tokens. tokens: the generated ids before the stop token.
+    see, see_after: SEE of the input before and after SEEN, of the same pass; None without a basis.
 
     >>> seen_jax.Answer("a dog", (5, 7))
     Answer(text='a dog', see=None, see_after=None)
@@ -86,11 +81,10 @@ class Answer:
 class Run:
     """What one forward pass gave for one clip; host arrays, padding cut.
 
-    Attributes:
-        logits: [S, V] float32, of the next token at every position of the prompt.
-        activations: {site: [L, T, D] float32}, after the edit of the site. T are the encoder positions of the clip
-            (all of its encoder rows in order), its audio tokens at "projector", the whole prompt at decoder sites.
-        see: {site: See} where edits are projections; before, after and energy are [L].
+    logits: [S, V] float32, of the next token at every position of the prompt.
+    activations: {site: [L, T, D] float32}, after the edit of the site. T are the encoder positions of the clip (all of
+    its encoder rows in order), its audio tokens at "projector", the whole prompt at decoder sites.
+    see: {site: See} where edits are projections; before, after and energy are [L].
 
     >>> seen_jax.Run(np.zeros((9, 50), np.float32), {"projector": np.zeros((1, 4, 8), np.float32)}, {})
     Run(logits=[9, 50], activations={'projector': [1, 4, 8]}, see=[])
@@ -112,34 +106,26 @@ def score(
     basis: NoiseBasis,
     prompt: str | Sequence[str] = DEFAULT_PROMPT,
     frames: bool = False,
-    **options: Unpack[Options],
+    batch_size: int = 8,
+    progress: Progress = silent,
 ) -> list[Score]:
-    """SEE of each clip (paper: online measurement).
+    """SEE of each clip (paper: online measurement): a `Score`, or a list of them for a list of clips. Silence gives a
+    warning.
 
-    Args:
-        model: of `load`.
-        audio: one clip or a list of clips.
-        basis: a noise basis of this model.
-        prompt: one for all clips or one per clip; it matters at decoder sites only.
-        frames: also return SEE over time, `Score.frames` and `Score.times`.
-        batch_size: clips per pass.
-        progress: called as progress(what is done, clips done, clips in all).
-
-    Returns:
-        A `Score`, or a list of them for a list of clips. Digital silence gives a warning.
-
-    Raises:
-        AudioError: audio that cannot be used. BasisError: a basis of another model.
-        ConfigError: prompts that are not as many as the clips, a batch size below 1.
+    model: of `load`. audio: one clip or a list of clips. basis: a noise basis of this model.
+    prompt: one for all clips or one per clip; it matters at decoder sites only.
+    frames: also return SEE over time, `Score.frames` and `Score.times`.
+    batch_size: clips per pass. progress: called as progress(what is done, clips done, clips in all).
+    Raises AudioError for clips that cannot be used, BasisError for a basis of another model, and ConfigError for
+    prompts that are not as many as the clips and for a batch size below 1.
 
     >>> result = seen_jax.score(model, clips[0], basis, frames=True)
     >>> 0 < result.see < 1, result.frames.shape == (4, len(result.times))
     (True, True)
     """
-    chosen = chosen_options(options, Options, "score")
     requests = _requests(audio, prompt)
-    groups = group_requests(model, requests, chosen.batch_size, text=basis.site not in ENCODER_SITES)
-    return score_groups(model, requests, groups, basis, frames, chosen.progress)
+    groups = group_requests(model, requests, batch_size, text=basis.site not in ENCODER_SITES)
+    return score_groups(model, requests, groups, basis, frames, progress)
 
 
 def score_groups(
@@ -160,9 +146,8 @@ def score_groups(
         mean = np.asarray(basis.mean_see(before))
         over_time: Any = [()] * len(mean)
         if frames:
-            real = real_positions(model, site, prepared)
-            times = per_request(site, position_seconds(model, site, prepared)[None], real, prepared)
-            over_time = zip(per_request(site, see.frames, real, prepared), (x[0] for x in times), strict=True)
+            times = per_request(model, site, position_seconds(model, site, prepared)[None], prepared)
+            over_time = zip(per_request(model, site, see.frames, prepared), (x[0] for x in times), strict=True)
         values = zip(mean.tolist(), before.T.tolist(), energy.T.tolist(), over_time, strict=True)
         return [Score(m, tuple(b), tuple(e), basis.layers, *more) for m, b, e, more in values]
 
@@ -179,36 +164,28 @@ def generate(
     decoding: Decoding | None = None,
     **options: Unpack[GenerateOptions],
 ) -> list[Answer]:
-    """Answer a prompt about each clip, with or without edits inside the model.
+    """Answer a prompt about each clip, with or without edits inside the model. Returns an `Answer`, or a list of them
+    for a list of clips.
 
-    Args:
-        model, audio, prompt, batch_size, progress: as for `score`.
-        basis: apply SEEN along this basis, and report SEE before and after.
-        strength: lambda of SEEN; 0 only measures.
-        decoding: how to generate; greedily, 32 tokens at most, by default.
-        edits: further edits {site: Edit}, such as `steering`, at other sites than the basis.
-        seed: of the draws, when sampling. An answer does not depend on its batch.
-
-    Returns:
-        An `Answer`, or a list of them for a list of clips.
-
-    Raises:
-        AudioError, BasisError, ConfigError: as `score`. ConfigError: edits that do not fit the model.
+    model, audio, prompt, batch_size, progress: as for `score`.
+    basis: apply SEEN along this basis, and report SEE before and after. strength: lambda of SEEN; 0 only measures.
+    decoding: how to generate; greedily, 32 tokens at most, by default.
+    edits: further edits {site: Edit}, such as `steering`, at other sites than the basis.
+    seed: of the draws, when sampling. An answer does not depend on its batch.
+    Raises AudioError, BasisError and ConfigError as `score`, and ConfigError for edits that do not fit the model.
 
     >>> answers = seen_jax.generate(model, clips, "transcribe the speech", basis=basis, batch_size=4)
     >>> len(answers), 0 < answers[0].see < 1
     (3, True)
     """
     chosen = chosen_options(options, GenerateOptions, "generate")
-    requests = _requests(audio, prompt)
-    check_edits(model, chosen.edits or {})
-    edits = joined(chosen.edits or {}, {} if basis is None else projection(model, basis, strength))
+    requests, given = _requests(audio, prompt), chosen.edits or {}
+    check_edits(model, given)
+    edits = joined(given, {} if basis is None else projection(model, basis, strength))
 
     def run(prepared: Prepared) -> list[Answer]:
-        assert isinstance(prepared.inputs, Batch)
-        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        keys = fold(jax.random.key(chosen.seed), jnp.asarray(prepared.rows))
-        out = jax.device_get(generate_batch(model.lalm, model.variables, prepared.inputs, edits, decoding, keys))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(chosen.seed), jnp.asarray(prepared.rows))
+        out = jax.device_get(generate_batch(model.lalm, model.variables, prepared.batch, edits, decoding, keys))
         ids = [tuple(row[:n].tolist()) for row, n in zip(out.tokens, out.lengths, strict=True)]
         columns: list[Any] = [model.processor.decode(out.tokens, out.lengths), ids]
         if basis is not None:
@@ -228,52 +205,40 @@ def run(
     prompt: str | Sequence[str] = DEFAULT_PROMPT,
     sites: str | Sequence[str] = (ENCODER_MLP_ACT,),
     edits: Edits | None = None,
-    **options: Unpack[Options],
+    batch_size: int = 8,
+    progress: Progress = silent,
 ) -> list[Run]:
-    """One forward pass per clip, with its activations: what `run_with_cache` is in TransformerLens.
+    """One forward pass per clip, with its activations: what `run_with_cache` is in TransformerLens. Returns a `Run`, or
+    a list of them for a list of clips.
 
-    Args:
-        model, audio, prompt, batch_size, progress: as for `score`.
-        sites: whose activations to return, of `SITES`. All of them at 7B are more than a gigabyte per clip.
-        edits: {site: Edit}, such as `projection`, `steering` or `linear_map`.
-
-    Returns:
-        A `Run`, or a list of them for a list of clips.
-
-    Raises:
-        AudioError: as `score`. ConfigError: an unknown site, edits that do not fit the model.
+    model, audio, prompt, batch_size, progress: as for `score`.
+    sites: whose activations to return, of `SITES`. All of them at 7B are more than a gigabyte per clip.
+    edits: {site: Edit}, such as `projection`, `steering` or `linear_map`.
+    Raises AudioError as `score`, and ConfigError for an unknown site and for edits that do not fit the model.
 
     >>> seen_jax.run(model, clips[0], sites=["encoder.resid"], edits=seen_jax.projection(model, basis))
     Run(logits=[..., 913], activations={'encoder.resid': [4, ..., 192]}, see=['encoder.mlp_act'])
     """
-    chosen = chosen_options(options, Options, "run")
     requests = _requests(audio, prompt)
     check_edits(model, edits or {})
     taps = Taps((sites,) if isinstance(sites, str) else tuple(sites), "full")
     lalm = model.tapped(taps)
 
     def one_batch(prepared: Prepared) -> list[Run]:
-        assert isinstance(prepared.inputs, Batch)
-        out = forward(lalm, model.variables, prepared.inputs, dict(edits or {}))
+        out = forward(lalm, model.variables, prepared.batch, dict(edits or {}))
         logits, tapped, see = jax.device_get((out.logits, out.taps, out.see))
-        activations = {}
-        for site in taps.sites:
-            real = real_positions(model, site, prepared, audio_only=False)
-            activations[site] = per_request(site, tapped[site].astype(np.float32), real, prepared)
-        by_request = {
-            site: jax.tree.map(lambda x, site=site: of_requests(model, site, x, prepared), s) for site, s in see.items()
-        }
-        return [
-            Run(
-                logits[row, :length],
-                {site: parts[row] for site, parts in activations.items()},
-                jax.tree.map(lambda x, row=row: x[..., row], by_request),
-            )
-            for row, length in enumerate(np.asarray(prepared.inputs.lengths).tolist())
-        ]
+        cut = lambda site: per_request(model, site, tapped[site].astype(np.float32), prepared, audio_only=False)
+        activations, sees = {site: cut(site) for site in taps.sites}, {}
+        for site, values in see.items():
+            sees[site] = jax.tree.map(lambda x, site=site: of_requests(model, site, x, prepared), values)
+        results = []
+        for row, length in enumerate(np.asarray(prepared.batch.lengths).tolist()):
+            parts = {site: values[row] for site, values in activations.items()}
+            results.append(Run(logits[row, :length], parts, jax.tree.map(lambda x, row=row: x[..., row], sees)))
+        return results
 
-    groups = group_requests(model, requests, chosen.batch_size)
-    return run_batches(model, requests, one_batch, groups, progress=chosen.progress, stage="running")
+    groups = group_requests(model, requests, batch_size)
+    return run_batches(model, requests, one_batch, groups, progress=progress, stage="running")
 
 
 def _requests(clips: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:
@@ -284,11 +249,9 @@ def _requests(clips: Sequence[Any], prompt: str | Sequence[str]) -> list[Request
     requests = []
     for i, (clip, text) in enumerate(zip(clips, prompts, strict=True)):
         request = clip if isinstance(clip, Request) else Request([clip], text)
-        waves = [
-            as_wave(part, f"clip {i}" if len(request.audio) == 1 else f"clip {i}.{k}")
-            for k, part in enumerate(request.audio)
-        ]
-        if any(is_silent(wave) for wave in waves):
+        names = [f"clip {i}" if len(request.audio) == 1 else f"clip {i}.{k}" for k in range(len(request.audio))]
+        waves = list(map(as_wave, request.audio, names))
+        if any(map(is_silent, waves)):
             warnings.warn(f"clip {i} is digital silence: its SEE and its answer mean little.", stacklevel=4)
         requests.append(request.with_audio(waves))
     return requests

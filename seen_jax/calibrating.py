@@ -1,15 +1,12 @@
 """Calibration of a model (paper: offline, step 1): pooled activations of clips, in memory or streamed."""
 
-from __future__ import annotations
-
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, Unpack
 
-from seen_jax.audio.inputs import as_wave
-from seen_jax.audio.mix import mix_at_snr
+from seen_jax.audio import as_wave, mix_at_snr
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.files import digest
 from seen_jax.models.batching import Wave
@@ -17,7 +14,7 @@ from seen_jax.models.model import Model
 from seen_jax.models.pooling import pool
 from seen_jax.models.sites import ENCODER_MLP_ACT, check_site
 from seen_jax.options import CalibrateOptions, StreamOptions, chosen_options, listed
-from seen_jax.progress import shifted, silent
+from seen_jax.progress import Progress, shifted, silent
 from seen_jax.subspace import Calibration, Statistics, Streamed
 
 NO_PAIRS = "calibration needs at least one clean clip and one noise clip."
@@ -34,20 +31,15 @@ def calibrate(
 ) -> Calibration:
     """Pool activations of clean, noise-only and noisy clips at one site (paper: offline calibration, step 1).
 
-    Args:
-        model: of `load`.
-        clean, noise: clips, aligned pair by pair (the shorter list sets the number). Each noise clip is looped or cut
-            to its partner's length; the mixture of both gives the noisy statistics of noise_source="difference".
-        site: one of `SITES`.
-        snr_db: signal-to-noise ratio in dB to which the noise is scaled.
-        prompt: asked about every clip; it matters at decoder sites only.
-        card: what to remember of the data's origin, for example {"noise": "crowd"}.
-        batch_size: clips per pass.
-        progress: called as progress("calibrating", passes done, passes in all).
-
-    Raises:
-        AudioError: no pair, audio that cannot be used, digital silence.
-        ConfigError: an unknown site, an SNR or batch size that makes no sense.
+    model: of `load`.
+    clean, noise: clips, aligned pair by pair (the shorter list sets the number). Each noise clip is looped or cut to
+    its partner's length; the mixture of both gives the noisy statistics of noise_source="difference".
+    site: one of `SITES`. snr_db: signal-to-noise ratio in dB to which the noise is scaled.
+    prompt: asked about every clip; it matters at decoder sites only.
+    card: what to remember of the data's origin, for example {"noise": "crowd"}.
+    batch_size: clips per pass. progress: called as progress("calibrating", passes done, passes in all).
+    Raises AudioError where there is no pair, for audio that cannot be used and for digital silence; ConfigError for an
+    unknown site, and for an SNR or batch size that makes no sense.
 
     >>> seen_jax.calibrate(model, clips, noises, snr_db=0.0, card={"noise": "white"}).card["noise"]
     'white'
@@ -56,7 +48,7 @@ def calibrate(
     pairs = list(zip(listed(clean), listed(noise), strict=False))
     if not pairs:
         raise AudioError(NO_PAIRS)
-    statistics, data = _pooled(model, pairs, check_site(site), snr_db, chosen)
+    statistics, data = _pooled(model, pairs, check_site(site), snr_db, chosen, chosen.progress, 0)
     return Calibration(site, statistics, {**_origin(model, snr_db), "data": data, **(chosen.card or {})})
 
 
@@ -72,16 +64,12 @@ def calibrate_stream(
     The same directions, curves and bases, from second moments (`subspace.Moments`); what needs the activations of
     single clips raises BasisError. Parts made on several machines are joined by `Calibration.merge`.
 
-    Args:
-        model, site, snr_db, prompt, card, batch_size: as for `calibrate`.
-        pairs: (clean clip, noise clip), read once.
-        progress: called as progress("calibrating", pairs done, 0).
-        start: a calibration of earlier pairs, which count with these.
-        keep: called with the calibration so far, to save it; what it saved is the `start` after an interruption.
-        seconds: between two calls of `keep`, at least; longer where it takes more than a twentieth of the time.
-
-    Raises:
-        AudioError, ConfigError: as `calibrate`. BasisError: a `start` of another model, site, noise or SNR.
+    model, site, snr_db, prompt, card, batch_size: as for `calibrate`. pairs: (clean clip, noise clip), read once.
+    progress: called as progress("calibrating", pairs done, 0).
+    start: a calibration of earlier pairs, which count with these.
+    keep: called with the calibration so far, to save it; what it saved is the `start` after an interruption.
+    seconds: between two calls of `keep`, at least; longer where it takes more than a twentieth of the time.
+    Raises AudioError and ConfigError as `calibrate`, and BasisError for a `start` of another model, site, noise or SNR.
 
     >>> seen_jax.calibrate_stream(model, zip(clips, noises), batch_size=2).source.shape
     (4, 3, 768)
@@ -101,7 +89,7 @@ def calibrate_stream(
 
     def next_part() -> tuple[Statistics, dict[str, list[str]]] | None:  # the audio it read is free when it returns
         batch = list(itertools.islice(rest, chosen.batch_size))
-        return _pooled(model, batch, site, snr_db, chosen, len(data["clean"])) if batch else None
+        return _pooled(model, batch, site, snr_db, chosen, silent, len(data["clean"])) if batch else None
 
     def so_far() -> Calibration:
         if source is None:
@@ -120,25 +108,23 @@ def calibrate_stream(
 
 
 def _pooled(
-    model: Model, pairs: Sequence[tuple[Any, Any]], site: str, snr_db: float, chosen: SimpleNamespace, first: int = -1
+    model: Model, pairs: list[Any], site: str, snr_db: float, chosen: SimpleNamespace, progress: Progress, first: int
 ) -> tuple[Statistics, dict[str, list[str]]]:
-    """Pooled activations of clean, noise and noisy clips, and hashes of the first two. first: the number of the first
-    pair in errors, for a stream, which reports its own progress."""
-    groups = _mixed(pairs, snr_db, max(first, 0))
-    pooled = {}
-    for g, (name, waves) in enumerate(groups.items()):
-        tick = shifted(chosen.progress, g * len(pairs), 3 * len(pairs)) if first < 0 else silent
+    """Pooled activations of clean, noise and noisy clips, and hashes of the first two."""
+    groups, pooled = mixed(pairs, snr_db, first), {}
+    for done, (name, waves) in enumerate(groups.items()):
+        tick = shifted(progress, done * len(pairs), 3 * len(pairs))
         pooled[name] = pool(model, waves, [site], chosen.prompt, chosen.batch_size, tick, "calibrating")[site]
     hashes = {name: [digest([wave.tobytes()]) for wave in groups[name]] for name in ("clean", "noise")}
     return Statistics(**pooled), hashes
 
 
-def _mixed(pairs: Sequence[tuple[Any, Any]], snr_db: float, first: int) -> dict[str, list[Wave]]:
+def mixed(pairs: Iterable[tuple[Any, Any]], snr_db: float, first: int = 0) -> dict[str, list[Wave]]:
     """The clips of a calibration: clean, noise at its level, and both together; `first` numbers the pairs in errors."""
     groups: dict[str, list[Wave]] = {"clean": [], "noise": [], "noisy": []}
     for i, pair in enumerate(pairs, first):
         try:
-            clean, noise = (as_wave(clip, name) for clip, name in zip(pair, ("clean audio", "noise"), strict=True))
+            clean, noise = map(as_wave, pair, ("clean audio", "noise"))
             noisy = mix_at_snr(clean, noise, snr_db).audio
         except AudioError as e:
             raise AudioError(f"calibration pair {i}: {e}") from None

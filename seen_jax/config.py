@@ -1,9 +1,5 @@
 """Typed configuration: a YAML file and command-line overrides become one frozen dataclass, checked before any work.
-
-jsonargparse converts and checks single values. Names are checked here: a misspelt key gets the nearest right one.
-"""
-
-from __future__ import annotations
+jsonargparse converts and checks single values. Names are checked here: a misspelt key gets the nearest right one."""
 
 import contextlib
 import dataclasses
@@ -17,51 +13,34 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from seen_jax.errors import ConfigError, SeenError
 
 C = TypeVar("C")
 WORDS = {
-    **{
-        "int": "int (a whole number)",
-        "float": "float (a number)",
-        "str": "str (a text)",
-        "bool": "bool (true or false)",
-    },
-    **{"PositiveInt": "a whole number above 0", "NonNegativeInt": "a whole number, 0 or more"},
-}
+    "int": "int (a whole number)", "float": "float (a number)", "str": "str (a text)", "bool": "bool (true or false)",
+    "PositiveInt": "a whole number above 0", "NonNegativeInt": "a whole number, 0 or more",
+}  # fmt: skip
 
 
-def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequence[str] = ()) -> C:
+def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     """Read a YAML file as the frozen dataclass `cls`; nested dataclasses are sections, and absent keys keep defaults.
-
-    Args:
-        path: the file; None for defaults and overrides alone.
-        overrides: command-line tokens that win over the file, `--joint.steps 100` or `--joint.steps=100`. A sequence
-            may be written `1,2,3`, and a bool without a value is true.
-
-    Raises:
-        ConfigError: a file that is missing, unreadable or not YAML (with the line), and all that `build` refuses.
-    """
-    where = "the command line" if path is None else str(Path(path).expanduser())
-    values = {} if path is None else _read(Path(where))
+    overrides: command-line tokens that win over the file, `--joint.steps 100` or `--joint.steps=100`. A sequence may be
+    written `1,2,3`, and a bool without a value is true. ConfigError for a file that is missing, unreadable or not YAML
+    (with the line), and for all that `build` refuses."""
+    where = str(Path(path).expanduser())
+    values = _read(Path(where))
     _override(values, overrides)
     tokens = " ".join(overrides).replace(": ", ":")  # a colon and a blank would end the name of the file
     return build(cls, values, f"{where} with {tokens}" if overrides else where)
 
 
 def build(cls: type[C], values: Any, where: str, default: Any = None) -> C:
-    """Make a frozen dataclass from a mapping; mappings inside become the dataclasses that their fields declare.
-
-    Args:
-        values: the mapping, {field: value}.
-        where: where the values come from, for errors: "FILE", or "FILE: SECTION".
-        default: the instance whose values absent keys keep, in place of the defaults of `cls`.
-
-    Raises:
-        ConfigError: an unknown key (with the nearest right one), a missing key, a value of the wrong type, numbers that
-            are not finite, and values that `cls` itself refuses.
-    """
+    """Make a frozen dataclass from a mapping; mappings inside become the dataclasses that their fields declare. where:
+    the values come from, for errors: "FILE", or "FILE: SECTION". default: the instance whose values absent keys keep,
+    in place of the defaults of `cls`. ConfigError for an unknown key (with the nearest right one), a missing key, a
+    value of the wrong type, numbers that are not finite, and values that `cls` itself refuses."""
     prefix = where + ("." if ": " in where else ": ")
     source, _, section = prefix.rpartition(": ")
     hints, chosen = typing.get_type_hints(cls), _defaults(cls, default)
@@ -85,11 +64,9 @@ def dotted_defaults(cls: Any, instance: Any = None, prefix: str = "") -> dict[st
     """{dotted key: default} of every field of a configuration, in order: what a help text lists."""
     keys: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
-    for name, value in _defaults(cls, instance).items():
-        key, value = f"{prefix}{name}", None if value is MISSING else value
-        keys |= (
-            dotted_defaults(hints[name], value, f"{key}.") if dataclasses.is_dataclass(hints[name]) else {key: value}
-        )
+    for name, default in _defaults(cls, instance).items():
+        key, value, section = f"{prefix}{name}", None if default is MISSING else default, hints[name]
+        keys |= dotted_defaults(section, value, f"{key}.") if dataclasses.is_dataclass(section) else {key: value}
     return keys
 
 
@@ -100,11 +77,8 @@ def convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     element = next((typing.get_args(member)[0] for member in members if _is_sequence(member)), None)
     if section is not None and isinstance(value, section):
         return value
-    if (
-        isinstance(value, str)
-        and (section or element)
-        and value not in [c for m in members for c in typing.get_args(m)]
-    ):
+    literals = [choice for member in members for choice in typing.get_args(member)]
+    if isinstance(value, str) and (section or element) and value not in literals:
         with contextlib.suppress(yaml.YAMLError):
             value = yaml.load(value, _Loader)
             value = yaml.load(f"[{given}]", _Loader) if element and not isinstance(value, list | None) else value
@@ -112,12 +86,7 @@ def convert(hint: Any, value: Any, where: str, default: Any = None) -> Any:
         return build(section, value, where, default)
     if isinstance(value, list | tuple) and any(map(dataclasses.is_dataclass, _members(element))):
         return tuple(convert(element, item, f"{where}[{i}]") for i, item in enumerate(value))
-    return _convert_by_jsonargparse(hint, value, f"{where} is {given!r}, expected")
-
-
-def _convert_by_jsonargparse(hint: Any, value: Any, problem: str) -> Any:
-    from jsonargparse import ArgumentError, ArgumentParser
-
+    problem = f"{where} is {given!r}, expected"
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
@@ -133,10 +102,9 @@ def _convert_by_jsonargparse(hint: Any, value: Any, problem: str) -> Any:
 
 def _defaults(cls: Any, instance: Any = None) -> dict[str, Any]:
     """{field: its value in `instance`, else its default, else MISSING}."""
-    fields = dataclasses.fields(cls)
-    if isinstance(instance, cls):
-        return {field.name: getattr(instance, field.name) for field in fields}
-    return {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields}
+    default = lambda f: f.default if f.default_factory is MISSING else f.default_factory()
+    known = isinstance(instance, cls)
+    return {f.name: getattr(instance, f.name) if known else default(f) for f in dataclasses.fields(cls)}
 
 
 def _override(values: dict[Any, Any], tokens: Sequence[str]) -> None:

@@ -1,11 +1,7 @@
 """Edits of a model's activations, checked against it: SEEN's projections, measurements, steering vectors, linear maps.
-
 Each maker returns `{site: Edit}`; edits of several sites are joined as `{**a, **b}`. Axes: L layers, D width, R rank.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,20 +32,14 @@ def projection(
 
     At decoder sites it acts at audio tokens. Another strength, noise, rank or layer set recompiles nothing.
 
-    Args:
-        model: the model that is edited.
-        basis: a `NoiseBasis`; or directions [D, R] (the same in all layers) or [L, D, R] with orthonormal columns,
-            zero columns last.
-        strength: lambda; 1 takes the directions out, 0 measures and changes nothing. May be traced.
-        site: where, for directions; a basis knows its site.
-        layers: which layers are edited: indices, "all", or a third of the stack; None: those of the basis, or all.
-
-    Returns:
-        {site: Edit}, on the device, with zero columns up to a multiple of 16.
-
-    Raises:
-        BasisError: a basis of another model, directions of another shape or that are not orthonormal.
-        ConfigError: an unknown site, layers that are not there, a strength that is not finite.
+    model: the model that is edited.
+    basis: a `NoiseBasis`; or directions [D, R] (the same in all layers) or [L, D, R] with orthonormal columns, zero
+    columns last. site: where, for directions; a basis knows its site.
+    strength: lambda; 1 takes the directions out, 0 measures and changes nothing. May be traced.
+    layers: which layers are edited: indices, "all", or a third of the stack; None: those of the basis, or all.
+    Returns {site: Edit}, on the device, with zero columns up to a multiple of 16. Raises BasisError for a basis of
+    another model and for directions of another shape or that are not orthonormal, and ConfigError for an unknown site,
+    layers that are not there, and a strength that is not finite.
 
     >>> seen_jax.projection(model, basis, strength=0.5)
     {'encoder.mlp_act': Edit(u=[4, 768, 16], scale=[4])}
@@ -60,16 +50,10 @@ def projection(
 
 
 def measuring(model: Model, basis: NoiseBasis | Matrix, site: str | None = None) -> dict[str, Edit]:
-    """An edit that only measures SEE. The activations stay as they are, which costs less than strength 0.
+    """An edit that only measures SEE, {site: Edit} without a scale. The activations stay as they are, which costs less
+    than strength 0.
 
-    Args:
-        model, basis, site: as for `projection`.
-
-    Returns:
-        {site: Edit} without a scale.
-
-    Raises:
-        BasisError, ConfigError: as `projection`.
+    model, basis, site: as for `projection`, and what it raises.
 
     >>> seen_jax.measuring(model, basis)
     {'encoder.mlp_act': Edit(u=[4, 768, 16])}
@@ -79,28 +63,16 @@ def measuring(model: Model, basis: NoiseBasis | Matrix, site: str | None = None)
 
 
 def steering(
-    model: Model,
-    site: str,
-    vector: Matrix,
-    strength: ScalarLike = 1.0,
-    layers: Layers = "all",
-    text: float = 1.0,
+    model: Model, site: str, vector: Matrix, strength: ScalarLike = 1.0, layers: Layers = "all", text: float = 1.0
 ) -> dict[str, Edit]:
     """Add a vector to the activations: a <- a + strength * vector.
 
-    Args:
-        model: the model that is edited.
-        site: one of `SITES`.
-        vector: [D], or one per layer [L, D].
-        strength: factor of the vector. May be traced.
-        layers: which layers are edited: indices, "all", or a third of the stack.
-        text: share of it at decoder positions without an audio token, generated ones included.
-
-    Returns:
-        {site: Edit}.
-
-    Raises:
-        ConfigError: an unknown site, another shape, layers that are not there, numbers that are not finite.
+    model: the model that is edited. site: one of `SITES`. vector: [D], or one per layer [L, D].
+    strength: factor of the vector. May be traced.
+    layers: which layers are edited: indices, "all", or a third of the stack.
+    text: share of it at decoder positions without an audio token, generated ones included.
+    Returns {site: Edit}. Raises ConfigError for an unknown site, another shape, layers that are not there, and numbers
+    that are not finite.
 
     >>> seen_jax.steering(model, "decoder.resid", np.ones(192), strength=4.0, layers=[2])
     {'decoder.resid': Edit(u=[4, 192, 16], scale=[4], v=[4, 192, 16], bias=[4, 192], text=[4])}
@@ -120,17 +92,10 @@ def linear_map(
 ) -> dict[str, Edit]:
     """Apply a linear map to the activations: a <- a M + bias; or a low-rank one: a <- a + (a U) V^T + bias.
 
-    Args:
-        model, site, layers, text: as for `steering`.
-        matrix: M [D, D] or [L, D, D]; or the pair (U, V), each [D, R] or [L, D, R].
-        bias: [D] or [L, D]; None for none.
-        strength: share of the change; 0 leaves the activations, 1 applies the map. May be traced.
-
-    Returns:
-        {site: Edit}.
-
-    Raises:
-        ConfigError: as `steering`.
+    model, site, layers, text: as for `steering`.
+    matrix: M [D, D] or [L, D, D]; or the pair (U, V), each [D, R] or [L, D, R]. bias: [D] or [L, D]; None for none.
+    strength: share of the change; 0 leaves the activations, 1 applies the map. May be traced.
+    Returns {site: Edit}. Raises ConfigError as `steering`.
 
     >>> seen_jax.linear_map(model, "encoder.resid", 0.9 * np.eye(192))
     {'encoder.resid': Edit(u=[4, 192, 192], scale=[4], v=[4, 192, 192], text=[4])}
@@ -155,8 +120,7 @@ def checked_basis(model: Model, basis: NoiseBasis | Matrix, site: str | None = N
     if isinstance(basis, NoiseBasis):
         if site not in (None, basis.site):
             raise ConfigError(f"the basis was made at {basis.site}, not at {site}: leave the site out.")
-        layers, width = _shape(model, basis.site)
-        basis.check(basis.site, layers, width, model.fingerprint)
+        basis.check(basis.site, *_shape(model, basis.site), model.fingerprint)
         return basis
     if site is None:
         raise ConfigError("directions need a site: pass site=..., or a NoiseBasis.")
@@ -173,20 +137,18 @@ def check_edits(model: Model, edits: Edits) -> None:
         for name, ndim in (("u", 3), ("v", 3), ("bias", 2), ("scale", 1), ("text", 1)):
             shape = None if (x := getattr(edit, name)) is None else np.shape(x)
             if shape is not None and (len(shape) != ndim or shape[:2] != expected[: len(shape[:2])]):
-                raise ConfigError(
-                    f"the edit of {site} has {name} of shape {list(shape)}: expected {ndim} axes, for {expected[0]} "
-                    f"layers of width {expected[1]}."
-                )
+                fitting = f"expected {ndim} axes, for {expected[0]} layers of width {expected[1]}."
+                raise ConfigError(f"the edit of {site} has {name} of shape {list(shape)}: {fitting}")
 
 
-def joined(*edits: Mapping[str, Edit]) -> dict[str, Edit]:
+def joined(*edits: Edits) -> dict[str, Edit]:
     """Edits of different sites together. Raises ConfigError where two edit one site."""
-    both: dict[str, Edit] = {}
+    together: dict[str, Edit] = {}
     for part in edits:
-        if twice := both.keys() & part.keys():
+        if twice := together.keys() & part.keys():
             raise ConfigError(f"two edits of {', '.join(sorted(twice))}: a site takes one edit per pass.")
-        both |= part
-    return both
+        together |= part
+    return together
 
 
 def _shape(model: Model, site: str) -> tuple[int, int]:

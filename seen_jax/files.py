@@ -1,14 +1,12 @@
 """Files and folders that appear whole or not at all, and what identifies their contents."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +18,8 @@ PACKAGES = ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")
 
 
 def write_file(path: Path, content: str | bytes | Callable[[Path], Any], error: type[SeenError] = ConfigError) -> Path:
-    """Write a file through a hidden one beside it, so that it is complete or absent; folders are created.
-
-    Args:
-        content: text (UTF-8), bytes, or a function that writes to the path that it is given.
-        error: what is raised where the disk refuses, with the reason.
-    """
+    """Write a file through a hidden one beside it, so that it is complete or absent; folders are created. content: text
+    (UTF-8), bytes, or a function that writes to a path. error: raised where the disk refuses, with the reason."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,11 +43,7 @@ def write_folder(
     target: Path, error: type[SeenError] = ConfigError, mine: Callable[[Path], bool] = lambda _: False
 ) -> Iterator[Path]:
     """A hidden folder beside `target` to write into; it takes the target's place when the block ends without an error.
-
-    Args:
-        error: what is raised where the disk refuses or `target` is in use.
-        mine: whether an existing, non-empty folder may be replaced.
-    """
+    error: raised where the disk refuses or `target` is in use. mine: whether a non-empty folder may be replaced."""
     target = target.expanduser().resolve()
     _check_free(target, error, mine)
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -94,15 +84,13 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """The installed versions of some packages, "unknown" for one that is not installed."""
-    found = {}
+    installed = {}
     for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-            found[name] = "unknown"
-    return found
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a source tree that is not installed
+            installed[name] = metadata.version(name)
+    return {name: installed.get(name, "unknown") for name in packages}
 
 
 def now() -> str:

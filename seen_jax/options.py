@@ -1,13 +1,11 @@
 """Keyword options that the functions of the public surface share, their types and their defaults."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol, TypedDict, TypeVar, overload, runtime_checkable
 
-from seen_jax.audio.inputs import Clip, is_one_clip
+from seen_jax.audio.io import Clip, is_one_clip
 from seen_jax.models.edits import Edits
 from seen_jax.models.model import Model
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
@@ -39,8 +37,6 @@ def one_or_many(function: Callable[..., list[R]]) -> PerClip[R]:
 
 
 class Options(TypedDict, total=False):
-    """Of every function here."""
-
     batch_size: int
     progress: Progress
 

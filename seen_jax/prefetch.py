@@ -1,7 +1,5 @@
 """Host work ahead of the device: reading, mixing and denoising run in threads while the model answers."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +18,8 @@ CONTEXT = ("default_device", "default_matmul_precision", "debug_nans")  # of jax
 
 def prefetch(calls: Iterable[Callable[[], T]], depth: int = 2 * THREADS) -> Iterator[T]:
     """The results of `calls` in order; up to `depth` of them are computed in threads ahead of the one in use.
-
     An exception is raised when its call's turn comes; calls that have not begun by then are dropped. Threads inherit
-    jax's context (`jax.default_device` and the like) from the caller.
-    """
+    jax's context (`jax.default_device` and the like) from the caller."""
     context = {name: getattr(jax.config, f"jax_{name}") for name in CONTEXT}
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prefetch")
     waiting: deque[Future[T]] = deque()
@@ -46,10 +42,8 @@ def _in_context(context: dict[str, object], call: Callable[[], T]) -> T:
 
 
 def pipeline(jobs: Iterable[J], prepare: Callable[[J], P], run: Callable[[P], T], concurrent: bool) -> Iterator[T]:
-    """run(prepare(job)) of each job, in order; `prepare` runs in threads ahead of `run`.
-
-    concurrent: two jobs also run at a time, so that one uses what the other leaves of the device.
-    """
+    """run(prepare(job)) of each job, in order; `prepare` runs in threads ahead of `run`. concurrent: two jobs at once,
+    so that one uses what the other leaves of the device."""
     if concurrent:
         return prefetch(partial(lambda job: run(prepare(job)), job) for job in jobs)
     return map(run, prefetch(partial(prepare, job) for job in jobs))

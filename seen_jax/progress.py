@@ -1,7 +1,5 @@
 """How long work tells that it goes on: every callback in the package has this one signature."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]  # (stage, how much of it is done, how much there is in all; 0: unknown)

@@ -1,13 +1,6 @@
 """Objects that are found by name: model families, mitigations, studies, denoisers and data sets.
-
-Each kind has a package here, and every module of it may define objects of that kind. An installed package adds its own
-through the entry-point group of the kind, for example in its pyproject.toml:
-
-    [project.entry-points."seen_jax.studies"]
-    tilt = "my_package.tilt:TILT"
-"""
-
-from __future__ import annotations
+Every module of a kind's package may define some. An installed package adds its own by an entry point of the kind's
+group, as in `[project.entry-points."seen_jax.studies"]` with `tilt = "my_package.tilt:TILT"`."""
 
 import difflib
 import functools
@@ -22,18 +15,13 @@ from seen_jax.errors import ConfigError
 
 
 class Registry(Mapping[str, Any]):
-    """The objects of one kind by name. Modules are imported on first use.
-
-    Attributes:
-        kind: in messages, for example "study".
-        group: the entry-point group, for example "seen_jax.studies".
-        package: the package whose modules define the built-in objects.
-        base: "module:Class" of the kind. Its instances count; where it is abstract in name only (`classes`), its
-            subclasses do. Each has an attribute `name`.
-    """
+    """The objects of one kind by name. Modules are imported on first use. kind: in messages, for example "study". The
+    others without "seen_jax.": group of entry points; package whose modules define the built-in objects; base as
+    "module:Class", whose instances count, or with `classes` its subclasses. Each has an attribute `name`."""
 
     def __init__(self, kind: str, group: str, package: str, base: str, classes: bool = False) -> None:
-        self.kind, self.group, self.package, self.base, self.classes = kind, group, package, base, classes
+        self.kind, self.classes = kind, classes
+        self.group, self.package, self.base = (f"seen_jax.{name}" for name in (group, package, base))
 
     def __getitem__(self, name: str) -> Any:
         """The object of this name. Raises ConfigError, with the nearest name, if there is none."""
@@ -52,21 +40,14 @@ class Registry(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._objects)
 
-    def __repr__(self) -> str:
-        return f"Registry({self.kind}: {', '.join(self)})"
-
     @functools.cached_property
     def _objects(self) -> dict[str, Any]:
-        module, _, name = self.base.partition(":")
-        base = getattr(importlib.import_module(module), name)
-        objects: dict[str, Any] = {}
-        package = importlib.import_module(self.package)
-        for info in pkgutil.iter_modules(package.__path__):
-            if not info.name.startswith("_"):
-                inside = importlib.import_module(f"{self.package}.{info.name}")
-                for value in vars(inside).values():
-                    if self._counts(value, base) and getattr(value, "__module__", inside.__name__) == inside.__name__:
-                        self._add(objects, value, inside.__name__)
+        base, objects = pkgutil.resolve_name(self.base), dict[str, Any]()
+        for info in pkgutil.iter_modules(importlib.import_module(self.package).__path__, f"{self.package}."):
+            if not info.name.startswith(f"{self.package}._"):
+                for value in vars(importlib.import_module(info.name)).values():
+                    if self._counts(value, base) and getattr(value, "__module__", info.name) == info.name:
+                        self._add(objects, value, info.name)
         for entry in entry_points(group=self.group):
             where = f"entry point {entry.name} ({entry.value}) of {self.group}"
             try:
@@ -89,12 +70,8 @@ class Registry(Mapping[str, Any]):
             raise ConfigError(f"{where}: there are two of the {self.kind} {value.name!r}; give one another name")
 
 
-FAMILIES = Registry("family", "seen_jax.families", "seen_jax.models.families", "seen_jax.models.family:Family")
-MITIGATIONS = Registry(
-    "mitigation", "seen_jax.mitigations", "seen_jax.mitigations", "seen_jax.mitigations.base:Mitigation", classes=True
-)
-STUDIES = Registry("study", "seen_jax.studies", "seen_jax.studies", "seen_jax.studies.base:Study")
-DENOISERS = Registry(
-    "denoiser", "seen_jax.denoisers", "seen_jax.audio.denoisers", "seen_jax.audio.denoisers.base:Denoiser", classes=True
-)
-DATASETS = Registry("kind of data set", "seen_jax.datasets", "seen_jax.data", "seen_jax.data.base:Dataset")
+FAMILIES = Registry("family", "families", "models.families", "models.family:Family")
+MITIGATIONS = Registry("mitigation", "mitigations", "mitigations", "mitigations.base:Mitigation", classes=True)
+STUDIES = Registry("study", "studies", "studies", "studies.base:Study")
+DENOISERS = Registry("denoiser", "denoisers", "audio.denoisers", "audio.denoisers.base:Denoiser", classes=True)
+DATASETS = Registry("kind of data set", "datasets", "data", "data.base:Dataset")

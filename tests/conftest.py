@@ -23,8 +23,8 @@ if metadata.version("jax").startswith("0.10."):
     quick = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
     os.environ.setdefault("XLA_FLAGS", quick)  # XLA_FLAGS= pytest: as users compile
 SLOW = (  # minutes each: begun first, so that no process ends long after the other
-    "test_parity_families.py", "test_sharding.py", "test_training.py", "test_golden_parity.py", "test_studies.py",
-    "test_plots.py", "test_cli.py", "test_apply.py", "test_hosts.py", "test_stream.py", "test_released_bases.py",
+    "test_parity_families.py", "test_sharding.py", "test_training.py", "test_golden_parity.py", "test_run.py",
+    "test_cli.py", "test_apply.py", "test_hosts.py", "test_stream.py", "test_released_bases.py",
     "test_experiment.py", "test_parity_seen_tiny.py", "test_checkpoint.py", "test_notebook.py",
 )  # fmt: skip
 

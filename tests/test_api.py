@@ -251,7 +251,9 @@ def test_arguments_that_make_no_sense_are_refused(model, clips, basis):
     for strength in (float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="strength must be a finite number"):
             projection(model, basis, strength)
-    with pytest.raises(TypeError, match=r"score\(\) has no argument 'batchsize'"):
+    with pytest.raises(TypeError, match=r"generate\(\) has no argument 'batchsize'"):
+        seen_jax.generate(model, clips, batchsize=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
         seen_jax.score(model, clips, basis, batchsize=2)
     with pytest.raises(ConfigError, match="batch size must be at least 1, not 0"):
         seen_jax.score(model, clips, basis, batch_size=0)
@@ -461,7 +463,7 @@ def test_edits_that_do_not_fit_the_model_are_refused(model, clips, basis):
 def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, clips, basis, monkeypatch):
     chex.clear_trace_counter()
     traced_once = chex.assert_max_traces(_generate.__wrapped__, n=1)
-    monkeypatch.setattr("seen_jax.models.generate._generate", jax.jit(traced_once, static_argnums=(0, 5)))
+    monkeypatch.setattr("seen_jax.models.generate._generate", jax.jit(traced_once, static_argnums=(0, 5, 6)))
     call = functools.partial(seen_jax.generate, model, clips[:2], "red", decoding=Decoding(8), batch_size=2)
     wide = random_basis(model.config, ENCODER_MLP_ACT, (1, 14, 9))
     bases = [basis, basis.with_layers("all"), wide]

@@ -13,9 +13,8 @@ from cli_support import run
 
 from seen_jax.bench.card import DECODE, Load, batch_of, operations, random_weights, seven_b
 from seen_jax.bench.processes import memory
-from seen_jax.bench.roofline import Ceilings, ceilings, roofline
 from seen_jax.bench.suites import Bench, calibration, evaluate, scoring, sweep
-from seen_jax.bench.timing import alternate, ratio
+from seen_jax.bench.timing import Ceilings, alternate, ceilings, ratio, roofline
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.lalm import Lalm
 from seen_jax.models.load import load

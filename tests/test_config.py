@@ -55,7 +55,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def refused(path: Path | None, *overrides: str) -> str:
+def refused(path: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
         load_config(Experiment, path, overrides)
     return str(error.value)
@@ -106,7 +106,8 @@ def test_overrides_win(tmp_path):
     config = load_config(Experiment, path, tokens)
     assert config == Experiment("x", 5, quick=True, snrs=(-5.0, 10.0), first=Stage(4), layers=(1, 2))
     assert load_config(Experiment, path, ["--layers", "all", "--quick", "false"]).layers == "all"
-    assert load_config(Experiment, None, ["--name", "y", "--seed", "-3"]) == Experiment("y", -3)
+    assert load_config(Experiment, write(tmp_path, ""), ["--name", "y", "--seed", "-3"]) == Experiment("y", -3)
+    path = write(tmp_path, "name: x")
     assert load_config(Experiment, path, ["--seed", "8", "--seed", "9"]).seed == 9
 
 
@@ -214,13 +215,14 @@ def test_a_mapping_becomes_a_dataclass():
     assert build(Stage, {}, "here", default=Stage(4, 0.7)) == Stage(4, 0.7)
 
 
-def test_dataclasses_in_overrides():
+def test_dataclasses_in_overrides(tmp_path):
+    path = write(tmp_path, "")
     tokens = ["--tasks", "[speech, {name: sound}]", "--options=none,seen", "--extra", "{name: x}", "--first.steps=2"]
-    assert load_config(Mixed, None, tokens) == Mixed(
+    assert load_config(Mixed, path, tokens) == Mixed(
         ("speech", Task("sound")), ("none", "seen"), Task("x"), Stage(2, 0.3)
     )
-    assert load_config(Mixed, None, ["--tasks", "speech"]).tasks == ("speech",)
-    assert load_config(Mixed, None, ["--extra", "null"]).extra is None
+    assert load_config(Mixed, path, ["--tasks", "speech"]).tasks == ("speech",)
+    assert load_config(Mixed, path, ["--extra", "null"]).extra is None
 
 
 @pytest.mark.parametrize(

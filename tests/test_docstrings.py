@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import seen_jax
-from seen_jax import audio, options, subspace
+from seen_jax import audio, subspace
 from seen_jax.audio import noise_for_clip
 from seen_jax.data.items import load_clips
 
@@ -24,7 +24,6 @@ PUBLIC = {
     for name in module.__all__
     if callable(getattr(module, name))
 }
-KINDS = {value.__name__: value for value in vars(options).values() if typing.is_typeddict(value)}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -46,7 +45,7 @@ def parameters(value) -> list[str]:
     names = []
     for name, parameter in inspect.signature(value).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            kind = KINDS.get(str(parameter.annotation).removeprefix("Unpack[").removesuffix("]"))
+            kind = next(filter(typing.is_typeddict, typing.get_args(parameter.annotation)), None)
             names += sorted(kind.__optional_keys__) if kind else [name]
         else:
             names.append(name)
@@ -67,9 +66,9 @@ def test_parameters_are_documented_and_the_example_runs(name, names):
 
 
 def documented(parameter: str, text: str) -> bool:
-    """`name:` or `name, other:` begins a line of the docstring."""
-    heads = [line.partition(":")[0] for line in text.splitlines() if ":" in line]
-    return any(parameter in head.replace(" and ", ", ").split(", ") for head in map(str.strip, heads))
+    """`name:` or `name, other:` begins a line or a sentence of the docstring."""
+    heads = re.findall(r"(?:^|[.;:] )\s*([*\w]+(?:(?:, | and )[*\w]+)*):", text, re.MULTILINE)
+    return any(parameter in re.split(", | and ", head) for head in heads)
 
 
 def test_the_python_code_of_the_howto_runs(names, monkeypatch):

@@ -1,7 +1,4 @@
-"""The generators behind `seen_jax.audio.noise`: each draws `n` samples at 16 kHz from a random generator.
-
-Scale does not matter here; the caller brings every noise to unit RMS.
-"""
+"""The generators behind `seen_jax.audio.noise`: each draws `n` samples at 16 kHz, of any scale."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,24 +12,20 @@ Rng = np.random.Generator
 VOWELS = np.array([[730, 1090, 2440], [270, 2290, 3010], [300, 870, 2240], [530, 1840, 2480], [570, 840, 2410]])
 
 
-def white(n: int, rng: Rng) -> np.ndarray:
-    return rng.standard_normal(n)
+def filtered(n: int, rng: Rng, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Gaussian noise times a gain by frequency in Hz."""
+    return np.fft.irfft(np.fft.rfft(rng.standard_normal(n)) * gain(np.fft.rfftfreq(n, 1 / SAMPLE_RATE)), n)
 
 
-def coloured(n: int, rng: Rng, exponent: float, lowest: float = 20.0) -> np.ndarray:
-    """Gaussian noise with power 1 / f ** exponent above `lowest` Hz and nothing below half of it."""
-    spectrum = np.fft.rfft(rng.standard_normal(n))
-    frequency = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
-    gain = np.maximum(frequency, lowest) ** (-exponent / 2) * (frequency >= lowest / 2)
-    return np.fft.irfft(spectrum * gain, n)
+def coloured(n: int, rng: Rng, exponent: float) -> np.ndarray:
+    """Gaussian noise with power 1 / f ** exponent above 20 Hz and nothing below 10 Hz."""
+    return filtered(n, rng, lambda f: np.maximum(f, 20.0) ** (-exponent / 2) * (f >= 10.0))
 
 
 def band(n: int, rng: Rng, low: float, high: float) -> np.ndarray:
     """Gaussian noise between two frequencies, of unit RMS, with slopes of 12 dB per octave outside."""
-    spectrum = np.fft.rfft(rng.standard_normal(n))
-    frequency = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
-    gain = 1 / (1 + (frequency / high) ** 4) / (1 + (low / np.maximum(frequency, 1.0)) ** 4)
-    return unit(np.fft.irfft(spectrum * np.sqrt(gain), n))
+    power = lambda f: 1 / (1 + (f / high) ** 4) / (1 + (low / np.maximum(f, 1.0)) ** 4)
+    return unit(filtered(n, rng, lambda f: np.sqrt(power(f))))
 
 
 def drift(n: int, rng: Rng, rate: float) -> np.ndarray:
@@ -43,14 +36,10 @@ def drift(n: int, rng: Rng, rate: float) -> np.ndarray:
 
 def harmonics(phase: np.ndarray, amplitudes: np.ndarray, rng: Rng) -> np.ndarray:
     """Sum of overtones of a running phase in cycles, each with its own random start."""
-    starts = rng.uniform(0, 1, len(amplitudes))
-    return sum(
-        (
-            a * np.sin(2 * np.pi * ((k + 1) * phase + s))
-            for k, (a, s) in enumerate(zip(amplitudes, starts, strict=True))
-        ),
-        np.zeros_like(phase),
-    )
+    out = np.zeros_like(phase)
+    for k, (amplitude, start) in enumerate(zip(amplitudes, rng.uniform(0, 1, len(amplitudes)), strict=True)):
+        out += amplitude * np.sin(2 * np.pi * ((k + 1) * phase + start))
+    return out
 
 
 def ring(n: int, rng: Rng, rate: float, low: float, high: float, seconds: float) -> np.ndarray:
@@ -72,7 +61,7 @@ def ring(n: int, rng: Rng, rate: float, low: float, high: float, seconds: float)
 
 
 def hum(n: int, rng: Rng) -> np.ndarray:
-    """Mains hum: 50 or 60 Hz and its overtones, even ones weaker, over faint hiss."""
+    """Mains of 50 or 60 Hz and its overtones, even ones weaker, over faint hiss."""
     mains = rng.choice([50.0, 60.0]) + 0.05 * drift(n, rng, 0.5)
     overtones = np.arange(1, 21)
     amplitudes = rng.uniform(0.4, 1.0, 20) / overtones ** rng.uniform(0.7, 1.2) * np.where(overtones % 2, 1.0, 0.4)
@@ -143,11 +132,11 @@ def talker(n: int, rng: Rng) -> np.ndarray:
     return out
 
 
-def babble(n: int, rng: Rng, speech: Sequence[np.ndarray], talkers: int = 7) -> np.ndarray:
-    """Several voices at once: given clips looped from random moments, or synthetic ones if none are given."""
+def babble(n: int, rng: Rng, speech: Sequence[np.ndarray]) -> np.ndarray:
+    """Seven voices at once: given clips looped from random moments, or synthetic ones if none are given."""
     out = np.zeros(n)
-    for _ in range(talkers):
-        if len(speech):
+    for _ in range(7):
+        if speech:
             clip = unit(np.asarray(speech[int(rng.integers(len(speech)))], dtype=np.float64))
             voice = fit_noise(clip, n, int(rng.integers(len(clip))))
         else:
@@ -163,7 +152,7 @@ def unit(wave: np.ndarray) -> np.ndarray:
 
 
 GENERATORS: dict[str, Callable[[int, Rng], np.ndarray]] = {
-    "white": white,
+    "white": lambda n, rng: rng.standard_normal(n),
     "pink": lambda n, rng: coloured(n, rng, 1.0),
     "brown": lambda n, rng: coloured(n, rng, 2.0),
     "hum": hum,

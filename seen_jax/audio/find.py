@@ -1,6 +1,7 @@
 """Turn what a user names (files, folders, globs, manifests) into a list of audio files with their texts."""
 
 import ast
+import contextlib
 import csv
 import glob
 import io
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from seen_jax.errors import AudioError
 
@@ -24,12 +25,8 @@ AUDIO_COLUMNS = ("path", "audio", "file", "audio_path", "filename", "file_name",
 class AudioItem:
     """One audio file.
 
-    Attributes:
-        id: unique among the items of one `find_audio`.
-        path: where it is.
-        text: its transcript, if known.
-        extra: a manifest's other columns.
-
+    id, path: the id is unique among the items of one `find_audio`.
+    text, extra: its transcript, if known, and a manifest's other columns.
     >>> audio.AudioItem("a", folder / "a.wav", extra={"question": "which bird?"}).prompt
     'which bird?'
     """
@@ -47,21 +44,17 @@ class AudioItem:
     @property
     def choices(self) -> tuple[str, ...]:
         """The column `choices`: a list as JSON or as Python prints it. AudioError if it is none."""
-        text = self.extra.get("choices", "")
-        for parse in (json.loads, ast.literal_eval) if text else ():
-            try:
-                values = parse(text)
-            except (ValueError, SyntaxError):
-                continue
-            if isinstance(values, list | tuple):
-                return tuple(str(value) for value in values)
-        if text:
-            raise AudioError(f"item {self.id}: choices must be a list, not {text[:80]!r}")
-        return ()
+        text = self.extra.get("choices")
+        if not text:
+            return ()
+        for parse in (json.loads, ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError):
+                if isinstance(values := parse(text), list | tuple):
+                    return tuple(map(str, values))
+        raise AudioError(f"item {self.id}: choices must be a list, not {text[:80]!r}")
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """An item, where it comes from (the input, or table and line), and whether its id is explicit or a file's name."""
 
     item: AudioItem
@@ -72,22 +65,16 @@ class Located:
 def find_audio(inputs: Sequence[str | Path]) -> list[AudioItem]:
     """List the audio files that the inputs name, in their order.
 
-    Args:
-        inputs: one of the following, or several of them:
-
+    inputs: one of the following, or several of them:
     - an audio file; its id is its name without the suffix (its whole path where two files share that name);
-    - a folder: every audio file below it, sorted, hidden ones left out; the id is the path inside the folder.
-      Where it holds a `metadata.csv` (or .jsonl) of which every row resolves to a file: that manifest;
+    - a folder: every audio file below it, sorted, hidden ones left out; the id is the path inside the folder. Where it
+      holds a `metadata.csv` (or .jsonl) of which every row resolves to a file: that manifest;
     - a glob such as `data/**/*.wav`;
-    - a manifest: CSV, TSV or JSONL with one of the columns path, audio, file, audio_path, filename,
-      file_name, audio_id or id. Values are files relative to the manifest's folder; their suffix and a folder
-      `clean/` may be left out. The columns `id` and `text` fill those fields, all others go to `extra` (lists
-      as JSON).
-
-    Raises:
-        AudioError: an input that does not exist or holds no audio; a manifest that cannot be read or has no
-            audio column; rows without a file; two items of one id.
-
+    - a manifest: CSV, TSV or JSONL with one of the columns path, audio, file, audio_path, filename, file_name, audio_id
+      or id. Values are files relative to the manifest's folder; their suffix and a folder `clean/` may be left out. The
+      columns `id` and `text` fill those fields, all others go to `extra` (lists as JSON).
+    Raises AudioError: an input that does not exist or holds no audio; a manifest that cannot be read or has no audio
+    column; rows without a file; two items of one id.
     >>> path = audio.write_audio(folder / "birds" / "wren.wav", clips[0])
     >>> [item.id for item in audio.find_audio([folder / "birds"])]
     ['wren']
@@ -98,16 +85,15 @@ def find_audio(inputs: Sequence[str | Path]) -> list[AudioItem]:
     if not located:
         raise AudioError("No audio: the list of inputs is empty.")
     shared = Counter(one.item.id for one in located)
-    items: dict[str, AudioItem] = {}
-    places: dict[str, str] = {}
+    by_id: dict[str, tuple[AudioItem, str]] = {}
     for one in located:
         item = one.item
         if shared[item.id] > 1 and not one.explicit:
             item = replace(item, id=item.path.as_posix())
-        if item.id in items:
-            raise AudioError(f"Two items have the id {item.id!r}: {places[item.id]} and {one.where}.")
-        items[item.id], places[item.id] = item, one.where
-    return list(items.values())
+        if item.id in by_id:
+            raise AudioError(f"Two items have the id {item.id!r}: {by_id[item.id][1]} and {one.where}.")
+        by_id[item.id] = item, one.where
+    return [item for item, _ in by_id.values()]
 
 
 def _expand(one: str | Path) -> Iterator[Located]:
@@ -118,7 +104,7 @@ def _expand(one: str | Path) -> Iterator[Located]:
         yield from _manifest(path)
     elif os.path.isfile(path):
         if not _is_audio(path):
-            known = ", ".join((*AUDIO_SUFFIXES, *MANIFEST_SUFFIXES))
+            known = ", ".join(AUDIO_SUFFIXES + MANIFEST_SUFFIXES)
             raise AudioError(f"{path} is neither audio nor a manifest by its suffix; known are {known}.")
         yield Located(AudioItem(path.stem, path), str(path))
     elif glob.has_magic(str(path)):
@@ -172,15 +158,9 @@ def table_items(
     rows: Iterable[tuple[str, dict[str, str]]],
     elsewhere: Callable[[str], Sequence[tuple[Path, str]]] = lambda name: (),
 ) -> list[Located]:
-    """The items of a table's rows.
-
-    Args:
-        rows: (where, columns): "line 3", and texts by the names of columns in lower case.
-        elsewhere: given the file that a row names, other (folder, name) to try where the table's folder lacks it.
-
-    Raises:
-        AudioError: rows without a file; the first five are listed.
-    """
+    """The items of a table's rows; AudioError lists the first five without a file. rows: (where, columns): "line 3",
+    and texts by the names of columns in lower case. elsewhere: given the file that a row names, other (folder, name) to
+    try where the table's folder lacks it."""
     missing, items = [], []
     for where, row in rows:
         column = next((name for name in AUDIO_COLUMNS if row.get(name)), "")
@@ -202,16 +182,13 @@ def table_items(
 
 def resolve_audio(folder: Path, name: str) -> Path | None:
     """The audio file that a table in `folder` names: its suffix and a folder `clean/` may be left out."""
-    for base in (folder / name, folder / "clean" / name):
-        for suffix in ("", *AUDIO_SUFFIXES):
-            if os.path.isfile(f"{base}{suffix}"):  # unlike Path.is_file, False for a name the system refuses
-                return Path(f"{base}{suffix}")
-    return None
+    bases, suffixes = (folder / name, folder / "clean" / name), ("", *AUDIO_SUFFIXES)
+    files = (f"{base}{suffix}" for base in bases for suffix in suffixes)
+    return next((Path(file) for file in files if os.path.isfile(file)), None)  # False for a name the system refuses
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
+    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     try:
         for row in reader:
             if None in row:

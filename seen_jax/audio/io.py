@@ -4,7 +4,9 @@ import io
 import math
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +15,11 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.audio.features import SAMPLE_RATE
-from seen_jax.audio.find import AudioItem, find_audio
 from seen_jax.errors import AudioError
 from seen_jax.files import write_file
 
-__all__ = [
-    "AudioItem",
-    "audio_seconds",
-    "check_wave",
-    "decode_audio",
-    "find_audio",
-    "is_silent",
-    "read_audio",
-    "write_audio",
-]
-
+Wave = Float[np.ndarray, " samples"]
+Clip = str | Path | np.ndarray | tuple[Any, int] | Mapping[str, Any]  # and any other array, a list of floats
 # (offset, scale) of PCM samples; doubles hold 32 bits exactly
 PCM = {np.dtype(name): (np.float64(offset), np.float64(scale))
        for name, offset, scale in (("uint8", 128, 128), ("int16", 0, 2**15), ("int32", 0, 2**31))}  # fmt: skip
@@ -41,23 +33,14 @@ _DECLARED = re.compile(r"data\s*: (\d+) \(should be (\d+)\)")
 
 def read_audio(
     path: str | Path, channel: int | Literal["mean"] = 0, start: float = 0.0, seconds: float | None = None
-) -> Float[np.ndarray, " samples"]:
-    """Read WAV, FLAC, OGG, MP3 and whatever else libsndfile decodes.
+) -> Wave:
+    """Read WAV, FLAC, OGG, MP3 and whatever else libsndfile decodes, as 16 kHz mono float32.
 
-    Args:
-        path: an audio file of any rate and number of channels.
-        channel: which channel, counted from 0; the first by default, as in the paper's protocol. "mean"
-            averages all of them.
-        start, seconds: read only this segment of the file. It has the samples that the same cut of the whole file
-            would have, up to rounding.
-
-    Returns:
-        16 kHz mono float32. Digital silence is allowed: see `is_silent`.
-
-    Raises:
-        AudioError: missing file, a folder, undecodable or truncated data, no samples, NaN or infinity, no
-            such channel, a segment that is not within the file.
-
+    path: an audio file of any rate and number of channels.
+    channel: counted from 0; the first by default, as in the paper's protocol. "mean" averages all of them.
+    start, seconds: read only this segment; up to rounding it has the samples of the same cut of the whole file.
+    Raises AudioError: missing file, a folder, undecodable or truncated data, no samples (silence is allowed), NaN or
+    infinity, no such channel, a segment that is not within the file.
     >>> path = audio.write_audio(folder / "read.wav", clips[0])
     >>> audio.read_audio(path, start=0.1, seconds=0.5).shape
     (8000,)
@@ -67,106 +50,68 @@ def read_audio(
         raise AudioError(f"{path} is a folder, not an audio file: use find_audio to list what is in it.")
     if not path.exists():
         raise AudioError(f"There is no audio file {path}.")
-    return _decode(path, str(path), channel, start, seconds)
+    return decode_audio(path, str(path), channel, start, seconds)
 
 
 def decode_audio(
-    data: bytes,
-    name: str,
-    channel: int | Literal["mean"] = 0,
-    start: float = 0.0,
-    seconds: float | None = None,
-) -> Float[np.ndarray, " samples"]:
-    """`read_audio` for the bytes of a file.
+    data: bytes | Path, name: str, channel: int | Literal["mean"] = 0, start: float = 0.0, seconds: float | None = None
+) -> Wave:
+    """`read_audio` for the bytes of a file, with the same result and errors.
 
-    Args:
-        data: the whole file.
-        name: what error messages call it.
-        channel, start, seconds: as for `read_audio`.
-
-    Returns:
-        16 kHz mono float32.
-
-    Raises:
-        AudioError: as `read_audio`.
-
+    data, name: the whole file, or its path; what error messages call it.
+    channel, start, seconds: as for `read_audio`.
     >>> path = audio.write_audio(folder / "bytes.flac", clips[0])
     >>> audio.decode_audio(path.read_bytes(), "a flac file").shape == clips[0].shape
     True
     """
-    return _decode(io.BytesIO(data), name, channel, start, seconds)
+    import soundfile
+
+    with _decoding(name), soundfile.SoundFile(data if isinstance(data, Path) else io.BytesIO(data)) as file:
+        rate, declared, log = file.samplerate, file.frames, file.extra_info
+        first, frames, kept = 0, declared, slice(None)
+        if start or seconds is not None:
+            first, frames, kept = _segment(name, rate, declared, start, seconds)
+        if first:
+            file.seek(first)
+        pcm = file.read(frames, dtype="float32", always_2d=True)
+    if len(pcm) == 0:
+        raise AudioError(f"{name} holds no samples.")
+    cut = _DECLARED.search(log)  # what libsndfile says of a WAV chunk larger than the file
+    if len(pcm) < frames - _MPEG_SLACK or (cut and int(cut[2]) < int(cut[1]) < _PIPED):
+        raise AudioError(f"{name} is truncated: its header promises more audio than it holds ({len(pcm)} frames).")
+    channels = pcm.shape[1]
+    if channel != "mean" and channel not in range(channels):
+        raise AudioError(f"{name} has {channels} channel(s), numbered from 0: there is no channel {channel!r}.")
+    return check_wave(pcm.mean(axis=1) if channel == "mean" else pcm[:, channel], rate, name)[kept]
 
 
 def audio_seconds(path: str | Path) -> float:
-    """Length of an audio file by its header.
+    """The length of a file by its header, in seconds.
 
-    Args:
-        path: an audio file.
-
-    Returns:
-        Seconds.
-
-    Raises:
-        AudioError: a file that is missing or cannot be decoded.
-
+    path: of the audio file. Raises AudioError where it is missing or cannot be decoded.
     >>> audio.audio_seconds(audio.write_audio(folder / "half.wav", np.zeros(8000)))
     0.5
     """
     import soundfile
 
-    try:
+    with _decoding(path):
         return float(soundfile.info(os.path.expanduser(path)).duration)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError(
-            f"Cannot decode {path}: {str(error).rstrip('.')}. Is it an audio file, and complete?"
-        ) from error
 
 
-def _decode(
-    source: Path | io.BytesIO, name: str, channel: int | Literal["mean"], start: float, seconds: float | None
-) -> Float[np.ndarray, " samples"]:
+@contextmanager
+def _decoding(name: str | Path) -> Iterator[None]:
     import soundfile
 
-    whole = start == 0 and seconds is None
     try:
-        with soundfile.SoundFile(source) as file:
-            rate, declared, log = file.samplerate, file.frames, file.extra_info
-            piece = _Piece(0, declared, 0, None) if whole else _piece(name, rate, declared, start, seconds)
-            if piece.first:
-                file.seek(piece.first)
-            data = file.read(-1 if whole else piece.frames, dtype="float32", always_2d=True)
+        yield
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError(
-            f"Cannot decode {name}: {str(error).rstrip('.')}. Is it an audio file, and complete?"
-        ) from error
-    if len(data) == 0:
-        raise AudioError(f"{name} holds no samples.")
-    if len(data) < piece.frames - _MPEG_SLACK or _lost_data(log):
-        raise AudioError(f"{name} is truncated: its header promises more audio than it holds ({len(data)} frames).")
-    channels = data.shape[1]
-    if channel == "mean":
-        wave = data.mean(axis=1)
-    elif channel in range(channels):
-        wave = data[:, channel]
-    else:
-        raise AudioError(f"{name} has {channels} channel(s), numbered from 0: there is no channel {channel!r}.")
-    wave = check_wave(wave, rate, name=name)
-    return wave if whole else wave[piece.skip :][: piece.samples]
+        text = f"Cannot decode {name}: {str(error).rstrip('.')}. Is it an audio file, and complete?"
+        raise AudioError(text) from error
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """What to read of a file (first frame, frames) and to keep of it at 16 kHz (after skip; None: all)."""
-
-    first: int
-    frames: int
-    skip: int
-    samples: int | None
-
-
-def _piece(name: str, rate: int, declared: int, start: float, seconds: float | None) -> _Piece:
-    """A segment with a margin, cut where input and output samples coincide: resampling then gives the same samples as
-    for the whole file."""
+def _segment(name: str, rate: int, declared: int, start: float, seconds: float | None) -> tuple[int, int, slice]:
+    """First frame and number of frames to read, and what to keep of them at 16 kHz. There is a margin, cut where input
+    and output samples coincide: resampling then gives the same samples as for the whole file."""
     length = declared / rate
     if not 0 <= start < length or not (seconds is None or 0 < seconds <= length - start + _LATE):
         span = f"{start:g} s on" if seconds is None else f"{start:g} s on for {seconds:g} s"
@@ -175,33 +120,22 @@ def _piece(name: str, rate: int, declared: int, start: float, seconds: float | N
     block_in, block_out = rate // step, SAMPLE_RATE // step
     margin = 0 if rate == SAMPLE_RATE else -(-_MARGIN // block_out)
     first_sample = round(start * SAMPLE_RATE)
-    samples = None if seconds is None else max(1, round(seconds * SAMPLE_RATE))
     first = max(0, first_sample // block_out - margin)
-    last = declared if samples is None else (-(-(first_sample + samples) // block_out) + margin) * block_in
-    return _Piece(first * block_in, min(last, declared) - first * block_in, first_sample - first * block_out, samples)
+    skip, last, stop = first_sample - first * block_out, declared, None
+    if seconds is not None:
+        samples = max(1, round(seconds * SAMPLE_RATE))
+        last = min(declared, (-(-(first_sample + samples) // block_out) + margin) * block_in)
+        stop = skip + samples
+    return first * block_in, last - first * block_in, slice(skip, stop)
 
 
-def _lost_data(log: str) -> bool:
-    """Whether libsndfile's log tells of a WAV chunk larger than the file, and not of a size left unknown."""
-    cut = _DECLARED.search(log)
-    return cut is not None and int(cut[2]) < int(cut[1]) < _PIPED
+def check_wave(wave: Any, sample_rate: Any = SAMPLE_RATE, name: str = "audio") -> Wave:
+    """Check a waveform and bring it to 16 kHz float32 (soxr, "HQ"): a new array of ceil(samples * 16000 / rate).
 
-
-def check_wave(wave: Any, sample_rate: Any = SAMPLE_RATE, name: str = "audio") -> Float[np.ndarray, " samples"]:
-    """Check a waveform and bring it to 16 kHz float32 (soxr, "HQ").
-
-    Args:
-        wave: anything NumPy reads as a one-dimensional array: floats in about [-1, 1], or PCM samples as uint8, int16
-            or int32, which are scaled to [-1, 1).
-        sample_rate: an int, in Hz.
-        name: what error messages call it, for instance its path.
-
-    Returns:
-        A new float32 array of ceil(samples * 16000 / sample_rate) samples.
-
-    Raises:
-        AudioError: wrong type, shape, rate or scale; no samples; NaN or infinity.
-
+    wave: anything NumPy reads as a one-dimensional array: floats in about [-1, 1], or PCM samples as uint8, int16 or
+        int32, which are scaled to [-1, 1).
+    sample_rate, name: an int, in Hz; what error messages call the wave, for instance its path.
+    Raises AudioError: wrong type, shape, rate or scale; no samples; NaN or infinity.
     >>> audio.check_wave(np.array([0, 16384, -32768], np.int16)).tolist()
     [0.0, 0.5, -1.0]
     """
@@ -214,73 +148,87 @@ def check_wave(wave: Any, sample_rate: Any = SAMPLE_RATE, name: str = "audio") -
     except (TypeError, ValueError, RuntimeError) as error:
         raise AudioError(f"{name}: not an array of samples: {error}.") from error
     if array.ndim != 1:
-        raise AudioError(
-            f"{name}: one dimension expected, not shape {array.shape}: pick or average the channels, and pass several "
-            "clips as a list."
-        )
+        advice = "pick or average the channels, and pass several clips as a list"
+        raise AudioError(f"{name}: one dimension expected, not shape {array.shape}: {advice}.")
     if array.size == 0:
         raise AudioError(f"{name}: the wave has no samples.")
     if array.dtype in PCM:
         offset, scale = PCM[array.dtype]
         array = ((array - offset) / scale).astype(np.float32)
     elif np.issubdtype(array.dtype, np.integer):
-        raise AudioError(
-            f"{name}: {array.dtype} samples have no known scale: pass floats in [-1, 1], or PCM samples as "
-            f"{', '.join(map(str, PCM))}."
-        )
+        advice = f"pass floats in [-1, 1], or PCM samples as {', '.join(map(str, PCM))}"
+        raise AudioError(f"{name}: {array.dtype} samples have no known scale: {advice}.")
     if not jnp.issubdtype(array.dtype, jnp.floating):  # jnp's also knows bfloat16
         raise AudioError(f"{name}: samples must be real floating-point numbers, not {array.dtype}.")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
-    bad = array.size - np.count_nonzero(np.isfinite(array))
-    if bad:
+    if bad := array.size - np.count_nonzero(np.isfinite(array)):
         raise AudioError(f"{name}: {bad} of {array.size} samples are NaN or infinite.")
-    peak = float(np.abs(array).max())
-    if peak > 1000:
-        raise AudioError(
-            f"{name}: samples reach {peak:.0f} where full scale is 1; floats on a PCM scale? Divide by 32768."
-        )
-    return array if sample_rate == SAMPLE_RATE else _resample(array, int(sample_rate))
-
-
-def _resample(wave: np.ndarray, rate: int) -> np.ndarray:
+    if (peak := float(np.abs(array).max())) > 1000:
+        advice = "floats on a PCM scale? Divide by 32768"
+        raise AudioError(f"{name}: samples reach {peak:.0f} where full scale is 1; {advice}.")
+    if sample_rate == SAMPLE_RATE:
+        return array
     import soxr  # what librosa.resample(res_type="soxr_hq") calls; librosa itself takes 1.4 s to import
 
-    resampled = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")
-    length = -(-len(wave) * SAMPLE_RATE // rate)
+    resampled = soxr.resample(array, int(sample_rate), SAMPLE_RATE, quality="HQ")
+    length = -(-len(array) * SAMPLE_RATE // int(sample_rate))
     return np.pad(resampled[:length], (0, max(0, length - len(resampled))))
 
 
+def as_wave(audio: Any, name: str = "audio") -> Wave:
+    """One clip in any form as 16 kHz mono float32, a new array [samples].
+
+    audio: a path (str or Path); a one-dimensional array at 16 kHz; a pair (samples, rate in Hz); or a dictionary with
+        "array" and "sampling_rate", as Hugging Face `datasets` give. Samples are those that `check_wave` takes.
+    name: what error messages call it; files are called by their path.
+    Raises AudioError: as `read_audio` and `check_wave`, a dictionary without those keys, a pair in wrong order.
+    >>> audio.as_wave((np.zeros(8000, np.int16), 8000)).shape
+    (16000,)
+    """
+    if isinstance(audio, str | Path):
+        return read_audio(audio)
+    if isinstance(audio, Mapping) or hasattr(audio, "get_all_samples"):  # a decoder, as newer `datasets` give
+        try:
+            return check_wave(audio["array"], audio["sampling_rate"], name)
+        except KeyError as error:
+            needs = 'a dictionary of audio needs "array" and "sampling_rate"'
+            raise AudioError(f"{name}: {needs}; {error} is missing.") from None
+    if isinstance(audio, tuple) and len(audio) == 2 and _is_number(audio[0]) != _is_number(audio[1]):
+        if _is_number(audio[0]):
+            raise AudioError(f"{name}: give a pair as (samples, rate), in this order.")
+        return check_wave(*audio, name)
+    return check_wave(audio, name=name)
+
+
+def is_one_clip(audio: Any) -> bool:
+    """Whether audio is a single clip and not a list of clips. A list of numbers is the samples of one clip."""
+    if isinstance(audio, list | tuple):
+        return any(_is_number(part) for part in audio)
+    return not isinstance(audio, Sequence) or isinstance(audio, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Number | np.generic) and not isinstance(value, np.str_)
+
+
 def is_silent(wave: np.ndarray) -> bool:
-    """Whether every sample is exactly zero. Such a wave can be read but has no SNR.
+    """Whether every sample is exactly zero.
 
-    Args:
-        wave: [samples].
-
+    wave: [samples]. A silent one can be read but has no SNR.
     >>> audio.is_silent(np.zeros(16000))
     True
     """
     return not np.any(wave)
 
 
-def write_audio(path: str | Path, wave: Any, sample_rate: Any = SAMPLE_RATE, *, clip: bool = False) -> Path:
-    """Write a wave as 16 kHz mono 16-bit PCM.
+def write_audio(path: str | Path, wave: Any, sample_rate: Any = SAMPLE_RATE) -> Path:
+    """Write a wave as 16 kHz mono 16-bit PCM: samples are rounded to multiples of 1/32768.
 
-    The file appears whole or not at all. Folders are created. Samples are rounded to multiples of 1/32768.
-
-    Args:
-        path: ends in .wav or .flac.
-        wave: as for `check_wave`.
-        sample_rate: of `wave`, an int in Hz.
-        clip: what to do with samples beyond full scale: refuse (default), or saturate them.
-
-    Returns:
-        The path.
-
-    Raises:
-        AudioError: an unknown suffix, a wave that `check_wave` refuses or that would clip, or a failed write
-            (no permission, disk full).
-
+    path: ends in .wav or .flac. It is returned; the file appears whole or not at all, and folders are created.
+    wave, sample_rate: as for `check_wave`.
+    Raises AudioError: an unknown suffix, a wave that `check_wave` refuses or that would clip, or a failed write (no
+    permission, disk full).
     >>> audio.write_audio(folder / "new" / "clip.wav", clips[0]).name
     'clip.wav'
     """
@@ -292,8 +240,8 @@ def write_audio(path: str | Path, wave: Any, sample_rate: Any = SAMPLE_RATE, *, 
         raise AudioError(f"Cannot write {path}: the suffix must be .wav or .flac.")
     wave = check_wave(wave, sample_rate, name=f"wave for {path}")
     peak = float(np.abs(wave).max())
-    if peak > 1 and not clip:
-        raise AudioError(f"{path} would clip as 16-bit PCM: the wave peaks at {peak:.3f}. Scale it, or pass clip=True.")
+    if peak > 1:
+        raise AudioError(f"{path} would clip as 16-bit PCM: the wave peaks at {peak:.3f}. Scale or saturate it.")
     pcm = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
     encoded = io.BytesIO()
     soundfile.write(encoded, pcm, SAMPLE_RATE, subtype="PCM_16", format=kind)

@@ -1,8 +1,4 @@
-"""Mix speech, music or sound with noise at a signal-to-noise ratio (the paper's protocol).
-
-The noise is looped or cut to the clip's length and scaled so that 10 log10(P_clean / P_noise) = SNR, where P
-is the mean square over the clip. The clean clip is never touched: no clipping, no normalisation of the peak.
-"""
+"""Mix clips with noise at a signal-to-noise ratio."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from seen_jax.audio.io import check_wave, is_silent
+from seen_jax.audio.io import Wave, check_wave, is_silent
 from seen_jax.errors import AudioError, ConfigError
 
 MAX_SNR_DB = 120.0  # beyond it the weaker part drowns in float32 rounding
@@ -23,30 +19,20 @@ MAX_SNR_DB = 120.0  # beyond it the weaker part drowns in float32 rounding
 class Mixture:
     """A noisy clip.
 
-    Attributes:
-        audio: [samples] float32 at 16 kHz.
-        snr_db: the measured SNR in dB.
-        peak: the largest absolute sample.
-        clips_pcm16: whether 16-bit PCM would clip it.
-
-    >>> audio.mix_at_snr(clips[0], noises[0], 20.0).clips_pcm16
-    False
+    audio, snr_db: [samples] float32 at 16 kHz, and the measured SNR.
+    >>> audio.mix_at_snr(clips[0], noises[0], 20.0).audio.shape == clips[0].shape
+    True
     """
 
-    audio: Float[np.ndarray, " samples"]
+    audio: Wave
     snr_db: float
-    peak: float
-    clips_pcm16: bool
 
 
-def fit_noise(noise: Float[np.ndarray, " noise"], n_samples: int, offset: int = 0) -> Float[np.ndarray, " samples"]:
+def fit_noise(noise: Float[np.ndarray, " noise"], n_samples: int, offset: int = 0) -> Wave:
     """A stretch of a noise that is looped.
 
-    Args:
-        noise: [n], not empty.
-        n_samples: how many samples.
-        offset: the first one, modulo n.
-
+    noise, n_samples: [n], not empty; how many samples.
+    offset: the first one, modulo n.
     >>> audio.fit_noise(np.array([1.0, 2.0, 3.0]), 4, offset=2).tolist()
     [3.0, 1.0, 2.0, 3.0]
     """
@@ -54,20 +40,14 @@ def fit_noise(noise: Float[np.ndarray, " noise"], n_samples: int, offset: int = 
 
 
 def mix_at_snr(clean: Any, noise: Any, snr_db: float, offset: int = 0) -> Mixture:
-    """Add noise to a clean clip at `snr_db` decibels.
+    """Add noise to a clean clip at `snr_db` decibels (the paper's protocol).
 
-    Args:
-        clean, noise: 16 kHz waves of any length (`check_wave` is applied).
-        snr_db: wanted ratio, within -120 to 120 dB.
-        offset: where to start reading the noise, in samples.
-
-    Returns:
-        A `Mixture` of the length of the clean clip.
-
-    Raises:
-        AudioError: a wave that `check_wave` refuses, or digital silence, which has no SNR.
-        ConfigError: an SNR that is not finite or out of range.
-
+    The noise is looped or cut to the clip's length and scaled so that 10 log10(P_clean / P_noise) = SNR, where P is the
+    mean square over the clip. The clean clip is never touched: no clipping, no normalisation of the peak.
+    clean, noise: 16 kHz waves of any length (`check_wave` is applied).
+    snr_db, offset: wanted ratio, within -120 to 120 dB; where to start reading the noise, in samples.
+    Raises AudioError: a wave that `check_wave` refuses, or digital silence, which has no SNR. ConfigError: an SNR that
+    is not finite or out of range.
     >>> round(audio.mix_at_snr(clips[0], noises[0], -5.0).snr_db, 3)
     -5.0
     """
@@ -83,8 +63,7 @@ def mix_at_snr(clean: Any, noise: Any, snr_db: float, offset: int = 0) -> Mixtur
     scale = math.sqrt(power / np.mean(np.square(fitted))) * 10.0 ** (-snr_db / 20.0)
     audio = (clean + scale * fitted).astype(np.float32)
     added = np.mean(np.square(audio.astype(np.float64) - clean))
-    peak = float(np.abs(audio).max())
-    return Mixture(audio, 10.0 * math.log10(power / added), peak, peak > 1.0)
+    return Mixture(audio, 10.0 * math.log10(power / added))
 
 
 @jax.jit
@@ -94,16 +73,10 @@ def mix_batch(
     snr_db: Float[Array, " batch"],
     lengths: Int[Array, " batch"],
 ) -> Float[Array, "batch samples"]:
-    """`mix_at_snr` for padded batches, in JAX: for training and for sweeps over SNRs.
+    """`mix_at_snr` for padded batches, in JAX: [batch, samples]; a clip as it is where either part is silent.
 
-    Args:
-        clean, noise: [batch, samples], padded on the right.
-        snr_db: [batch] in dB; +inf adds nothing.
-        lengths: [batch] real samples of each clip; powers are taken over these, and noise is added only there.
-
-    Returns:
-        [batch, samples]; a clip as it is where either part is silent.
-
+    clean, noise: [batch, samples], padded on the right.
+    snr_db, lengths: [batch]; +inf dB adds nothing; powers are taken over these samples, and noise is added only there.
     >>> one = jnp.ones((1, 4))
     >>> audio.mix_batch(one, 2 * one, jnp.zeros(1), jnp.array([2])).tolist()
     [[2.0, 2.0, 1.0, 1.0]]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from seen_jax.audio import _synth
 from seen_jax.audio.features import SAMPLE_RATE
-from seen_jax.audio.io import audio_seconds, check_wave, is_silent, read_audio
+from seen_jax.audio.io import Wave, audio_seconds, check_wave, is_silent, read_audio
 from seen_jax.audio.mix import fit_noise
 from seen_jax.errors import AudioError, ConfigError
 
@@ -21,64 +21,40 @@ NOISES = ("white", "pink", "brown", "hum", "babble", "impulses", "engine", "rain
 MATLAB = ".mat"  # as NOISEX-92 is published
 NOISEX_RATE = 19_980  # the .mat files do not say it
 _ALIASES = {"gauss": "white"}
-_SHORTEST = SAMPLE_RATE  # draw at least a second: spectra and rhythms need that much, also for a short clip
 _CACHED = 30.0  # seconds: shorter segments are cached in memory; of longer ones only the piece is read
 _TRIES = 16  # random moments to try where a recording has digital silence
 
 
-def synthetic_noise(
-    name: str, n_samples: int, seed: int, speech: Sequence[np.ndarray] | None = None
-) -> Float[np.ndarray, " samples"]:
+def synthetic_noise(name: str, n_samples: int, seed: int, speech: Sequence[np.ndarray] | None = None) -> Wave:
     """Draw `n_samples` of a synthetic noise at 16 kHz, float32, with a root mean square of one.
 
-    Args:
-        name: one of `NOISES`, or "gauss" for "white".
-        n_samples: its length.
-        seed: with the name it determines the noise; other seeds give other noises.
-        speech: for "babble", 16 kHz clips to overlap at random moments; else the voices are synthetic.
-
-    Raises:
-        ConfigError: an unknown name, no samples, a negative seed.
-        AudioError: speech clips that are not waves or all silent.
-
+    name, n_samples: one of `NOISES`, or "gauss" for "white"; its length.
+    seed: with the name it determines the noise; other seeds give other noises.
+    speech: for "babble", 16 kHz clips to overlap at random moments; else the voices are synthetic.
+    Raises ConfigError: an unknown name, no samples, a negative seed. AudioError: speech clips that are not waves or all
+    silent.
     >>> round(float(audio.synthetic_noise("pink", 16000, seed=0).std()), 3)
     1.0
     """
-    kind = _ALIASES.get(name, name)
-    if kind not in NOISES:
+    if not is_synthetic(name):
         raise ConfigError(f"There is no noise {name!r}{nearest_noise(name)}")
+    kind = _ALIASES.get(name, name)
     if n_samples < 1:
         raise ConfigError(f"A noise needs at least one sample, not {n_samples}.")
     rng = _rng(kind, seed)
-    drawn = max(n_samples, _SHORTEST)
-    if kind == "babble":
-        wave = _synth.babble(drawn, rng, _voices(speech))
-    else:
-        wave = _synth.GENERATORS[kind](drawn, rng)
+    drawn = max(n_samples, SAMPLE_RATE)  # a second at least: spectra and rhythms need that much, also for a short clip
+    wave = _synth.babble(drawn, rng, _voices(speech)) if kind == "babble" else _synth.GENERATORS[kind](drawn, rng)
     # A floor 60 dB down keeps any cut from being digital silence, which has no SNR.
     wave = _synth.unit(wave)[:n_samples] + 1e-3 * rng.standard_normal(n_samples)
     return _synth.unit(wave).astype(np.float32)
 
 
-def noise_for_clip(
-    spec: str | Path, n_samples: int, seed: int, speech: Sequence[np.ndarray] | None = None
-) -> Float[np.ndarray, " samples"]:
-    """The noise for one clip, at 16 kHz: a synthetic noise by its name, or a piece of an audio file.
+def noise_for_clip(spec: str | Path, n_samples: int, seed: int, speech: Sequence[np.ndarray] | None = None) -> Wave:
+    """The noise for one clip, 16 kHz float32; see `noise_source` for noise that calibration and test do not share.
 
-    The same arguments give the same noise. For noise that calibration and test do not share, see
-    `seen_jax.audio.noise_source`.
-
-    Args:
-        spec: a name of `NOISES`, or an audio file.
-        n_samples: length of the clip.
-        seed, speech: as for `synthetic_noise`.
-
-    Returns:
-        [n_samples] float32; of unit RMS if synthetic.
-
-    Raises:
-        ConfigError, AudioError: as `synthetic_noise` and `draw`; neither a name nor a file.
-
+    spec, n_samples: a name of `NOISES`, or an audio file of which a piece is taken; length of the clip.
+    seed, speech: as for `synthetic_noise`.
+    Raises ConfigError, AudioError: as `synthetic_noise`; neither a name nor a file; a file as for `NoiseSource.clip`.
     >>> audio.noise_for_clip("white", len(clips[0]), seed=3).shape == clips[0].shape
     True
     """
@@ -125,12 +101,9 @@ class Segment:
     seconds: float | None = None
 
 
-def draw(segment: Segment, samples: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
-    """A piece of a segment from a random moment on, at 16 kHz, looped where the segment is shorter.
-
-    Raises:
-        AudioError: a recording that cannot be read, or is digital silence wherever it was tried.
-    """
+def draw(segment: Segment, samples: int, rng: np.random.Generator) -> Wave:
+    """A piece of a segment from a random moment on, at 16 kHz, looped where the segment is shorter. Raises AudioError:
+    a recording that cannot be read, or is digital silence wherever it was tried."""
     for _ in range(_TRIES):
         wave = _piece(segment, samples, rng)
         if not is_silent(wave):
@@ -140,14 +113,14 @@ def draw(segment: Segment, samples: int, rng: np.random.Generator) -> Float[np.n
 
 def noise_seconds(path: Path) -> float:
     """The length of a recording. Raises AudioError where it cannot be read."""
-    return len(_noisex(path, _modified(path))) / SAMPLE_RATE if _is_matlab(path) else audio_seconds(path)
+    return len(_noisex(path, _modified(path))) / SAMPLE_RATE if path.suffix.lower() == MATLAB else audio_seconds(path)
 
 
-def _piece(segment: Segment, samples: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
+def _piece(segment: Segment, samples: int, rng: np.random.Generator) -> Wave:
     path, modified = segment.path, _modified(segment.path)
     seconds = noise_seconds(path) - segment.start if segment.seconds is None else segment.seconds
     length = round(seconds * SAMPLE_RATE)
-    if _is_matlab(path):
+    if path.suffix.lower() == MATLAB:
         wave = _noisex(path, modified)[round(segment.start * SAMPLE_RATE) :][: max(1, length)]
     elif seconds <= _CACHED or length <= samples:
         wave = _cached(segment, modified)
@@ -156,10 +129,6 @@ def _piece(segment: Segment, samples: int, rng: np.random.Generator) -> Float[np
         return read_audio(path, start=float(start), seconds=samples / SAMPLE_RATE)
     spare = len(wave) - samples
     return fit_noise(wave, samples, int(rng.integers(spare + 1 if spare >= 0 else len(wave))))
-
-
-def _is_matlab(path: Path) -> bool:
-    return path.suffix.lower() == MATLAB
 
 
 def _modified(path: Path) -> int:

@@ -1,7 +1,4 @@
-"""Noise sources: recordings in the layouts in which they are published, files, or synthetic names.
-
-Each source has two parts that share nothing: bases are calibrated on the part "calibration" and tested with "test".
-"""
+"""Noise sources: recordings in the layouts in which they are published, files, or synthetic names."""
 
 import csv
 import hashlib
@@ -15,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.audio.find import AUDIO_SUFFIXES
-from seen_jax.audio.io import check_wave
+from seen_jax.audio.io import Wave, check_wave
 from seen_jax.audio.noise import MATLAB, Segment, draw, is_synthetic, nearest_noise, noise_seconds, synthetic_noise
 from seen_jax.errors import AudioError, ConfigError
 
@@ -27,13 +24,12 @@ SHORTEST = 0.1  # seconds of a part
 
 @dataclass(frozen=True, eq=False)
 class NoiseSource:
-    """A noise that gives every clip its own piece.
+    """A noise that gives every clip its own piece. Its two parts share nothing: bases are calibrated on the part
+    "calibration" and tested with "test".
 
-    Attributes:
-        name: short, for tables.
-        calibration, test: the recordings of each part; both empty for a synthetic noise.
-        voices: speech clips of which synthetic "babble" is made, divided between the parts.
-
+    name: short, for tables.
+    calibration, test, voices: the recordings of each part, both empty for a synthetic noise; for "babble", speech clips
+        of which it is made, divided between the parts.
     >>> audio.NoiseSource("white").clip(0, 16000, seed=0, part="calibration").shape
     (16000,)
     """
@@ -43,16 +39,11 @@ class NoiseSource:
     test: tuple[Segment, ...] = ()
     voices: tuple[Float[np.ndarray, " _"], ...] = ()
 
-    def clip(self, index: int, samples: int, seed: int, part: str = "test") -> Float[np.ndarray, " samples"]:
-        """The noise under clip `index`, 16 kHz float32: the same arguments always give the same samples.
-
-        Recordings take turns, in an order that the seed shuffles; each is read from a random moment on, and looped
-        where it is shorter than the clip.
-
-        Raises:
-            ConfigError: an unknown part, a negative index or seed, no samples.
-            AudioError: a recording that cannot be read, or is digital silence wherever it was tried.
-        """
+    def clip(self, index: int, samples: int, seed: int, part: str = "test") -> Wave:
+        """The noise under clip `index`, 16 kHz float32: the same arguments always give the same samples. Recordings
+        take turns, in an order that the seed shuffles; each is read from a random moment on, and looped where it is
+        shorter than the clip. Raises ConfigError: an unknown part, a negative index or seed, no samples. AudioError: a
+        recording that cannot be read, or is digital silence wherever it was tried."""
         if part not in PARTS:
             raise ConfigError(f"a noise has the parts {' and '.join(PARTS)}, not {part!r}")
         if index < 0 or seed < 0 or samples < 1:
@@ -69,10 +60,8 @@ class NoiseSource:
 def noise_source(spec: str | Path, speech: Sequence[np.ndarray] = ()) -> NoiseSource:
     """The noise that a name or path means.
 
-    Args:
-        spec: one of the following; `PATH#SUBSET` takes a part of a folder (several separated by commas).
-        speech: 16 kHz clips of which "babble" is made, half for each part.
-
+    spec: one of the following; `PATH#SUBSET` takes a part of a folder (several separated by commas).
+    speech: 16 kHz clips of which "babble" is made, half for each part.
     - a synthetic name, such as "white";
     - an audio file, or a NOISEX-92 `.mat` (19.98 kHz): its first half for calibration, its second for tests;
     - MUSAN: subset "noise" (default), "music", "speech";
@@ -80,13 +69,9 @@ def noise_source(spec: str | Path, speech: Sequence[np.ndarray] = ()) -> NoiseSo
     - ESC-50: subset = categories such as "rain"; clips cut from one recording stay together;
     - WHAM!: tr and cv for calibration and tt for tests; with a subset ("tt") its files are divided;
     - any other folder of recordings, also of `.mat` files; subset = names of files or folders.
-
     The files of a folder are divided by a hash of their names, about half and half; a single file is cut in two.
-
-    Raises:
-        ConfigError: neither a name nor a path, an unknown subset, a single voice of speech.
-        AudioError: no audio in the folder, a file that cannot be read or is too short for two parts.
-
+    Raises ConfigError: neither a name nor a path, an unknown subset, a single voice of speech. AudioError: no audio in
+    the folder, a file that cannot be read or is too short for two parts.
     >>> audio.noise_source("rain").name
     'rain'
     """
@@ -94,8 +79,8 @@ def noise_source(spec: str | Path, speech: Sequence[np.ndarray] = ()) -> NoiseSo
         voices = speech if spec == "babble" else ()
         if len(voices) == 1:
             raise ConfigError("babble needs two clips of speech or more: calibration and test share no voices")
-        checked = (check_wave(clip, name=f"speech clip {i}") for i, clip in enumerate(voices))
-        return NoiseSource(str(spec), voices=tuple(checked))
+        checked = tuple(check_wave(clip, name=f"speech clip {i}") for i, clip in enumerate(voices))
+        return NoiseSource(str(spec), voices=checked)
     path, subset = _parse(spec)
     if path.is_file():
         return NoiseSource(path.stem, *_divide({path.name: [path]}))
@@ -193,11 +178,11 @@ def _divide(groups: Groups) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
     """The two parts. The name of a group alone decides, so that a recording has the same part in every subset; where
     that would leave a part empty, every second group goes to each. The files of a single group are cut in halves."""
     if len(groups) == 1:
-        halves = [_halves(path) for path in next(iter(groups.values()))]
-        return tuple(first for first, _ in halves), tuple(second for _, second in halves)
-    hashes = {key: hashlib.sha256(key.encode()).hexdigest() for key in groups}
-    ordered = sorted(groups, key=hashes.__getitem__)
-    parts = [[key for key in ordered if int(hashes[key], 16) % 2 == odd] for odd in (0, 1)]
+        calibration, test = zip(*map(_halves, next(iter(groups.values()))), strict=True)
+        return calibration, test
+    number = lambda key: int(hashlib.sha256(key.encode()).hexdigest(), 16)
+    ordered = sorted(groups, key=number)
+    parts = [[key for key in ordered if number(key) % 2 == odd] for odd in (0, 1)]
     if not all(parts):
         parts = [ordered[0::2], ordered[1::2]]
     calibration, test = (tuple(Segment(path) for key in part for path in groups[key]) for part in parts)

@@ -1,54 +1,47 @@
-"""A random bfloat16 Qwen2.5-Omni 7B on one accelerator: decoding and the prompt pass, beside PyTorch with hooks."""
-
-from __future__ import annotations
+"""Random weights at the sizes of Qwen2.5-Omni 7B, beside PyTorch: its encoder's layers in float32; the whole model in
+bfloat16 on one accelerator, where decoding and the prompt pass are timed, with hooks on the other side."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seen_jax.bench.roofline import ceilings, roofline
 from seen_jax.bench.suites import Bench, Timed
-from seen_jax.bench.timing import alternate, ratio
-from seen_jax.errors import ConfigError
+from seen_jax.bench.timing import Times, ceilings, decoder_work, encoder_work, ratio, roofline
+from seen_jax.errors import ConfigError, SeenError
+from seen_jax.models.checkpoint import stored_tensors
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.edits import Edit
+from seen_jax.models.encoder import Audio
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import forward
 from seen_jax.models.sites import ENCODER_MLP_ACT
+from seen_jax.registry import FAMILIES
 
 NEW = 64  # tokens that are decoded
 FRAMES = 1000  # 10 s of audio
+LAYERS, CLIPS = 4, 8  # of the encoder alone
 RANK = 16
-AUDIO_TOKEN = 151_646
-VISION_START = 151_652
 
-SEVEN_B = LalmConfig(
-    family="qwen2_5_omni",
-    encoder=EncoderConfig(
-        n_mels=128, width=1280, layers=32, heads=20, ffn=5120, output_width=3584, pad_frames=200, chunked=True
-    ),
-    decoder=DecoderConfig(
-        vocab=152_064, width=3584, layers=28, heads=28, kv_heads=4, head_dim=128, ffn=18_944, rope_theta=1e6, eps=1e-6,
-        qkv_bias=True,
-    ),
-    audio_token=AUDIO_TOKEN,
-    stop_tokens=(-1,),  # a random model decodes to the end
-    pad_token=0,
+ENCODER = EncoderConfig(
+    n_mels=128, width=1280, layers=32, heads=20, ffn=5120, output_width=3584, pad_frames=200, chunked=True
+)
+DECODER = DecoderConfig(
+    vocab=152_064, width=3584, layers=28, heads=28, kv_heads=4, head_dim=128, ffn=18_944, rope_theta=1e6, eps=1e-6,
+    qkv_bias=True,
 )  # fmt: skip
+# Without a token to stop at: a random model decodes to the end.
+SEVEN_B = LalmConfig("qwen2_5_omni", ENCODER, DECODER, audio_token=151_646, stop_tokens=(-1,), pad_token=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Load:
-    """What is asked. rows: clips at once; text: tokens of a prompt beside those of its clip."""
-
-    rows: int
-    text: int
+class Load(NamedTuple):
+    rows: int  # clips at once
+    text: int  # tokens of a prompt beside those of its clip
 
 
 DECODE, PREFILL = Load(1, 32), Load(4, 768)
@@ -58,39 +51,31 @@ def card(bench: Bench) -> Timed:
     """Refuses to run on a CPU: the weights alone are 16 GB, and the limits would be others."""
     if jax.default_backend() == "cpu":
         raise ConfigError("the suite `card` needs a GPU or TPU; JAX sees none here: see docs/performance.md")
-    return seven_b(bench, SEVEN_B, _torch_side(SEVEN_B))
+    return seven_b(bench, SEVEN_B, _torch_side())
 
 
 def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Timed:
     """Decoding at batch 1 as a share of the bandwidth of the memory, the prompt pass as one of the matrix units.
-
-    SEEN edits every layer of the encoder, on both sides. torch_side: None where PyTorch is not there.
-    """
+    SEEN edits every layer of the encoder, on both sides. torch_side: None where PyTorch is not there."""
     top = ceilings(jnp.bfloat16)
     lalm = Lalm(config, dtype=jnp.bfloat16)
     variables = random_weights(lalm)
     depth, width = config.site_shape(ENCODER_MLP_ACT)
-    q = jax.vmap(lambda key: jnp.linalg.qr(jax.random.normal(key, (width, RANK)))[0])(
-        jax.random.split(jax.random.key(1), depth)
-    )
+    q = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (depth, width, RANK)))[0]
     edits = {ENCODER_MLP_ACT: Edit(u=q, scale=jnp.ones(depth))}
     one, many = batch_of(config, DECODE), batch_of(config, PREFILL)
+    loads = {"decode": (one, NEW), "first token": (one, 1), "prompt": (many, 0)}
 
-    def decode(new: int) -> None:
-        jax.block_until_ready(generate(lalm, variables, one, edits, Decoding(new)).tokens)
+    def ours(batch: Batch, new: int) -> None:
+        answer = lambda: generate(lalm, variables, batch, edits, Decoding(new)).tokens
+        jax.block_until_ready(answer() if new else forward(lalm, variables, batch, edits).logits)
 
-    def prompt() -> None:
-        jax.block_until_ready(forward(lalm, variables, many, edits).logits)
-
-    sides = {"decode": lambda: decode(NEW), "first token": lambda: decode(1), "prompt": prompt}
-    theirs: Mapping[str, Any] = {}
-    if torch_side is not None:
-        theirs = torch_side(q, {"decode": (one, NEW), "first token": (one, 1), "prompt": (many, 0)})
-    times: dict[str, list[float]] = {}
-    for name, side in sides.items():
-        both = {f"{name}, ours": side, **({f"{name}, PyTorch": theirs[name]} if theirs else {})}
-        times |= alternate(both, bench.runs, functools.partial(bench.progress, f"card: {name}"))
-
+    theirs = torch_side(q, loads) if torch_side is not None else {}
+    times: Times = {}
+    for name, load in loads.items():
+        sides = {f"{name}, ours": functools.partial(ours, *load)}
+        sides |= {f"{name}, PyTorch": theirs[name]} if theirs else {}
+        times |= bench.turns(f"card: {name}", sides)
     middle = lambda name: float(np.median(times[name]))
     weights = sum(x.nbytes for x in jax.tree.leaves(variables["params"]["decoder"]))
     read = weights - 2 * config.decoder.vocab * config.decoder.width * (not config.decoder.tied)  # one row of the table
@@ -100,10 +85,8 @@ def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Timed:
         lines[f"decode, {who}"] = roofline(0.0, read * (NEW - 1), loop, top)
         lines[f"prompt, {who}"] = roofline(operations(config, PREFILL), 0.0, middle(f"prompt, {who}"), top)
         values[f"tokens per second, {who}"] = (NEW - 1) / loop
-    ratios = {
-        f"{name}_vs_torch".replace(" ", "_"): ratio(times[f"{name}, PyTorch"], times[f"{name}, ours"])
-        for name in theirs
-    }
+    beside = lambda name: ratio(times[f"{name}, PyTorch"], times[f"{name}, ours"])
+    ratios = {f"{name}_vs_torch".replace(" ", "_"): beside(name) for name in theirs}
     return Timed(times, ratios, lines, values)
 
 
@@ -118,11 +101,10 @@ def random_weights(lalm: Lalm) -> Any:
     leaves, tree = jax.tree.flatten_with_path(shapes)
     made = []
     for i, (path, leaf) in enumerate(leaves):
-        name = path[-1].key
-        if name in ("scale", "bias"):
+        if (name := path[-1].key) in ("scale", "bias"):
             made.append(jnp.full(leaf.shape, float(name == "scale"), lalm.dtype))
         else:
-            spread = 1.0 if name == "embedding" else float(np.prod(leaf.shape[-2:-1])) ** -0.5
+            spread = 1.0 if name == "embedding" else leaf.shape[-2] ** -0.5
             made.append(normal(jax.random.key(i), leaf.shape, spread))
     return jax.tree.unflatten(tree, made)
 
@@ -145,18 +127,57 @@ def batch_of(config: LalmConfig, load: Load) -> Batch:
 def operations(config: LalmConfig, load: Load) -> float:
     """Of the prompt pass with the logits of all positions: two for every weight and position, and attention's."""
     e, d = config.encoder, config.decoder
-    assert isinstance(e, EncoderConfig)
-    positions = int(e.position_count(FRAMES))
+    stem, layer = encoder_work(e, FRAMES)
+    edit = 2 * RANK * e.ffn * int(e.position_count(FRAMES))
     tokens = int(e.token_count(FRAMES)) + load.text
-    window = int(e.position_count(e.chunk(FRAMES)))
-    layer = positions * (4 * e.width**2 + 2 * e.width * e.ffn + 2 * window * e.width + 2 * RANK * e.ffn)
-    stem = 3 * (FRAMES * e.n_mels * e.width + positions * e.width**2)
-    heads = d.head_dim * (d.heads + d.kv_heads)
-    block = tokens * (2 * d.width * heads + 3 * d.width * d.ffn) + tokens**2 * d.heads * d.head_dim
-    return 2.0 * load.rows * (e.layers * layer + stem + d.layers * block + tokens * d.width * d.vocab)
+    block = tokens * decoder_work(d)[1] + tokens**2 * d.heads * d.head_dim
+    return 2.0 * load.rows * (e.layers * (layer + edit) + stem + d.layers * block + tokens * d.width * d.vocab)
 
 
-def _torch_side(config: LalmConfig) -> Any:
+def encoders(bench: Bench) -> Timed:
+    """The audio encoder's forward pass of 8 clips of 10 s with fewer layers and random weights, float32."""
+    try:
+        import torch
+        from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniAudioEncoderConfig
+        from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
+    except ImportError as error:
+        raise ConfigError('this suite needs PyTorch: pip install "seen-jax[parity]"') from error
+    shape = dataclasses.replace(ENCODER, layers=LAYERS)
+    no_text = dataclasses.replace(SEVEN_B.decoder, vocab=4, layers=1, heads=1, kv_heads=1, ffn=1)
+    lalm = Lalm(dataclasses.replace(SEVEN_B, encoder=shape, decoder=no_text))
+    params = random_weights(lalm)["params"]
+    stored = stored_tensors(params, lalm.config, FAMILIES[SEVEN_B.family])
+    weights = {key: torch.tensor(x) for key, x in stored.items() if key.startswith("audio_tower.")}
+    theirs = Qwen2_5OmniAudioEncoder(Qwen2_5OmniAudioEncoderConfig(encoder_layers=LAYERS)).eval()
+    theirs.load_state_dict({key.removeprefix("audio_tower."): x for key, x in weights.items()}, strict=False)
+    features = np.random.default_rng(0).normal(size=(CLIPS, FRAMES, shape.n_mels)).astype(np.float32)
+    audio = Audio(jnp.asarray(features), jnp.full(CLIPS, FRAMES))
+    encode = jax.jit(lambda params, audio: lalm.apply({"params": params}, audio, method="encode").tokens)
+    packed = torch.tensor(features).reshape(-1, shape.n_mels).T.contiguous()
+    lengths = torch.full((CLIPS,), FRAMES)
+    outputs: dict[str, Any] = {}
+
+    def ours() -> None:
+        outputs["ours"] = encode(params, audio).block_until_ready()
+
+    def pytorch() -> None:
+        with torch.inference_mode():
+            made = theirs(packed, feature_lens=lengths, aftercnn_lens=(lengths - 1) // 2 + 1)
+            outputs["torch"] = made.last_hidden_state
+
+    times = bench.turns("encoder", {"ours": ours, "PyTorch": pytorch})
+    gap = np.abs(np.asarray(outputs["ours"]).reshape(-1, shape.output_width) - outputs["torch"].numpy()).max()
+    if gap > 1e-3:
+        raise SeenError(f"the two encoders differ by {gap:g}: nothing to compare")
+    stem, layer = encoder_work(shape, FRAMES)
+    last = int(shape.token_count(FRAMES)) * shape.width * shape.output_width
+    moved = sum(x.nbytes for x in jax.tree.leaves(params["encoder"]))
+    work = 2.0 * CLIPS * (LAYERS * layer + stem + last)
+    lines = {name: roofline(work, moved, float(np.median(seconds)), bench.top) for name, seconds in times.items()}
+    return Timed(times, {"encoder_vs_torch": ratio(times["PyTorch"], times["ours"])}, lines)
+
+
+def _torch_side() -> Any:
     """The same sizes in PyTorch, random weights of its own: None without PyTorch, or without its own GPU."""
     try:
         import torch
@@ -169,9 +190,9 @@ def _torch_side(config: LalmConfig) -> Any:
     with torch.device("cuda"):
         kept = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)
-        own: Any = Qwen2_5OmniThinkerConfig()  # its defaults are the 7B model,
-        own.vision_start_token_id = VISION_START  # but for an id that `generate` wants
-        model = Thinker(own).eval()
+        shape: Any = Qwen2_5OmniThinkerConfig()  # its defaults are the 7B model,
+        shape.vision_start_token_id = 151_652  # but for an id that `generate` wants
+        model = Thinker(shape).eval()
         torch.set_default_dtype(kept)
     return functools.partial(torch_sides, model)
 
@@ -203,12 +224,11 @@ def torch_sides(model: Any, q: Any, loads: Mapping[str, tuple[Batch, int]]) -> d
             "feature_attention_mask": torch.ones(batch.features.shape[:2], device=device).long(),
         }
 
+        answer = functools.partial(model.generate, max_new_tokens=new, min_new_tokens=new, do_sample=False)
+
         def run() -> None:
             with torch.inference_mode():
-                if new:
-                    model.generate(**inputs, max_new_tokens=new, min_new_tokens=new, do_sample=False)
-                else:
-                    model(**inputs)
+                (answer if new else model)(**inputs)
             wait()
 
         return run

@@ -1,12 +1,9 @@
 """The other side: PyTorch transformers with forward hooks on `activation_fn`, as the authors' scripts do it."""
 
-from __future__ import annotations
-
 import contextlib
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +12,9 @@ from seen_jax.errors import ConfigError
 from seen_jax.subspace import NoiseBasis
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """What one generation gets: token ids, and a clip of so many log-mel frames."""
-
-    ids: Sequence[int]
-    wave: np.ndarray
-    frames: int
+class Prompt(NamedTuple):
+    ids: list[int]  # of the tokens
+    frames: int  # of the log-mel of its clip
 
 
 class Hooked:
@@ -40,12 +33,18 @@ class Hooked:
         self.torch = torch
         self.model: Any = Thinker.from_pretrained(folder, dtype=torch.float32).eval()
         self.log_mel: Any = WhisperFeatureExtractor.from_pretrained(folder)
-        self.pad = int(self.model.generation_config.pad_token_id or 0)
         stop = self.model.generation_config.eos_token_id
         self.stops = set(stop if isinstance(stop, list) else [stop])
 
     @contextlib.contextmanager
-    def seen(self, basis: NoiseBasis, strength: float, values: list[Any]) -> Iterator[None]:
+    def _hooks(self, layers: Iterable[int], hook: Callable[[int], Any]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for layer in layers:
+                activation = self.model.model.audio_tower.layers[layer].activation_fn
+                stack.enter_context(activation.register_forward_hook(hook(layer)))
+            yield
+
+    def seen(self, basis: NoiseBasis, strength: float, values: list[Any]) -> contextlib.AbstractContextManager[None]:
         """Hooks at the kept layers append their mean SEE to `values`; with a strength they edit the activations."""
         q = {layer: self.torch.tensor(np.asarray(basis.q[layer])[:, : basis.ranks[layer]]) for layer in basis.layers}
 
@@ -57,33 +56,19 @@ class Hooked:
 
             return run
 
-        tower = self.model.model.audio_tower.layers
-        handles = [tower[layer].activation_fn.register_forward_hook(hook(layer)) for layer in basis.layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return self._hooks(basis.layers, hook)
 
-    def inputs(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Left-padded ids, and the features of the clips: padded to the longest of them and a window of silence, not to
+    def inputs(self, prompt: Prompt, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The same prompt about clips of one length, whose features end in a window of silence: they are not padded to
         30 s, which a script would do at its own cost."""
-        torch, longest = self.torch, max(len(p.ids) for p in prompts)
-        ids = torch.full((len(prompts), longest), self.pad)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, p in enumerate(prompts):
-            ids[row, longest - len(p.ids) :] = torch.tensor(list(p.ids))
-            mask[row, longest - len(p.ids) :] = 1
-        waves = [np.pad(p.wave, (0, WINDOW)) for p in prompts]
-        made = self.log_mel(waves, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
-        frames = torch.tensor([p.frames for p in prompts])
-        features = made.input_features[:, :, : int(frames.max())]
-        heard = (torch.arange(features.shape[2]) < frames[:, None]).long()
+        padded = [np.pad(wave, (0, WINDOW)) for wave in waves]
+        made = self.log_mel(padded, sampling_rate=SAMPLE_RATE, padding="longest", return_tensors="pt")
+        ids = self.torch.tensor(prompt.ids).repeat(len(waves), 1)
         return {
             "input_ids": ids,
-            "attention_mask": mask,
-            "input_features": features * heard[:, None],
-            "feature_attention_mask": heard,
+            "attention_mask": self.torch.ones_like(ids),
+            "input_features": made.input_features[:, :, : prompt.frames],
+            "feature_attention_mask": self.torch.ones(len(waves), prompt.frames, dtype=ids.dtype),
         }
 
     def generate(self, inputs: dict[str, Any], new: int) -> list[list[int]]:
@@ -94,19 +79,13 @@ class Hooked:
         return [row[: next((i for i, t in enumerate(row) if t in self.stops), len(row))] for row in rows]
 
     def pooled(self, inputs: dict[str, Any], new: int = 0) -> list[Any]:
-        """Mean activations of every layer of the audio tower, for one clip; from a whole answer of so many tokens, if
-        any."""
+        """Mean activations of every layer of the audio tower, for one clip; of a whole answer, if `new` tokens are."""
         means: list[Any] = []
-        tower = self.model.model.audio_tower
-        hook = lambda module, args, a: means.append(a.mean(0))
-        handles = [layer.activation_fn.register_forward_hook(hook) for layer in tower.layers]
-        try:
+        layers = range(len(self.model.model.audio_tower.layers))
+        with self._hooks(layers, lambda layer: lambda module, args, a: means.append(a.mean(0))):
             if new:
                 self.generate(inputs, new)
-                return means
-            with self.torch.inference_mode():
-                self.model.get_audio_features(inputs["input_features"], inputs["feature_attention_mask"])
-        finally:
-            for handle in handles:
-                handle.remove()
+            else:
+                with self.torch.inference_mode():
+                    self.model.get_audio_features(inputs["input_features"], inputs["feature_attention_mask"])
         return means

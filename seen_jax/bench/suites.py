@@ -1,7 +1,5 @@
 """The suites of `seen-jax bench`. Each is a function of a `Bench` that returns what it timed."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import dataclasses
@@ -19,13 +17,12 @@ import numpy as np
 from seen_jax.api import score
 from seen_jax.audio import mix_at_snr, noise_source, read_audio, write_audio
 from seen_jax.bench.hooks import Hooked, Prompt
-from seen_jax.bench.roofline import Ceilings, Roofline, ceilings, roofline
-from seen_jax.bench.timing import Ratio, Times, alternate, ratio
+from seen_jax.bench.timing import Ceilings, Ratio, Roofline, Times, alternate, ceilings, four_answers, ratio, roofline
 from seen_jax.data.datasets import DatasetConfig
 from seen_jax.data.items import load_clips
 from seen_jax.edits import projection
 from seen_jax.errors import SeenError
-from seen_jax.evaluate.config import CalibrationConfig, ExperimentConfig
+from seen_jax.evaluate.config import ExperimentConfig
 from seen_jax.evaluate.prepare import prepare
 from seen_jax.experiment import run
 from seen_jax.files import write_file
@@ -34,7 +31,6 @@ from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.generate_edits import generate_edits
-from seen_jax.models.lalm import Lalm
 from seen_jax.models.model import MICROBATCH, Model, forward
 from seen_jax.models.pooling import pool
 from seen_jax.models.processor import Request
@@ -42,11 +38,9 @@ from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT
 from seen_jax.progress import Progress, silent
 from seen_jax.subspace import NoiseBasis, Selection
 
-SECONDS = 3  # of a clip
-NEW = 8  # tokens of an answer
+SECONDS, SNR_DB = 3, 0.0  # of a clip
 PAIRS = 50  # of a calibration
-SNR_DB = 0.0
-LOOP = 128  # tokens of a decode loop
+NEW, LOOP = 8, 128  # tokens of an answer, of a decode loop
 PASSES = 8  # through the model in one turn, where single ones differ by more than what is sought
 STRENGTHS = tuple(i / 10 for i in range(13))
 PROMPT = "which sound is it? A. dog B. cat C. car D. rain"
@@ -54,12 +48,12 @@ PROMPT = "which sound is it? A. dog B. cat C. car D. rain"
 
 @dataclasses.dataclass
 class Bench:
-    """What the suites share. items: how many; batch: how many at once; runs: turns that count."""
+    """What the suites share."""
 
     model: Model
-    items: int = 32
-    batch: int = 16
-    runs: int = 5
+    items: int
+    batch: int  # items at once
+    runs: int  # turns that count
     progress: Progress = silent
 
     @functools.cached_property
@@ -91,72 +85,53 @@ class Bench:
     def hooked(self) -> Hooked:
         return Hooked(self.model.folder)
 
-    def prompts(self, waves: Sequence[np.ndarray]) -> list[Prompt]:
-        """What the other side is given: all clips have one length, so all prompts have the same tokens."""
-        request = Request([waves[0]], PROMPT)
-        frames = int(self.model.processor.audio(request.audio)[0].frames[0])
-        ids = self.model.processor.prompt_ids(request)
-        return [Prompt(ids, wave, frames) for wave in waves]
+    @functools.cached_property
+    def prompt(self) -> Prompt:
+        """What the other side is asked: all clips have one length, so all prompts have the same tokens."""
+        batch = self.model.processor.prepare([Request([self.waves[0]], PROMPT)])
+        ids = np.asarray(batch.tokens)[0, : int(batch.lengths[0])].tolist()
+        return Prompt(ids, int(batch.frames[0]))
 
     def turns(self, suite: str, sides: Mapping[str, Callable[[], Any]]) -> Times:
         return alternate(sides, self.runs, lambda done, total: self.progress(suite, done, total))
 
-    def answers(self, waves: Sequence[np.ndarray], variants: Sequence[Mapping[str, Edit]], batch: int) -> list[Any]:
-        """Our answers about some clips under several edits."""
-
-        def answer(prepared: Prepared) -> list[Any]:
-            model, decoding = self.model, Decoding(NEW)
-            outputs = generate_edits(model.lalm, model.variables, prepared.batch, variants, decoding, model.microbatch)
-            return list(zip(*(out.tokens for out in outputs), strict=True))
-
-        requests = [Request([wave], PROMPT) for wave in waves]
-        return run_batches(self.model, requests, answer, group_requests(self.model, requests, batch))
-
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """Of one suite. seconds: of every side, per turn. ratios: named; times of one side over another."""
-
-    seconds: Times
-    ratios: dict[str, Ratio]
+    seconds: Times  # of every side, per turn
+    ratios: dict[str, Ratio]  # times of one side over another
     rooflines: dict[str, Roofline] = dataclasses.field(default_factory=dict)
     values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+def experiment(bench: Bench, manifest: Path, **settings: Any) -> ExperimentConfig:
+    """Items of a manifest, clean and in white noise at one SNR, without and with SEEN."""
+    return ExperimentConfig(
+        model=str(bench.model.folder), out=str(manifest.with_suffix("")),
+        datasets=(DatasetConfig(str(manifest), name="clips"),), noises=("white",), snrs=(SNR_DB,),
+        batch_size=bench.batch, **settings,
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def evaluation(bench: Bench) -> Iterator[tuple[ExperimentConfig, list[Path]]]:
-    """An experiment on files of clips, and these files: clean and at one SNR, without and with SEEN."""
+    """An experiment with a basis as in the paper on files of clips, and these files."""
     with tempfile.TemporaryDirectory() as folder:
         files = [write_audio(Path(folder) / f"{i:04d}.wav", wave) for i, wave in enumerate(bench.waves[: bench.items])]
         lines = [f'{path.stem},{path},"{PROMPT}"' for path in files]
         manifest = write_file(Path(folder) / "items.csv", "\n".join(["id,path,prompt", *lines]) + "\n")
-        yield (
-            ExperimentConfig(
-                model=str(bench.model.folder),
-                out=f"{folder}/out",
-                datasets=(DatasetConfig(str(manifest), name="clips"),),
-                calibration=CalibrationConfig(clips=48),
-                noises=("white",),
-                snrs=(SNR_DB,),
-                selection=Selection(method="threshold", layers="last_third"),
-                batch_size=bench.batch,
-                max_new_tokens=NEW,
-            ),
-            files,
-        )
+        selection = Selection(method="threshold", layers="last_third")
+        yield experiment(bench, manifest, selection=selection, max_new_tokens=NEW), files
 
 
 def evaluate(bench: Bench) -> Timed:
     """`seen-jax evaluate` from files to tables, beside the authors' way from files to a table of results.
-
     The other side reads and mixes a clip, answers it clean and noisy, without and with SEEN, by four calls of
     `generate` under a hook that measures and edits; one item at a time, and in batches of two sizes, of which the
-    faster counts. Both sides load the model in every turn; bases are there before. The answers are compared.
-    """
+    faster counts. Both sides load the model in every turn; bases are there before. The answers are compared."""
     outputs: dict[str, dict[tuple[str, bool, bool], str]] = {}
     with evaluation(bench) as (config, files):
         basis = prepare(config, silent).bases["white"]
-        [prompt] = bench.prompts(bench.waves[:1])
 
         def ours() -> None:
             shutil.rmtree(config.folder() / "tables", ignore_errors=True)
@@ -166,34 +141,31 @@ def evaluate(bench: Bench) -> Timed:
             outputs["ours"] = {(t.item, t.snr_db is not None, t.mitigation == "seen"): t.output for t in results.trials}
 
         def hooks(size: int) -> None:
-            rows = list(hooked_answers(Hooked(bench.model.folder), bench.model, files, prompt, basis, size))
+            rows = list(hooked_answers(bench, Hooked(bench.model.folder), files, basis, size))
             with (config.folder() / "hooks.csv").open("w", newline="") as file:
                 csv.writer(file).writerows(rows)
             outputs[f"hooks, {size} at once"] = {row[:3]: row[3] for row in rows}
 
         sizes = dict.fromkeys((1, MICROBATCH // 4, bench.batch))
-        sides: dict[str, Callable[[], None]] = {"ours": ours}
-        sides |= {f"hooks, {size} at once": functools.partial(hooks, size) for size in sizes}
-        times = bench.turns("evaluate", sides)
-    one, *batched = list(sides)[1:]
-    for name in (one, *batched):
+        theirs = {f"hooks, {size} at once": functools.partial(hooks, size) for size in sizes}
+        times = bench.turns("evaluate", {"ours": ours, **theirs})
+    one, *batched = theirs
+    for name in theirs:
         if outputs[name] != outputs["ours"]:
             differ = sum(outputs[name].get(key) != text for key, text in outputs["ours"].items())
             raise SeenError(f"{differ} of {4 * bench.items} answers differ from those of {name}: nothing to compare")
     fastest = min(batched, key=lambda name: np.median(times[name]))
-    ratios = {
-        "evaluate_vs_hooks": ratio(times[one], times["ours"]),
-        "evaluate_vs_hooks_batched": ratio(times[fastest], times["ours"]),
-    }
+    named = {"evaluate_vs_hooks": one, "evaluate_vs_hooks_batched": fastest}
+    ratios = {name: ratio(times[side], times["ours"]) for name, side in named.items()}
     values = {}
     for name, seconds in times.items():
         values[f"ms per item, {name}, median"] = 1e3 * float(np.median(seconds)) / bench.items
         values[f"ms per item, {name}, best"] = 1e3 * min(seconds) / bench.items
-    return Timed(times, ratios, {"evaluate": _work(bench, prompt, times["ours"])}, values)
+    return Timed(times, ratios, {"evaluate": _work(bench, times["ours"])}, values)
 
 
 def hooked_answers(
-    hooked: Hooked, model: Model, files: Sequence[Path], prompt: Prompt, basis: NoiseBasis, size: int
+    bench: Bench, hooked: Hooked, files: Sequence[Path], basis: NoiseBasis, size: int
 ) -> Iterator[tuple[str, bool, bool, str, float]]:
     """(item, noisy, with SEEN, output, SEE) of every file, in batches of `size`."""
     source = noise_source("white")
@@ -203,53 +175,42 @@ def hooked_answers(
         drawn = [source.clip(start + i, len(wave), 0, "test") for i, wave in enumerate(clean)]
         noisy = [mix_at_snr(wave, noise, SNR_DB).audio for wave, noise in zip(clean, drawn, strict=True)]
         for is_noisy, waves in ((False, clean), (True, noisy)):
-            inputs = hooked.inputs([dataclasses.replace(prompt, wave=wave) for wave in waves])
+            inputs = hooked.inputs(bench.prompt, waves)
             for strength in (0.0, 1.0):
                 see: list[Any] = []
                 with hooked.seen(basis, strength, see):
                     tokens = hooked.generate(inputs, NEW)
                 value = float(sum(see) / len(see))
                 for path, row in zip(part, tokens, strict=True):
-                    text = model.processor.tokenizer.decode(row, skip_special_tokens=True).strip()
+                    text = bench.model.processor.tokenizer.decode(row, skip_special_tokens=True).strip()
                     yield path.stem, is_noisy, strength > 0, text, value
 
 
-def _work(bench: Bench, prompt: Prompt, seconds: Sequence[float]) -> Roofline:
+def _work(bench: Bench, seconds: Sequence[float]) -> Roofline:
     """The four answers of all items without padding and without what may be shared: the model's own products."""
-    model = bench.model
+    model, prompt = bench.model, bench.prompt
     first = first_edited(model.config.encoder, projection(model, bench.basis, 1.0))
-    operations = bench.items * four_answers(model.lalm, prompt.frames, len(prompt.ids), NEW, first)
+    operations = bench.items * four_answers(model.config, prompt.frames, len(prompt.ids), NEW, first)
     weights = sum(x.nbytes for x in jax.tree.leaves(model.variables))
     return roofline(operations, weights * -(-bench.items // bench.batch), float(np.median(seconds)), bench.top)
 
 
-def four_answers(lalm: Lalm, frames: int, tokens: int, new: int, first: int) -> float:
-    """Multiplications and additions of the four answers about one clip, without what need not be computed twice: the
-    encoder up to the first edited layer, and the last layer of the prompt but for keys, values and one position."""
-    e, d = lalm.config.encoder, lalm.config.decoder
-    positions = int(e.position_count(frames))
-    stem = 3 * (frames * e.n_mels * e.width + positions * e.width**2)
-    window = min(positions, int(e.position_count(e.chunk(frames))))
-    layer = positions * (4 * e.width**2 + 2 * e.width * e.ffn + 2 * window * e.width)
-    shared = min(first + 1, e.layers)
-    encoder = 2 * (stem + shared * layer) + 4 * (e.layers - shared) * layer
-    keys = 2 * d.width * d.head_dim * d.kv_heads
-    block = keys + 2 * d.width * d.head_dim * d.heads + 3 * d.width * d.ffn
-    positions = (d.layers - 1) * tokens + d.layers * new
-    decoder = 4 * (positions * block + tokens * keys + positions * (tokens + new) * d.heads * d.head_dim)
-    return 2.0 * (encoder + decoder + 4 * (1 + new) * d.width * d.vocab)
-
-
 def sweep(bench: Bench) -> Timed:
     """SEEN at 13 strengths on noisy items, beside the four answers about the same items."""
-    clean, noisy = bench.waves[: bench.items], bench.noisy[: bench.items]
-    edit = projection(bench.model, bench.basis, 1.0)[bench.basis.site]
+    model, clean, noisy = bench.model, bench.waves[: bench.items], bench.noisy[: bench.items]
+    edit = projection(model, bench.basis, 1.0)[bench.basis.site]
     variants = [{bench.basis.site: dataclasses.replace(edit, scale=s * edit.scale)} for s in STRENGTHS]
-    sides = {
-        "13 strengths": lambda: bench.answers(noisy, variants, 1),
-        "four answers": lambda: bench.answers([*clean, *noisy], [variants[0], variants[10]], MICROBATCH // 2),
-    }
-    times = bench.turns("sweep", sides)
+
+    def answers(waves: Sequence[np.ndarray], variants: Sequence[Mapping[str, Edit]], batch: int) -> None:
+        def answer(prepared: Prepared) -> list[Any]:
+            several = (model.lalm, model.variables, prepared.batch, variants, Decoding(NEW), model.microbatch)
+            return list(zip(*(out.tokens for out in generate_edits(*several)), strict=True))
+
+        requests = [Request([wave], PROMPT) for wave in waves]
+        run_batches(model, requests, answer, group_requests(model, requests, batch))
+
+    four = lambda: answers([*clean, *noisy], [variants[0], variants[10]], MICROBATCH // 2)
+    times = bench.turns("sweep", {"13 strengths": lambda: answers(noisy, variants, 1), "four answers": four})
     return Timed(times, {"sweep_vs_four_answers": ratio(times["13 strengths"], times["four answers"])})
 
 
@@ -257,34 +218,29 @@ def calibration(bench: Bench) -> Timed:
     """Pooled activations of 50 clean clips and 50 noises: ours; one clip at a time with hooks while the model answers,
     the call that a script has anyway; and with hooks on the audio tower alone."""
     waves, noises, hooked = bench.waves[:PAIRS], bench.noises[:PAIRS], bench.hooked
-    prompts = [*bench.prompts(waves), *bench.prompts(noises)]
 
     def ours() -> None:
         for part in (waves, noises):
             pool(bench.model, part, [ENCODER_MLP_ACT], batch_size=MICROBATCH // 4)
 
     def hooks(new: int) -> None:
-        for prompt in prompts:
-            hooked.pooled(hooked.inputs([prompt]), new)
+        for wave in (*waves, *noises):
+            hooked.pooled(hooked.inputs(bench.prompt, [wave]), new)
 
     sides = {"ours": ours, "hooks, answering": lambda: hooks(NEW), "hooks, tower alone": lambda: hooks(0)}
     times = bench.turns("calibration", sides)
-    ratios = {
-        "calibration_vs_hooks": ratio(times["hooks, answering"], times["ours"]),
-        "calibration_vs_tower": ratio(times["hooks, tower alone"], times["ours"]),
-    }
-    return Timed(times, ratios)
+    named = {"calibration_vs_hooks": "hooks, answering", "calibration_vs_tower": "hooks, tower alone"}
+    return Timed(times, {name: ratio(times[side], times["ours"]) for name, side in named.items()})
 
 
 def scoring(bench: Bench) -> Timed:
     """SEE of every item: ours, and one clip at a time with hooks."""
-    waves, hooked, basis = bench.noisy[: bench.items], bench.hooked, bench.basis
-    prompts = bench.prompts(waves)
+    waves, hooked, basis, prompt = bench.noisy[: bench.items], bench.hooked, bench.basis, bench.prompt
 
     def hooks() -> None:
-        for prompt in prompts:
+        for wave in waves:
             with hooked.seen(basis, 0.0, []):
-                hooked.pooled(hooked.inputs([prompt]))
+                hooked.pooled(hooked.inputs(prompt, [wave]))
 
     sides = {"ours": lambda: score(bench.model, waves, basis, batch_size=MICROBATCH // 4), "hooks": hooks}
     times = bench.turns("scoring", sides)
@@ -296,8 +252,7 @@ def overhead(bench: Bench) -> Timed:
     both with their prompt pass."""
     model = bench.model
     batch = model.processor.prepare([Request([wave], PROMPT) for wave in bench.noisy[: bench.batch]])
-    plain: dict[str, Edit] = {}
-    edited = projection(model, bench.basis, 1.0)
+    plain, edited = dict[str, Edit](), projection(model, bench.basis, 1.0)
 
     def passes(edits: Mapping[str, Edit]) -> None:
         for _ in range(PASSES):

@@ -1,8 +1,6 @@
 """The command line `seen-jax`. Each command is a module here: its docstring is its help, `options` its options, `run`
 its work. Exit status: 0 done, 1 an error (one `error:` line), 2 wrong usage, 130 interrupted, 141 closed pipe."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import difflib
@@ -36,12 +34,10 @@ USAGE = "usage: seen-jax COMMAND [options], seen-jax --help, seen-jax --version"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    _limit_malloc_arenas()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries have no such setting
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)  # without this, the memory of a long run grows by about 20 %
     try:
-        if argv and argv[0] in COMMANDS:
-            status = _run(argv[0], argv[1:])
-        else:
-            status = _top(argv)
+        status = _run(argv[0], argv[1:]) if argv and argv[0] in COMMANDS else _top(argv)
         sys.stdout.flush()
         return status
     except SystemExit as e:
@@ -58,12 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {_describe(e)}", file=sys.stderr)
         return 1
-
-
-def _limit_malloc_arenas() -> None:
-    """Cap glibc's malloc arenas; without this, the memory of a long run grows by about 20 %."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries have no such setting
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def _top(argv: list[str]) -> int:
@@ -92,12 +82,11 @@ def _top(argv: list[str]) -> int:
 def _run(name: str, argv: list[str]) -> int:
     from seen_jax.cli._parser import Parser, split_overrides
 
-    command = importlib.import_module(f"seen_jax.cli.{name}")
+    with _everything_on_stderr():
+        command = importlib.import_module(f"seen_jax.cli.{name}")
     parser = Parser(f"seen-jax {name}", command.__doc__ or "", command.EXAMPLES)
     command.options(parser)
-    overrides: list[str] = []
-    if hasattr(command, "TAKES_OVERRIDES"):
-        argv, overrides = split_overrides(parser, argv)
+    argv, overrides = split_overrides(parser, argv) if hasattr(command, "TAKES_OVERRIDES") else (argv, [])
     args = parser.parse_args(argv)
     args.overrides = overrides
     with _everything_on_stderr():

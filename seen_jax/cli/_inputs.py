@@ -1,8 +1,5 @@
 """What the commands read: clips, noises, models, bases. Everything is checked before a model is loaded."""
 
-from __future__ import annotations
-
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,57 +17,58 @@ from seen_jax.models.model import Model
 from seen_jax.models.sharding import MeshConfig
 from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.progress import Progress
-from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors
+from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors, store
 
 RELEASED = ".pt"  # suffix of a basis in the form that the paper's authors released
-PIECE = 1600  # samples of a noise that are read to see that it can be
-
-
-@dataclass(frozen=True)
-class Clip:
-    """An audio file and its samples, 16 kHz mono float32."""
-
-    item: AudioItem
-    wave: np.ndarray
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `score` and `generate` work on: a model, clips, and perhaps a basis (read from `folder`) and a noise."""
+    """What `score` and `generate` work on."""
 
     model: Model
-    clips: list[Clip]
+    items: list[AudioItem]
+    clips: list[np.ndarray]  # 16 kHz mono float32
     basis: NoiseBasis | None
-    folder: Path | None
+    folder: Path | None  # of the basis
     noise: NoiseSource | None
     seed: int
 
     def waves(self, snr_db: float | None) -> list[np.ndarray]:
         """Every clip with its own noise at one SNR, the same noise at every SNR; None: as it is."""
         if self.noise is None or snr_db is None:
-            return [clip.wave for clip in self.clips]
-        noises = (self.noise.clip(i, len(clip.wave), self.seed) for i, clip in enumerate(self.clips))
-        return [mix_at_snr(clip.wave, noise, snr_db).audio for clip, noise in zip(self.clips, noises, strict=True)]
+            return self.clips
+        noises = [self.noise.clip(i, len(clip), self.seed) for i, clip in enumerate(self.clips)]
+        return [mix_at_snr(*pair, snr_db).audio for pair in zip(self.clips, noises, strict=True)]
+
+    def facts(self) -> dict[str, Any]:
+        """The names of all, as JSON values."""
+        basis, noise = self.folder and str(self.folder), self.noise and self.noise.name
+        return {"model": self.model.name, "basis": basis, "noise": noise}
 
 
 def read_inputs(args: Any, fields: Mapping[str, Any], snrs_db: Sequence[float], progress: Progress) -> Inputs:
     """Read all that the options name, the model last. fields: of `Selection`. snrs_db: that clips are mixed at."""
     folder = find_artefact(args.basis) if args.basis else None
-    basis = read_basis(folder, fields, args.model) if folder else None
+    basis, calibration = read_basis(folder, fields, args.model) if folder else (None, None)
+    if basis is not None and calibration is not None:
+        warn_of(str(folder), [asdict(finding) for finding in diagnose(calibration, basis)])
     noise = read_noise(args.noise) if args.noise else None
-    clips = read_clips(find_audio(args.audio), snrs_db, progress)
-    model = load_model(args, clips, progress)
+    items = find_audio(args.audio)
+    clips = read_clips(items, snrs_db, progress)
+    model = load_model(args, items, clips, progress)
     try:
         if basis is not None:
             basis.check(basis.site, *model.config.site_shape(basis.site), model.fingerprint)
     except BasisError as e:
         raise BasisError(f"{folder}: {e}.") from None
-    return Inputs(model, clips, basis, folder, noise, args.seed)
+    return Inputs(model, items, clips, basis, folder, noise, args.seed)
 
 
-def read_clips(items: Sequence[AudioItem], snrs_db: Sequence[float], progress: Progress) -> list[Clip]:
-    """Read the clips. ConfigError for an SNR out of range, before any is read; AudioError as `read_clip`."""
-    check_snrs(snrs_db)
+def read_clips(items: Sequence[AudioItem], snrs_db: Sequence[float], progress: Progress) -> list[np.ndarray]:
+    """The clips. ConfigError for an SNR out of range, before any is read; AudioError as `read_clip`."""
+    for snr in snrs_db:
+        mix_at_snr(np.ones(1, np.float32), np.ones(1, np.float32), snr)
     clips = []
     for item in items:
         clips.append(read_clip(item, bool(snrs_db)))
@@ -78,42 +76,36 @@ def read_clips(items: Sequence[AudioItem], snrs_db: Sequence[float], progress: P
     return clips
 
 
-def read_clip(item: AudioItem, mix: bool, model: Model | None = None) -> Clip:
+def read_clip(item: AudioItem, mix: bool, model: Model | None = None) -> np.ndarray:
     """Read a clip. AudioError if it is to be mixed with noise but silent, or longer than the model takes."""
-    clip = Clip(item, read_audio(item.path))
-    if mix and is_silent(clip.wave):
+    clip = read_audio(item.path)
+    if mix and is_silent(clip):
         raise AudioError(f"{item.path}: digital silence has no SNR; leave such clips out.")
     if model is not None:
-        _check_length(model, clip)
+        _check_length(model, item, clip)
     return clip
 
 
-def check_snrs(snrs_db: Sequence[float]) -> None:
-    """ConfigError for an SNR out of range."""
-    for snr in snrs_db:
-        mix_at_snr(np.ones(1, np.float32), np.ones(1, np.float32), snr)
-
-
 def read_noise(spec: str, part: str = "test") -> NoiseSource:
-    """The noise that the command line names. A piece of it is read, so that a broken one is refused at once."""
+    """The noise that the command line names. 0.1 s of it are read, so that a broken one is refused at once."""
     noise = noise_source(spec)
-    noise.clip(0, PIECE, 0, part)
+    noise.clip(0, 1600, 0, part)
     return noise
 
 
-def load_model(args: Any, clips: Sequence[Clip], progress: Progress) -> Model:
+def load_model(args: Any, items: Sequence[AudioItem], clips: Sequence[np.ndarray], progress: Progress) -> Model:
     """The model of --model, --dtype and --mesh. AudioError for clips longer than it takes."""
     model = load(args.model, args.dtype, MeshConfig(args.mesh.data, args.mesh.tensor).mesh(), progress)
-    for clip in clips:
-        _check_length(model, clip)
+    for item, clip in zip(items, clips, strict=True):
+        _check_length(model, item, clip)
     return model
 
 
-def _check_length(model: Model, clip: Clip) -> None:
+def _check_length(model: Model, item: AudioItem, clip: np.ndarray) -> None:
     try:
-        model.processor.checked(clip.wave)
+        model.processor.checked(clip)
     except AudioError as e:
-        raise AudioError(f"{clip.item.path}: {e}") from None
+        raise AudioError(f"{item.path}: {e}") from None
 
 
 def find_artefact(name: str) -> Path:
@@ -134,28 +126,19 @@ def find_artefact(name: str) -> Path:
 
 def kind_of(path: Path) -> str:
     """What `find_artefact` returned: "calibration" or "noise basis". BasisError for anything else."""
-    if path.is_file():
-        return "noise basis"
-    card = path / "card.json"
-    try:
-        kind = json.loads(card.read_text("utf-8"))["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise BasisError(f"{card} is missing or damaged ({type(e).__name__}): {path} is no calibration.") from None
-    if kind not in ("calibration", "noise basis"):
-        raise BasisError(f"{card} is the card of a {kind!r}: expected a calibration or a noise basis.")
+    kind = "noise basis" if path.is_file() else store.kind_of(path)
+    if kind not in list(store.FILES):
+        what = "missing or damaged" if kind is None else f"the card of a {kind!r}"
+        raise BasisError(f"{path / store.CARD} is {what}: expected a calibration or a noise basis.")
     return kind
 
 
-def read_basis(folder: Path, fields: Mapping[str, Any], model: str | None = None) -> NoiseBasis:
-    """A basis: selected from a calibration with the given fields of `Selection`, saved, or released.
-
-    model: whose stack a released list belongs to; without one it is shown as a stack of its own length.
-    """
+def read_basis(folder: Path, fields: Any, model: str | None = None) -> tuple[NoiseBasis, Calibration | None]:
+    """A basis, saved or released; or selected from a calibration, which comes with it. fields: {name: value} of
+    `Selection`. model: whose stack a released list belongs to; without one it is a stack of its own length."""
     if kind_of(folder) == "calibration":
         calibration = Calibration.load(folder)
-        basis = calibration.select(Selection(**fields))
-        warn_of(str(folder), [asdict(finding) for finding in diagnose(calibration, basis)])
-        return basis
+        return calibration.select(Selection(**fields)), calibration
     if extra := [f"--{name.replace('_', '-')}" for name in fields if name != "layers"]:
         raise ConfigError(f"{folder} is a saved noise basis: {', '.join(extra)} only apply to a calibration.")
     if folder.is_file():
@@ -163,4 +146,4 @@ def read_basis(folder: Path, fields: Mapping[str, Any], model: str | None = None
         basis = load_released(folder, shape[0] if shape else len(read_vectors(folder)))
     else:
         basis = NoiseBasis.load(folder)
-    return basis.with_layers(fields["layers"]) if "layers" in fields else basis
+    return basis.with_layers(fields["layers"]) if "layers" in fields else basis, None

@@ -1,9 +1,6 @@
 """What a command shows: its result on stdout, everything else on stderr."""
 
-from __future__ import annotations
-
 import contextlib
-import csv
 import io
 import json
 import os
@@ -45,12 +42,8 @@ class Result:
 
 
 def note(text: str) -> None:
-    """A remark for people, on stderr."""
+    """A remark on stderr."""
     print(text, file=sys.stderr)
-
-
-def warn(text: str) -> None:
-    note(f"warning: {text}")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
@@ -113,9 +106,7 @@ def progress() -> Iterator[Progress]:
 
 def check_writable(folder: Path) -> None:
     """ConfigError unless files can be written to the folder, or it can be made."""
-    ancestor = folder.absolute()
-    while not ancestor.exists():
-        ancestor = ancestor.parent
+    ancestor = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not ancestor.is_dir():
         raise ConfigError(f"cannot write {folder}: {ancestor} is a file, not a folder.")
     if not os.access(ancestor, os.W_OK | os.X_OK):
@@ -135,13 +126,13 @@ def check_file(name: str | None, suffixes: Sequence[str], overwrite: bool) -> Pa
     return path
 
 
-def write_out(path: Path | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the file of --out, if one is asked for; `rows` have the same keys."""
+def write_out(path: Path | None, result: Result, rows: Sequence[Mapping[str, Any]]) -> Result:
+    """The result, after writing it or its rows, which have the same keys, into the file of --out, if there is one."""
     if path is None:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, result.text(True) if path.suffix.lower() == ".json" else text.getvalue())
+        return result
+    from pandas import DataFrame
+
+    rows_text = DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    write_file(path, result.text(True) if path.suffix.lower() == ".json" else rows_text)
     note(f"written: {path}")
+    return result

@@ -1,7 +1,5 @@
 """The parser of every command, and the options that several commands share. Nothing heavy is imported here."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import inspect
@@ -17,7 +15,6 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from seen_jax.config import convert
 from seen_jax.errors import ConfigError
 
-SITE = "encoder.mlp_act"
 DTYPES = ("float32", "bfloat16", "float16")
 NOISE = "white (gauss), pink, brown, hum, babble, impulses, engine, rain, alarm, a file, a folder, or CORPUS#SUBSET"
 BASIS = "a calibration, a saved noise basis, or a released .pt list"
@@ -75,10 +72,16 @@ class Parser(ArgumentParser):
         self.add_argument("--mesh.data", type=INT, default=1, metavar="N", help="devices that share a batch; -1: all")
         self.add_argument("--mesh.tensor", type=INT, default=1, metavar="M", help="devices that share the weights")
 
-    def add_out(self) -> None:
+    def add_inputs(self, needs_basis: bool) -> None:
+        """What `score` and `generate` read, and where their result goes."""
+        self.add_argument("audio", nargs="+", metavar="AUDIO", help=AUDIO)
+        self.add_argument("--basis", metavar="FOLDER", required=needs_basis, help=BASIS)
+        self.add_argument("--noise", metavar="SPEC", help=f"mix every clip with this noise: {NOISE}")
         text = "write the result into a .json file, or its rows into a .csv file"
         self.add_argument("--out", metavar="FILE", help=text)
         self.add_argument("--overwrite", action="store_true", help="replace that file if it is there")
+        self.add_model()
+        self.add_selection()
 
     def add_selection(self) -> None:
         """An option for each field of `Selection`, explained by its docstring."""
@@ -91,13 +94,10 @@ class Parser(ArgumentParser):
             default, words = getattr(Selection, name), {bool: "true|false"}.get(hint, name.upper())
             if typing.get_origin(hint) is typing.Literal:
                 words = "|".join(typing.get_args(hint))
-            group.add_argument(
-                f"--{name.replace('_', '-')}",
-                dest=f"selection.{name}",
-                default=argparse.SUPPRESS,
-                help=f"{' '.join(texts[name].split()).rstrip('.')} (default {default})".replace("%", "%%"),
-                **({"action": "store_true"} if default is False else {"type": typed(hint), "metavar": words}),
-            )
+            kind: Any = {"action": "store_true"} if default is False else {"type": typed(hint), "metavar": words}
+            kind |= {"dest": f"selection.{name}", "default": argparse.SUPPRESS}
+            text = f"{' '.join(texts[name].split()).rstrip('.')} (default {default})".replace("%", "%%")
+            group.add_argument(f"--{name.replace('_', '-')}", help=text, **kind)
 
 
 def selection_fields(args: Any) -> dict[str, Any]:
@@ -112,11 +112,8 @@ def split_overrides(parser: Parser, argv: Sequence[str]) -> tuple[list[str], lis
     sections = {name.partition(".")[0] for name in known if "." in name}  # a misspelt --hosts.X is no override
     for token in argv:
         name, equals, _ = token.partition("=")
-        if token.startswith("--"):
-            override = name not in known and name.partition(".")[0] not in sections
-            split[override].append(token)
-            value_of_override = override and not equals
-        else:
-            split[value_of_override].append(token)
-            value_of_override = False
+        option, unknown = token.startswith("--"), name not in known and name.partition(".")[0] not in sections
+        override = unknown if option else value_of_override
+        split[override].append(token)
+        value_of_override = option and override and not equals
     return split

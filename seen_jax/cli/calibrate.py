@@ -6,10 +6,7 @@ are kept if they were made from the same model, clips and settings: repeat an in
 
 With --stream, clips are read as they are needed, and second moments are kept in place of activations: for sets that do
 not fit in memory. The state is saved about once a minute; the same command resumes. Several machines take a --shard
-each, and `merge` joins their folders.
-"""
-
-from __future__ import annotations
+each, and `merge` joins their folders."""
 
 import functools
 import re
@@ -20,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from seen_jax.cli._output import Result, check_writable, note, progress, table
-from seen_jax.cli._parser import AUDIO, COUNT, INDEX, NOISE, NUMBER, SITE, Parser
+from seen_jax.cli._parser import AUDIO, COUNT, INDEX, NOISE, NUMBER, Parser
+from seen_jax.errors import BasisError, ConfigError
+from seen_jax.files import digest
+from seen_jax.models.sites import DECODER_SITES, ENCODER_MLP_ACT, check_site
 from seen_jax.progress import Progress
 
-EXAMPLES = """
-seen-jax calibrate clips/ --noise white pink noise/crowd.wav --out calibrations
+EXAMPLES = """seen-jax calibrate clips/ --noise white pink noise/crowd.wav --out calibrations
 seen-jax calibrate clips/ --noise white --stream --shard 1/2 --out part1
-seen-jax calibrate clips/ --noise white --stream --shard 2/2 --out part2
-"""
+seen-jax calibrate clips/ --noise white --stream --shard 2/2 --out part2"""
 CLIPS = 50
 PART = "calibration"  # of a noise; `score` and `generate` use its other part
 
@@ -46,7 +44,7 @@ def options(parser: Parser) -> None:
     add("clean", nargs="+", metavar="CLEAN", help=f"clean clips: {AUDIO}")
     add("--noise", nargs="+", action="extend", required=True, metavar="SPEC", help=NOISE)
     add("--out", required=True, metavar="FOLDER", help="where the calibrations go, one folder per noise")
-    add("--site", default=SITE, help=f"place in the layer stack (default {SITE}; see `seen-jax models`)")
+    add("--site", default=ENCODER_MLP_ACT, help="place in the layers, see `seen-jax models` (default encoder.mlp_act)")
     add("--snr", type=NUMBER, default=0.0, metavar="DB", help="of the noise against its clip (default 0)")
     add("--clips", type=COUNT, help="use at most so many clips (default 50; all with --stream)")
     add("--seed", type=INDEX, default=0, help="of the noises (default 0)")
@@ -62,14 +60,11 @@ def run(args: Any) -> Result:
     from seen_jax.audio import find_audio
     from seen_jax.cli import _inputs as inputs
     from seen_jax.cli._report import describe, warn_of
-    from seen_jax.errors import ConfigError
-    from seen_jax.models.sites import DECODER_SITES, check_site
 
     check_site(args.site)
     part, parts = args.shard
     if parts > 1 and not args.stream:
         raise ConfigError("--shard needs --stream: its parts are joined by `seen-jax merge`.")
-    inputs.check_snrs([args.snr])
     noises = [inputs.read_noise(spec, PART) for spec in args.noise]
     out, names = Path(args.out).expanduser(), [noise.name for noise in noises]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -84,18 +79,18 @@ def run(args: Any) -> Result:
     if limit and len(items) < limit and parts == 1:
         note(f"{len(items)} clean clips found, of {limit} wanted: all are used.")
     with progress() as report:
-        clips = [] if args.stream else inputs.read_clips([item for _, item in items], [args.snr], report)
-        model = inputs.load_model(args, clips, report)
+        waiting = [] if args.stream else [item for _, item in items]
+        waves = inputs.read_clips(waiting, [args.snr], report)
+        model = inputs.load_model(args, waiting, waves, report)
         prompt = (args.prompt or DEFAULT_PROMPT) if args.site in DECODER_SITES else ""
-        task = Task(args, model, items, [clip.wave for clip in clips], prompt, report)
-        entries = []
+        task = Task(args, model, items, waves, prompt, report)
+        entries: list[dict[str, Any]] = []
         for noise, before in zip(noises, existing, strict=True):
             calibration = task.calibrate(noise, out / noise.name, before)
-            facts: dict[str, Any] = {"folder": str(out / noise.name), "kept": before is not None}
-            entries.append(facts | describe(calibration.select(), calibration))
-    if args.json:  # people read the findings in the result
-        for entry in entries:
-            warn_of(entry["folder"], entry["findings"])
+            entries.append({"folder": str(out / noise.name), "kept": before is not None})
+            entries[-1] |= describe(calibration.select(), calibration)
+    for entry in entries if args.json else ():  # people read the findings in the result
+        warn_of(entry["folder"], entry["findings"])
     data = {"model": model.name, "fingerprint": model.fingerprint, "calibrations": entries}
     return Result(data, _view(f"{model.name}, {args.site}, {args.snr:g} dB, default selection", entries))
 
@@ -103,7 +98,6 @@ def run(args: Any) -> Result:
 def _existing(folder: Path, overwrite: bool) -> Any:
     """The calibration that is already in a folder, None where there is none or it is to be replaced."""
     from seen_jax.cli._inputs import kind_of
-    from seen_jax.errors import BasisError, ConfigError
     from seen_jax.subspace import Calibration
 
     check_writable(folder)
@@ -119,42 +113,34 @@ def _existing(folder: Path, overwrite: bool) -> Any:
 
 def _check_same(folder: Path, calibration: Any, request: dict[str, Any]) -> None:
     """ConfigError if a calibration was made of other data or with other settings."""
-    from seen_jax.errors import ConfigError
-
     before = calibration.card.get("request") or {}
     if different := [key for key in request if before.get(key) != request[key]]:
-        raise ConfigError(
-            f"{folder} exists and was made with another {', '.join(different)}: "
-            "choose another --out, or replace it with --overwrite."
-        )
+        made = f"{folder} exists and was made with another {', '.join(different)}"
+        raise ConfigError(f"{made}: choose another --out, or replace it with --overwrite.")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the calibrations of one command share. items: (index, clip); waves: their audio, without --stream."""
-
     args: Any
     model: Any
-    items: list[tuple[int, Any]]
-    waves: list[Any]
+    items: list[tuple[int, Any]]  # (index, clip)
+    waves: list[Any]  # their audio, without --stream
     prompt: str
     report: Progress
 
     def calibrate(self, noise: Any, folder: Path, existing: Any) -> Any:
         """The calibration of one noise, which its folder holds afterwards; `existing` if that is the same."""
         from seen_jax import api
-        from seen_jax.files import digest
 
-        args, noises = self.args, []
+        args, noises = self.args, [noise.clip(i, len(wave), self.args.seed, PART) for i, wave in enumerate(self.waves)]
         if args.stream:  # a file stands for its audio, so that it is read once
             clean = digest(f"{i} {item.path} {item.path.stat().st_size}" for i, item in self.items)
             identity = digest([noise.name, repr(noise.calibration), str(args.seed)])
         else:
-            noises = [noise.clip(i, len(wave), args.seed, PART) for i, wave in enumerate(self.waves)]
             clean, identity = (digest(wave.tobytes() for wave in waves) for waves in (self.waves, noises))
         options = {"site": args.site, "snr_db": args.snr, "prompt": self.prompt}
-        request = options | {"dtype": args.dtype, "fingerprint": self.model.fingerprint}
-        request |= {"clean": clean, "noise": identity}
+        made_of = {"dtype": args.dtype, "fingerprint": self.model.fingerprint, "clean": clean, "noise": identity}
+        request = options | made_of
         if existing is not None:
             _check_same(folder, existing, request)
             note(f"{folder} is complete and was made from the same data: kept.")
@@ -163,10 +149,8 @@ class Task:
         tick = lambda _, done, total: self.report(f"calibrating {noise.name}", done, total or len(self.items))
         options |= {"batch_size": args.batch_size, "card": card, "progress": tick}
         partial = folder.with_name(f"{folder.name}.partial")
-        if args.stream:
-            calibration = self.stream(noise, partial, options)
-        else:
-            calibration = api.calibrate(self.model, self.waves, noises, **options)
+        whole = lambda: api.calibrate(self.model, self.waves, noises, **options)
+        calibration = self.stream(noise, partial, options) if args.stream else whole()
         calibration.save(folder, overwrite=True)  # `_existing` saw that nothing else is there
         shutil.rmtree(partial, ignore_errors=True)
         return calibration
@@ -186,7 +170,7 @@ class Task:
             note(f"{partial}: {done} of {len(self.items)} clips are done.")
 
         def pair(index: int, item: Any) -> tuple[Any, Any]:
-            wave = inputs.read_clip(item, True, self.model).wave
+            wave = inputs.read_clip(item, True, self.model)
             return wave, noise.clip(index, len(wave), self.args.seed, PART)
 
         pairs = prefetch(functools.partial(pair, *numbered) for numbered in self.items[done:])
@@ -197,16 +181,11 @@ class Task:
 def _view(title: str, entries: list[dict[str, Any]]) -> list[Any]:
     from seen_jax.cli._report import findings_text, layer_text
 
-    rows = [
-        [
-            entry["noise"],
-            entry["clips"],
-            f"{entry['first_layer']}" + ("" if entry["layer_found"] else " (fallback)"),
-            layer_text(entry["layers"]),
-            " ".join(str(entry["ranks"][layer]) for layer in entry["layers"]),
-            f"{entry['folder']}" + (" (kept)" if entry["kept"] else ""),
-        ]
-        for entry in entries
-    ]
-    findings = [line for entry in entries for line in findings_text(entry["findings"], f"{entry['noise']}: ")]
+    rows, findings = [], []
+    for entry in entries:
+        star = f"{entry['first_layer']}" + ("" if entry["layer_found"] else " (fallback)")
+        ranks = " ".join(str(entry["ranks"][layer]) for layer in entry["layers"])
+        folder = entry["folder"] + (" (kept)" if entry["kept"] else "")
+        rows.append([entry["noise"], entry["clips"], star, layer_text(entry["layers"]), ranks, folder])
+        findings += findings_text(entry["findings"], f"{entry['noise']}: ")
     return [title, table(["noise", "#clips", "#l*", "kept layers", "ranks", "folder"], rows), *findings]

@@ -1,10 +1,7 @@
 """Show the whole method on the embedded model: calibrate, measure, remove, compare; the result is one web page.
 
 This is `seen-jax evaluate` with the configuration of the demo. Override any of its fields, as in --model FOLDER;
-`seen-jax evaluate --help` lists them.
-"""
-
-from __future__ import annotations
+`seen-jax evaluate --help` lists them."""
 
 from pathlib import Path
 from typing import Any

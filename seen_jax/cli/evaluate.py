@@ -4,23 +4,21 @@ CONFIG is a YAML file such as configs/paper_tiny.yaml; override any of its field
 saved as they finish: rerun the command to resume.
 
 Several hosts that see the same folder share the work: give each of them the same command with its own --hosts.index, or
-with --hosts.auto under SLURM and on TPU pods. The process with index 0 writes tables and report.
-"""
-
-from __future__ import annotations
+with --hosts.auto under SLURM and on TPU pods. The process with index 0 writes tables and report."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from seen_jax.cli._output import Result, check_writable, percent, progress, table
 from seen_jax.cli._parser import COUNT, INDEX, Parser
+from seen_jax.config import dotted_defaults, load_config
+from seen_jax.errors import ConfigError
 
 EXAMPLES = "seen-jax evaluate configs/paper_tiny.yaml --limit 2 --out runs/look"
 TAKES_OVERRIDES = True
 
 
 def options(parser: Parser) -> None:
-    from seen_jax.config import dotted_defaults
     from seen_jax.evaluate.config import ExperimentConfig
 
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, for instance configs/paper_tiny.yaml")
@@ -32,25 +30,29 @@ def options(parser: Parser) -> None:
     group.add_argument("--hosts.count", metavar="N", type=COUNT, help="how many processes there are")
     group.add_argument("--hosts.index", metavar="I", type=INDEX, help="which this one is, 0 to N - 1")
     group.add_argument("--hosts.auto", action="store_true", help="let jax find all three: SLURM, Open MPI, TPU pods")
-    text = "seconds to wait for all of them to start (default 300)"
-    group.add_argument("--hosts.timeout", metavar="S", type=COUNT, help=text)
+    group.add_argument("--hosts.timeout", metavar="S", type=COUNT, help="seconds until all have started (default 300)")
     parser.add_fields(dotted_defaults(ExperimentConfig))
 
 
 def run(args: Any) -> Result:
-    limit = [] if args.limit is None else [f"--limit={args.limit}"]
-    return run_experiment(args, limit, _join(args.hosts))
+    from seen_jax.evaluate.hosts import TIMEOUT, join
+
+    fields = {name: args.hosts[name] for name in ("coordinator", "count", "index")}
+    given = any(value is not None for value in fields.values())
+    if args.hosts.auto and given:
+        raise ConfigError("--hosts.auto finds coordinator, count and index: leave those out, or leave out --hosts.auto")
+    several = args.hosts.auto or given
+    return run_experiment(args, (), join(**fields, timeout=args.hosts.timeout or TIMEOUT) if several else None)
 
 
 def run_experiment(args: Any, overrides: Sequence[str], hosts: Any = None) -> Result:
     """What `evaluate` and `demo` do: the experiment of args.config, where args.overrides win over `overrides`."""
-    from seen_jax.config import load_config
     from seen_jax.evaluate.config import ExperimentConfig
     from seen_jax.evaluate.hosts import ALONE
 
     hosts = hosts or ALONE
-    out = [] if args.out is None else [f"--out={args.out}"]
-    config = load_config(ExperimentConfig, args.config, [*overrides, *out, *args.overrides])
+    given = [f"--{name}={args[name]}" for name in ("limit", "out") if args.get(name) is not None]
+    config = load_config(ExperimentConfig, args.config, [*overrides, *given, *args.overrides])
     check_writable(config.folder())
     from seen_jax.experiment import evaluate
 
@@ -60,26 +62,9 @@ def run_experiment(args: Any, overrides: Sequence[str], hosts: Any = None) -> Re
         summary = evaluate(config, tick, hosts, overwrite=args.overwrite)
     if not hosts.leads:
         return Result(summary, [f"{process}its {summary['answers']} answers are there; process 0 writes the report"])
-    rows = [[m["name"], percent(m["gsr_clean"]), _points(m)] for m in summary["mitigations"]]
+    gain = lambda m: "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * m[key] for key in ("gain", "low", "high")))
+    arms = summary["mitigations"]
+    rows = [[m["name"], percent(m["gsr_clean"]), "" if m["low"] is None else gain(m)] for m in arms]
     head = f"{summary['model']}: {summary['answers']} answers, {summary['failed']} items failed"
     columns = ["mitigation", "#clean GSR", "#gain in GSR at 10 dB and below, points"]
     return Result(summary, [head, table(columns, rows), f"open {summary.get('page', summary['out'])}"])
-
-
-def _join(options: Any) -> Any:
-    """The hosts of the --hosts options, None if there are none."""
-    from seen_jax.errors import ConfigError
-    from seen_jax.evaluate.hosts import TIMEOUT, join
-
-    fields = {name: options[name] for name in ("coordinator", "count", "index")}
-    given = any(value is not None for value in fields.values())
-    if options.auto and given:
-        raise ConfigError("--hosts.auto finds coordinator, count and index: leave those out, or leave out --hosts.auto")
-    return join(**fields, timeout=options.timeout or TIMEOUT) if options.auto or given else None
-
-
-def _points(mitigation: dict[str, Any]) -> str:
-    if mitigation["low"] is None:
-        return ""
-    gain, low, high = (100 * mitigation[key] for key in ("gain", "low", "high"))
-    return f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -2,89 +2,40 @@
 
 A manifest's column `prompt` (or `question`) wins over --prompt for its clip. --task asks as the paper does, in the
 words of the model's family; a multiple choice takes the manifest's question and `choices`. With --noise and --snr the
-clips are mixed with that noise first.
-"""
-
-from __future__ import annotations
+clips are mixed with that noise first."""
 
 from typing import Any
 
+from seen_jax import api
+from seen_jax.cli._inputs import read_inputs
 from seen_jax.cli._output import OUT, Result, check_file, one_line, percent, progress, table, write_out
-from seen_jax.cli._parser import AUDIO, BASIS, INDEX, INT, NOISE, NUMBER, Parser, selection_fields
+from seen_jax.cli._parser import INDEX, INT, NUMBER, Parser, selection_fields
+from seen_jax.errors import ConfigError
+from seen_jax.models.generate import Decoding
+from seen_jax.models.prompts import task_request
 
-EXAMPLES = """
-seen-jax generate clips/ --prompt "transcribe the speech"
+EXAMPLES = """seen-jax generate clips/ --prompt "transcribe the speech"
 seen-jax generate clips/ --task transcription
-seen-jax generate clips/ --basis calibrations/white --method complement --noise white --snr 0
-"""
+seen-jax generate clips/ --basis calibrations/white --method complement --noise white --snr 0"""
 
 
 def options(parser: Parser) -> None:
     add = parser.add_argument
-    add("audio", nargs="+", metavar="AUDIO", help=AUDIO)
     add("--prompt", help="the question about every clip (default: transcribe the speech)")
     add("--task", choices=("multiple_choice", "transcription"), help="use the model's prompt for it")
-    add("--basis", metavar="FOLDER", help=BASIS)
     add("--strength", type=NUMBER, default=1.0, help="SEEN's lambda: 0 only measures, 1 removes (default)")
-    add("--noise", metavar="SPEC", help=f"mix every clip with this noise: {NOISE}")
     add("--snr", type=NUMBER, metavar="DB", help="of that noise (default 0)")
     add("--max-new-tokens", type=INT, default=32, help="longest answer in tokens (default 32)")
     add("--temperature", type=NUMBER, default=0.0, help="0 is greedy (default)")
     add("--top-k", type=INT, default=0, help="sample from the k likeliest tokens; 0 is off (default)")
     add("--top-p", type=NUMBER, default=1.0, help="sample from this share of probability (default 1)")
     add("--seed", type=INDEX, default=0, help="of sampling and noise (default 0)")
-    parser.add_out()
-    parser.add_model()
-    parser.add_selection()
+    parser.add_inputs(needs_basis=False)
 
 
 def run(args: Any) -> Result:
-    from seen_jax import api
-    from seen_jax.cli._inputs import read_inputs
-    from seen_jax.models.generate import Decoding
-    from seen_jax.models.prompts import task_request
-
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_k, args.top_p)
     fields, out = selection_fields(args), check_file(args.out, OUT, args.overwrite)
-    _check(args, fields)
-    snr = (args.snr or 0.0) if args.noise else None
-    with progress() as report:
-        inputs = read_inputs(args, fields, [] if snr is None else [snr], report)
-        items: list[Any] = [clip.item for clip in inputs.clips]
-        audio: list[Any] = inputs.waves(snr)
-        prompts = [item.prompt or args.prompt or ("" if args.task else api.DEFAULT_PROMPT) for item in items]
-        if args.task:
-            asked = zip(items, audio, prompts, strict=True)
-            audio = [task_request(inputs.model, args.task, wave, prompt, item.choices) for item, wave, prompt in asked]
-        options = {"decoding": decoding, "seed": args.seed, "batch_size": args.batch_size}
-        plain = api.generate(inputs.model, audio, prompts, progress=report, **options)
-        rows = [
-            {"id": item.id, "path": str(item.path), "prompt": prompt, "answer": answer.text}
-            for item, prompt, answer in zip(items, prompts, plain, strict=True)
-        ]
-        if inputs.basis is not None:
-            tick = lambda stage, done, total: report(f"{stage} with SEEN", done, total)
-            options |= {"basis": inputs.basis, "strength": args.strength, "progress": tick}
-            for row, answer in zip(rows, api.generate(inputs.model, audio, prompts, **options), strict=True):
-                row |= {"answer_seen": answer.text, "see": answer.see, "see_after": answer.see_after}
-    data = {
-        "model": inputs.model.name,
-        "basis": None if inputs.folder is None else str(inputs.folder),
-        "task": args.task,
-        "strength": args.strength if args.basis else None,
-        "noise": inputs.noise.name if inputs.noise else None,
-        "snr_db": snr,
-        "clips": rows,
-    }
-    result = Result(data, _view(data))
-    write_out(out, result, rows)
-    return result
-
-
-def _check(args: Any, fields: dict[str, Any]) -> None:
-    """ConfigError for options that contradict each other."""
-    from seen_jax.errors import ConfigError
-
     if args.prompt is not None and not args.prompt.strip():
         raise ConfigError("--prompt is empty: ask something, or leave it out.")
     if args.task == "transcription" and args.prompt is not None:
@@ -94,6 +45,27 @@ def _check(args: Any, fields: dict[str, Any]) -> None:
         raise ConfigError(f"--{option} selects from a calibration: give one with --basis.")
     if args.snr is not None and not args.noise:
         raise ConfigError("--snr needs a --noise to mix in.")
+    snr = (args.snr or 0.0) if args.noise else None
+    with progress() as report:
+        inputs = read_inputs(args, fields, [] if snr is None else [snr], report)
+        items, audio = inputs.items, list[Any](inputs.waves(snr))
+        prompts = [item.prompt or args.prompt or ("" if args.task else api.DEFAULT_PROMPT) for item in items]
+        if args.task:
+            asked = zip(items, audio, prompts, strict=True)
+            audio = [task_request(inputs.model, args.task, wave, prompt, item.choices) for item, wave, prompt in asked]
+        options = {"decoding": decoding, "seed": args.seed, "batch_size": args.batch_size}
+        plain = api.generate(inputs.model, audio, prompts, progress=report, **options)
+        rows: list[dict[str, Any]] = []
+        for item, prompt, answer in zip(items, prompts, plain, strict=True):
+            rows.append({"id": item.id, "path": str(item.path), "prompt": prompt, "answer": answer.text})
+        if inputs.basis is not None:
+            tick = lambda stage, done, total: report(f"{stage} with SEEN", done, total)
+            options |= {"basis": inputs.basis, "strength": args.strength, "progress": tick}
+            for row, answer in zip(rows, api.generate(inputs.model, audio, prompts, **options), strict=True):
+                row |= {"answer_seen": answer.text, "see": answer.see, "see_after": answer.see_after}
+    strength = args.strength if args.basis else None
+    data = inputs.facts() | {"snr_db": snr, "task": args.task, "strength": strength, "clips": rows}
+    return write_out(out, Result(data, _view(data)), rows)
 
 
 def _view(data: dict[str, Any]) -> list[Any]:

@@ -1,19 +1,21 @@
 """Show a calibration or noise basis: where it comes from, layers, ranks, localisation curves and findings.
 
-The selection options show what another selection would make of the same calibration; nothing is changed.
-"""
+The selection options show what another selection would make of the same calibration; nothing is changed."""
 
-from __future__ import annotations
-
+import io
 from typing import Any
 
+from pandas import DataFrame
+
+from seen_jax.cli._inputs import find_artefact, read_basis
 from seen_jax.cli._output import Result, check_file, note
 from seen_jax.cli._parser import BASIS, Parser, selection_fields
+from seen_jax.cli._report import describe, view
+from seen_jax.errors import ConfigError
+from seen_jax.files import write_file
 
-EXAMPLES = """
-seen-jax inspect calibrations/white
-seen-jax inspect calibrations/white --method complement --figure curves.png --overwrite
-"""
+EXAMPLES = """seen-jax inspect calibrations/white
+seen-jax inspect calibrations/white --method complement --figure curves.png --overwrite"""
 FIGURES = (".png", ".pdf", ".svg")
 ORIGIN = ("model", "fingerprint", "snr_db", "seed", "date", "versions")  # keys of a card
 
@@ -26,25 +28,22 @@ def options(parser: Parser) -> None:
 
 
 def run(args: Any) -> Result:
-    from seen_jax.cli import _inputs as inputs
-    from seen_jax.cli import _report as report
-    from seen_jax.errors import ConfigError
-    from seen_jax.files import write_file
-    from seen_jax.subspace import Calibration, Selection
-
     path = check_file(args.figure, FIGURES, args.overwrite)
-    folder, calibration = inputs.find_artefact(args.folder), None
-    if inputs.kind_of(folder) == "calibration":
-        calibration = Calibration.load(folder)
-        basis = calibration.select(Selection(**selection_fields(args)))
-    elif path is None:
-        basis = inputs.read_basis(folder, selection_fields(args))
-    else:
+    folder = find_artefact(args.folder)
+    basis, calibration = read_basis(folder, selection_fields(args))
+    if calibration is None and path is not None:
         raise ConfigError(f"{folder} is a saved noise basis: only a calibration has curves to draw.")
     card = (calibration or basis).card
-    entry = {"folder": str(folder), **report.describe(basis, calibration)}
+    entry = {"folder": str(folder), **describe(basis, calibration)}
     entry |= {key: card[key] for key in ORIGIN if key in card}
     if path is not None:
-        write_file(path, report.figure(entry, path.suffix.lower()))
+        from seen_jax.report.figures import layer_curves
+
+        star = entry["first_layer"] if entry["layer_found"] else None
+        curves = {key: entry[key] for key in ("noise", "magnitude", "direction", "ranks", "layers")}
+        drawing, image = layer_curves(DataFrame([{**curves, "l_star": star}])), io.BytesIO()
+        drawing.suptitle(f"{entry['noise']} at {entry['site']}")
+        drawing.savefig(image, format=path.suffix[1:].lower())
+        write_file(path, image.getvalue())
         note(f"drawn: {path}")
-    return Result(entry, report.view(entry))
+    return Result(entry, view(entry))

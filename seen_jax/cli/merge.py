@@ -1,15 +1,16 @@
 """Join calibrations of one noise whose clips differ, such as the --shard parts of several machines, into one.
 
-The result is the calibration of all their clips at once. A clip that is in two of them is refused.
-"""
-
-from __future__ import annotations
+The result is the calibration of all their clips at once. A clip that is in two of them is refused."""
 
 from pathlib import Path
 from typing import Any
 
+from seen_jax.cli._inputs import find_artefact, kind_of
 from seen_jax.cli._output import Result, check_writable
 from seen_jax.cli._parser import Parser
+from seen_jax.cli._report import describe, view
+from seen_jax.errors import BasisError, ConfigError
+from seen_jax.subspace import Calibration
 
 EXAMPLES = "seen-jax merge part1/white part2/white --out merged"
 
@@ -21,29 +22,20 @@ def options(parser: Parser) -> None:
 
 
 def run(args: Any) -> Result:
-    from functools import reduce
-
-    from seen_jax.cli import _inputs as inputs
-    from seen_jax.cli._report import describe, view
-    from seen_jax.errors import BasisError, ConfigError
-    from seen_jax.subspace import Calibration
-
     out = Path(args.out).expanduser()
     check_writable(out)
     if out.exists() and not args.overwrite:
         raise ConfigError(f"{out} exists: choose another --out, or replace it with --overwrite.")
-    folders = [inputs.find_artefact(part) for part in args.parts]
+    folders = [find_artefact(part) for part in args.parts]
     for folder in folders:
-        if inputs.kind_of(folder) != "calibration":
+        if kind_of(folder) != "calibration":
             raise BasisError(f"{folder} is a noise basis: only calibrations can be merged.")
-
-    def join(whole: Calibration, folder: Path) -> Calibration:
+    merged = Calibration.load(folders[0])
+    for folder in folders[1:]:  # two at a time are in memory
         try:
-            return whole.merge(Calibration.load(folder))
+            merged = merged.merge(Calibration.load(folder))
         except BasisError as e:
             raise BasisError(f"{folder}: {e}") from None
-
-    merged = reduce(join, folders[1:], Calibration.load(folders[0]))  # two at a time are in memory
     merged.save(out, overwrite=args.overwrite)
     entry = {"folder": str(out), **describe(merged.select(), merged)}
     return Result(entry, view(entry))

@@ -1,16 +1,16 @@
 """Train a small audio language model from scratch on synthetic speech, sounds and music.
 
 CONFIG is a YAML file such as configs/seen_tiny.yaml; override any of its fields, as in --joint.steps 100. Rerun the
-command to resume from the last checkpoint. Speech needs `pip install "seen-jax[train]"`.
-"""
+command to resume from the last checkpoint. Speech needs `pip install "seen-jax[train]"`."""
 
-from __future__ import annotations
-
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from seen_jax.cli._output import Result, check_writable, progress
 from seen_jax.cli._parser import Parser
 from seen_jax.config import dotted_defaults, load_config
+from seen_jax.errors import ConfigError
 from seen_jax.train.config import TrainConfig
 
 EXAMPLES = "seen-jax train configs/seen_tiny.yaml --out runs/mine --joint.steps 100"
@@ -23,11 +23,6 @@ def options(parser: Parser) -> None:
 
 
 def run(args: Any) -> Result:
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    from seen_jax.errors import ConfigError
-
     config = load_config(TrainConfig, args.config, args.overrides)
     check_writable(Path(config.out))
     check_writable(Path(config.data.folder))

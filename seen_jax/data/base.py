@@ -1,5 +1,6 @@
-"""What a kind of data set is: how to recognise it, read its rows and check them."""
+"""What a kind of data set is: how to recognise it, read its rows and check them. The plainest one is `Manifest`."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +8,14 @@ from pathlib import Path
 from seen_jax.audio.find import MANIFEST_SUFFIXES, AudioItem, find_audio
 from seen_jax.data.items import Entry
 
+OTHERS = (".json", ".parquet", ".txt")  # files that are no manifest
+
 
 @dataclass(frozen=True)
 class Row:
     """One item of a data set, as its table has it.
-
     item: the audio file, its transcript, and the table's other columns, which `entry_of` interprets. split: used where
-    the columns name none. parquet_row: where the audio is inside a parquet file.
-    """
+    the columns name none. parquet_row: where the audio is inside a parquet file."""
 
     item: AudioItem
     split: str = ""
@@ -22,24 +23,18 @@ class Row:
 
 
 class Dataset:
-    """A kind of data set. Subclass it and make one instance, in a module of this package or in another package's
-    entry point of the group "seen_jax.datasets".
-
-    Attributes:
-        name: what `DatasetConfig.kind` calls it.
-        looks_for: one line for messages that says what a path of this kind is.
-        order: where the kind is not given, those of lower order are tried first.
-    """
+    """A kind of data set. Subclass it and make one instance, in a module of this package or in another package's entry
+    point of the group "seen_jax.datasets".
+    name: what `DatasetConfig.kind` calls it. looks_for: one line for messages that says what a path of this kind is.
+    order: where the kind is not given, those of lower order are tried first."""
 
     name: str
     looks_for: str
     order: int = 50
 
     def rows(self, path: str) -> list[Row] | None:
-        """All items of a path, in order, or None if the path is not of this kind. Reads no audio.
-
-        Raises AudioError or ConfigError for a path of this kind that cannot be read.
-        """
+        """All items of a path, in order, or None if the path is not of this kind. Reads no audio. Raises AudioError or
+        ConfigError for a path of this kind that cannot be read."""
         raise NotImplementedError
 
     def check(self, entries: Sequence[Entry], path: str) -> None:
@@ -52,9 +47,23 @@ class Dataset:
 
 def manifest_items(path: Path) -> list[AudioItem]:
     """The items of a manifest, or of the metadata.csv or metadata.jsonl in a folder; none if there is no such file.
-
-    Unlike `find_audio` on a folder, every row must have its file.
-    """
+    Unlike `find_audio` on a folder, every row must have its file."""
     places = (path / "metadata.csv", path / "metadata.jsonl") if path.is_dir() else (path,)
     manifest = next((p for p in places if p.suffix.lower() in MANIFEST_SUFFIXES and p.is_file()), None)
     return find_audio([manifest]) if manifest else []
+
+
+class Manifest(Dataset):
+    """Any file or folder that `find_audio` takes."""
+
+    name = "manifest"
+    looks_for = "a manifest (.csv, .tsv, .jsonl) or a folder that holds one or audio"
+    order = 100
+
+    def rows(self, path: str) -> list[Row] | None:
+        if not os.path.exists(path) or (os.path.isfile(path) and path.lower().endswith(OTHERS)):
+            return None
+        return [Row(item) for item in manifest_items(Path(path)) or find_audio([path])]
+
+
+KIND = Manifest()

@@ -19,18 +19,16 @@ AUTO = "auto"
 class DatasetConfig:
     """Which items to evaluate on.
 
-    Args:
-        path: a file or folder of the kind, or "seen-tiny/demo" (validation, calibration) for the clips that ship, or
-            "seen-tiny/test-50" (validation-50, train-50) for 50 new ones of each task, made once (extra `train`).
-        kind: a name in `DATASETS`; "auto" tries all of them. mmau: multiple choice, as JSON list, parquet or manifest.
-            librispeech: the official tree or a manifest with `text`. manifest: anything that `find_audio` takes.
-        name: what tables call it; the name of the file or folder by default.
-        task: only the items of this task; where the data names no task, that of all items.
-        split: only this split, for instance "test-mini" or "test-clean".
-        limit: at most so many items, after the choice of task and split.
-        shuffle_seed: shuffle before skip and limit; None keeps the order of the data.
-        skip: leave out so many items first, so that one data set can serve calibration and test.
-    """
+    path: a file or folder of the kind, or "seen-tiny/demo" (validation, calibration) for the clips that ship, or
+        "seen-tiny/test-50" (validation-50, train-50) for 50 new ones of each task, made once (extra `train`).
+    kind: a name in `DATASETS`; "auto" tries all of them. mmau: multiple choice, as JSON list, parquet or manifest.
+        librispeech: the official tree or a manifest with `text`. manifest: anything that `find_audio` takes.
+    name: what tables call it; the name of the file or folder by default.
+    task: only the items of this task; where the data names no task, that of all items.
+    split: only this split, for instance "test-mini" or "test-clean".
+    limit: at most so many items, after the choice of task and split.
+    shuffle_seed: shuffle before skip and limit; None keeps the order of the data.
+    skip: leave out so many items first, so that one data set can serve calibration and test."""
 
     path: str
     kind: str = AUTO
@@ -53,19 +51,16 @@ class DatasetConfig:
 
 
 def load_dataset(config: DatasetConfig) -> list[Entry]:
-    """The entries of a data set, in its order unless shuffled. No audio is read.
-
-    Raises:
-        AudioError: data that cannot be recognised or read, rows without a file, answers that are none of the choices,
-            two entries of one id.
-        ConfigError: a task or split that no item has, a missing pyarrow.
-    """
+    """The entries of a data set, in its order unless shuffled. No audio is read. Raises AudioError: data that cannot be
+    recognised or read, rows without a file, answers that are none of the choices, two entries of one id. ConfigError: a
+    task or split that no item has, a missing pyarrow."""
     kind, rows = _recognise(config)
     if not rows:
         raise AudioError(f"{config.path} has no items.")
     if config.split is not None:
+        plain = lambda split: split.replace("_", "-").lower()
         splits = [row.item.extra.get("split", row.split) for row in rows]
-        rows = [row for row, split in zip(rows, splits, strict=True) if _plain(split) == _plain(config.split)]
+        rows = [row for row, split in zip(rows, splits, strict=True) if plain(split) == plain(config.split)]
         if not rows:
             raise ConfigError(f"{config.path} has no split {config.split!r}; it has {_listed(splits)}.")
     name = config.name or kind.label(config.path)
@@ -91,18 +86,13 @@ def _recognise(config: DatasetConfig) -> tuple[Dataset, list[Row]]:
     path = os.path.expanduser(config.path)
     kinds = sorted(DATASETS.values(), key=lambda kind: kind.order) if config.kind == AUTO else [DATASETS[config.kind]]
     for kind in kinds:
-        rows = kind.rows(path)
-        if rows is not None:
+        if (rows := kind.rows(path)) is not None:
             return kind, rows
     looked_for = "; ".join(kind.looks_for for kind in kinds)
     if not os.path.exists(path):
         raise AudioError(f"There is no data set {path}. Looked for {looked_for}.")
     as_kind = "" if config.kind == AUTO else f" of kind {config.kind}"
     raise AudioError(f"{path} is no data set{as_kind} that can be recognised. Looked for {looked_for}.")
-
-
-def _plain(split: str) -> str:
-    return split.replace("_", "-").lower()
 
 
 def _listed(names: Sequence[str]) -> str:

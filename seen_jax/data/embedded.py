@@ -34,10 +34,8 @@ class Embedded(Dataset):
 
 
 def fresh_clips(split: str, per_task: int) -> Path:
-    """The folder of new clips of seen-tiny's recipe, synthesised on first use: the same ones everywhere.
-
-    Raises ConfigError where espeak-ng is missing, and where the cache cannot be written.
-    """
+    """The folder of new clips of seen-tiny's recipe, synthesised on first use: the same ones everywhere. Raises
+    ConfigError where espeak-ng is missing, and where the cache cannot be written."""
     from seen_jax.train.clips import Subset, make_clips
 
     if per_task < 1:
@@ -47,7 +45,7 @@ def fresh_clips(split: str, per_task: int) -> Path:
         print(f"synthesising {per_task} clips of each task of seen-tiny's {split} split, once", file=sys.stderr)
         try:
             with write_folder(folder) as partial:
-                make_clips(partial, FRESH_SEED, {split: Subset(split, per_task)}, most_bytes=None)
+                make_clips(partial, FRESH_SEED, {split: Subset(split, per_task)})
         except ConfigError:
             if not folder.is_dir():  # otherwise another process was faster
                 raise

@@ -1,7 +1,5 @@
 """What a model is asked: clips with a prompt and, where known, the right answer."""
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +22,9 @@ SUBSETS = ("calibration", "validation", "demo")
 @dataclass(frozen=True, eq=False)
 class Item:
     """One question about one clip.
-
     task: "transcription" is scored by word error rate, items with a letter by it, others by GSR alone. wave: 16 kHz
     mono float32. answer: transcript or answer text, "" if unknown. choices: offered texts in the order of the letters.
-    letter: the right one, "" without choices.
-    """
+    letter: the right one, "" without choices."""
 
     id: str
     task: str
@@ -43,11 +39,9 @@ class Item:
 @dataclass(frozen=True)
 class Entry:
     """An item whose audio is still on disk.
-
     path: the audio file, or the parquet file that has it in row `parquet_row`. choices: lettered ("A. text"), unless
     the prompt is the data set's own. prompt: the data set's own, or None. dataset: name of the set it comes from.
-    start, seconds: of a segment of the audio, None for the whole.
-    """
+    start, seconds: of a segment of the audio, None for the whole."""
 
     id: str
     task: str
@@ -66,9 +60,8 @@ class Entry:
         """The audio, 16 kHz mono float32, read anew. AudioError names the entry."""
         try:
             if self.parquet_row is None:
-                return read_audio(self.path, start=self.start or 0.0, seconds=self.seconds)
-            data, name = parquet_audio(self.path, self.parquet_row)
-            return decode_audio(data, name, start=self.start or 0.0, seconds=self.seconds)
+                return read_audio(self.path, 0, self.start or 0.0, self.seconds)
+            return decode_audio(*parquet_audio(self.path, self.parquet_row), 0, self.start or 0.0, self.seconds)
         except AudioError as error:
             raise AudioError(f"item {self.id}: {error}") from error
 
@@ -77,27 +70,16 @@ class Entry:
         for a transcript."""
         prompt = self.prompt or "\n".join([self.question, *self.choices]).strip() or DEFAULT_PROMPT
         wave = self.wave() if wave is None else wave
-        return Item(self.id, self.task, wave, prompt, self.answer, self.choices, self.letter, question=self.question)
+        return Item(self.id, self.task, wave, prompt, self.answer, self.choices, self.letter, self.question)
 
 
-def load_clips(subset: str, per_task: int | None = None) -> list[Item]:
-    """The clips of a subset that ship with the package: "calibration", "validation" or "demo".
-
-    per_task: only the first so many of each task. Raises ConfigError for an unknown subset or a number below 1.
-    """
-    if per_task is not None and per_task < 1:
-        raise ConfigError(f"items per task must be 1 or more, not {per_task}")
-    counts: Counter[str] = Counter()
-    entries = []
-    for entry in map(entry_of, clip_rows(subset)):
-        counts[entry.task] += 1
-        if per_task is None or counts[entry.task] <= per_task:
-            entries.append(entry)
-    return [entry.item() for entry in entries]
+def load_clips(subset: str) -> list[Item]:
+    """The clips that ship with the package, of one subset. Raises ConfigError as `clip_rows`."""
+    return [entry_of(row).item() for row in clip_rows(subset)]
 
 
 def clip_rows(subset: str) -> list[AudioItem]:
-    """The rows of the package's manifest that belong to a subset. Raises ConfigError for an unknown subset."""
+    """The rows of a subset of the package's manifest: "calibration", "validation" or "demo", else ConfigError."""
     if subset not in SUBSETS:
         known = ", ".join(PREFIX + name for name in SUBSETS)
         raise ConfigError(f"there are no clips {PREFIX + subset!r}: choose one of {known}")
@@ -105,17 +87,11 @@ def clip_rows(subset: str) -> list[AudioItem]:
 
 
 def entry_of(row: AudioItem, dataset: str = "", task: str | None = None, parquet_row: int | None = None) -> Entry:
-    """One row of a table, its audio left where it is.
-
-    Columns, all optional: `prompt` (used as it is) or `question` (followed by the choices), `task`, `choices` (a list),
-    `letter`, `answer` (a letter, a choice or a text), `text` (a transcript), `start` and `seconds` (of a segment).
-
-    Args:
-        task: of rows that name none.
-
-    Raises:
-        AudioError: an answer that is none of the choices, or a segment that is no number; names the row.
-    """
+    """One row of a table, its audio left where it is. Columns, all optional: `prompt` (used as it is) or `question`
+    (followed by the choices), `task`, `choices` (a list), `letter`, `answer` (a letter, a choice or a text), `text` (a
+    transcript), `start` and `seconds` (of a segment).
+    task: of rows that name none. Raises AudioError, which names the row: an answer that is none of the choices, or a
+    segment that is no number."""
     extra, choices = row.extra, row.choices
     answer, prompt, question = extra.get("answer", row.text or ""), extra.get("prompt"), extra.get("question", "")
     try:
@@ -125,22 +101,5 @@ def entry_of(row: AudioItem, dataset: str = "", task: str | None = None, parquet
     except (AudioError, ValueError) as error:
         raise AudioError(f"item {row.id}: {error}") from None
     kind = "choice" if choices else "question" if (prompt or question) and not row.text else "transcription"
-    return Entry(
-        id=row.id,
-        task=extra.get("task") or task or kind,
-        path=row.path,
-        question=question,
-        choices=offered,
-        answer=answer,
-        letter=letter,
-        prompt=prompt,
-        dataset=dataset,
-        start=start,
-        seconds=seconds,
-        parquet_row=parquet_row,
-    )
-
-
-def voices(items: Sequence[Item]) -> list[Float[np.ndarray, " _"]]:
-    """The clips in which somebody speaks: what "babble" is made of."""
-    return [item.wave for item in items if item.task in ("transcription", "speech")]
+    task, place = extra.get("task") or task or kind, (start, seconds, parquet_row)
+    return Entry(row.id, task, row.path, question, offered, answer, letter, prompt, dataset, *place)

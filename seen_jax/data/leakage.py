@@ -59,10 +59,8 @@ class SplitGuard:
 
 
 def _refusal(name: str, known: str, how: str) -> ConfigError:
-    return ConfigError(
-        f"the test clip {name} {how} the calibration clip {known}: what is tested must not be in the calibration. "
-        "Take other clips for one of them."
-    )
+    problem = f"the test clip {name} {how} the calibration clip {known}"
+    return ConfigError(f"{problem}: what is tested must not be in the calibration. Take other clips for one of them.")
 
 
 def _pcm(wave: Float[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:

@@ -21,16 +21,13 @@ def split_marks(choices: Sequence[str]) -> tuple[list[str], list[str]]:
     matches = [re.match(_MARK, choice) for choice in choices]
     if any(match is None or match[1] != letter for match, letter in zip(matches, LETTERS, strict=False)):
         return [""] * len(choices), list(choices)
-    ends = [match.end() if match else 0 for match in matches]
-    pairs = [(choice[:end], choice[end:]) for choice, end in zip(choices, ends, strict=True)]
-    return [mark for mark, _ in pairs], [text for _, text in pairs]
+    marks = [match[0] if match else "" for match in matches]
+    return marks, [choice.removeprefix(mark) for choice, mark in zip(choices, marks, strict=True)]
 
 
 def lettered(choices: Sequence[str]) -> tuple[str, ...]:
     """The choices as they are offered, "A. text", "B. text", ...; unchanged where all have their letters already.
-
-    Raises AudioError for more choices than letters.
-    """
+    Raises AudioError for more choices than letters."""
     if len(choices) > len(LETTERS):
         raise AudioError(f"{len(choices)} choices; at most {len(LETTERS)} have letters")
     if any(split_marks(choices)[0]):
@@ -39,11 +36,9 @@ def lettered(choices: Sequence[str]) -> tuple[str, ...]:
 
 
 def right_letter(answer: str, choices: Sequence[str]) -> str:
-    """The letter of an answer that a data set gives as text, letter, "(B) text" or "B. text"; "" without an answer.
-
-    A text that is a choice goes first, so "C" among the choices G, C, A, D is their second. Raises AudioError for an
-    answer that is none of the choices.
-    """
+    """The letter of an answer that a data set gives as text, letter, "(B) text" or "B. text"; "" without an answer. A
+    text that is a choice goes first, so "C" among the choices G, C, A, D is their second. Raises AudioError for an
+    answer that is none of the choices."""
     lettered(choices)  # raises for too many choices
     texts, letters = _texts(choices), LETTERS[: len(choices)]
     answer = answer.strip()
@@ -62,21 +57,16 @@ def right_letter(answer: str, choices: Sequence[str]) -> str:
 
 
 def answer_letter(output: str, choices: Sequence[str]) -> str | None:
-    """The letter that an output means, or None where it means none or several.
-
-    Read in this order: the output, or what follows "answer", "option" or "choice" in it, is a letter, starts with one
-    ("B. text", "(B)"), or is the text of a choice; one letter alone stands in it; the text of one choice is in it.
-    "A" before a word, and "I", count only as letters where they are marked as such.
-    """
+    """The letter that an output means, or None where it means none or several. Read in this order: the output, or what
+    follows "answer", "option" or "choice" in it, is a letter, starts with one ("B. text", "(B)"), or is the text of a
+    choice; one letter alone stands in it; the text of one choice is in it. "A" before a word, and "I", count only as
+    letters where they are marked as such."""
     texts, letters = _texts(choices), LETTERS[: len(choices)]
     tails = [output[match.end() :] for match in _ANNOUNCED.finditer(output)]
     for part in (output, *reversed(tails)):
         if letter := _direct(part, texts, letters):
             return letter
-    mentioned = _mentioned(output, texts)
-    rest = output
-    for place in sorted(mentioned, key=lambda place: -len(texts[place])):
-        rest = re.sub(_phrase(texts[place]), "_", rest, flags=re.IGNORECASE)
+    mentioned, rest = _mentioned(output, texts)
     alone = {m[1] for m in _ALONE.finditer(rest) if not (m[1] in "AI" and re.match(r"\s+\w", rest[m.end() :]))}
     alone &= set(letters)
     if len(alone) == 1:
@@ -113,15 +103,12 @@ def _place(text: str, texts: Sequence[str]) -> int | None:
     return places[0] if len(places) == 1 else None
 
 
-def _phrase(text: str) -> str:
-    return rf"(?<!\w){re.escape(text)}(?!\w)"
-
-
-def _mentioned(output: str, texts: Sequence[str]) -> list[int]:
-    """Places of the texts that occur in the output as whole words, and not only inside another one that does."""
-    rest, places = output, []
-    for place in sorted(range(len(texts)), key=lambda i: -len(texts[i])):
-        if texts[place] and re.search(_phrase(texts[place]), rest, re.IGNORECASE):
+def _mentioned(output: str, texts: Sequence[str]) -> tuple[list[int], str]:
+    """Places of the texts that occur as whole words, and not only inside another one that does; the output without."""
+    places = []
+    for place in sorted((i for i, text in enumerate(texts) if text), key=lambda i: -len(texts[i])):
+        phrase = rf"(?<!\w){re.escape(texts[place])}(?!\w)"
+        output, count = re.subn(phrase, "_", output, flags=re.IGNORECASE)
+        if count:
             places.append(place)
-            rest = re.sub(_phrase(texts[place]), "_", rest, flags=re.IGNORECASE)
-    return places
+    return places, output

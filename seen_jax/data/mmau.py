@@ -8,7 +8,7 @@ from pathlib import Path
 from seen_jax.audio.find import AudioItem, as_texts, table_items
 from seen_jax.data.base import Dataset, Row, manifest_items
 from seen_jax.data.items import Entry
-from seen_jax.data.parquet import parquet_columns, parquet_rows
+from seen_jax.data.parquet import parquet_rows
 from seen_jax.errors import AudioError
 
 ASKED = {"question", "choices"}
@@ -52,9 +52,9 @@ def _json_rows(path: Path) -> list[Row] | None:
 
 
 def _parquet_rows(path: Path) -> list[Row] | None:
-    if not set(parquet_columns(path)) >= ASKED:
+    if (read := parquet_rows(path, ASKED)) is None:
         return None
-    inside, table = parquet_rows(path)
+    inside, table = read
     texts = [as_texts(row) for row in table]
     shard = SHARD.fullmatch(path.stem)
     split = shard[1] if shard else ""

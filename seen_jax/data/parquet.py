@@ -26,10 +26,6 @@ def _open(path: Path) -> Any:
         raise AudioError(f"Cannot read {path} as parquet: {error}.") from error
 
 
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0  # where it is missing, opening it says so
-
-
 def _audio_column(file: Any) -> str | None:
     """The column of {bytes, path} structs, as `datasets` stores audio; one named "audio" first."""
     arrow, schema = _library(), file.schema_arrow
@@ -38,14 +34,12 @@ def _audio_column(file: Any) -> str | None:
     return "audio" if "audio" in audio else next(iter(audio), None)
 
 
-def parquet_columns(path: Path) -> list[str]:
-    """The names of a file's columns."""
-    return list(_open(path).schema_arrow.names)
-
-
-def parquet_rows(path: Path) -> tuple[bool, list[dict[str, Any]]]:
-    """(whether the audio is inside, the rows without it; of an audio struct its `path` is kept as "audio")."""
+def parquet_rows(path: Path, needed: set[str]) -> tuple[bool, list[dict[str, Any]]] | None:
+    """(whether the audio is inside, the rows without it; of an audio struct its `path` is kept as "audio"), or None if
+    the file lacks one of the needed columns."""
     with _open(path) as file:
+        if not needed <= set(file.schema_arrow.names):
+            return None
         inside = _audio_column(file)
         names = [name for name in file.schema_arrow.names if name != inside]
         if inside and file.schema_arrow.field(inside).type.get_field_index("path") >= 0:
@@ -59,9 +53,10 @@ def parquet_rows(path: Path) -> tuple[bool, list[dict[str, Any]]]:
 
 def parquet_audio(path: Path, row: int) -> tuple[bytes, str]:
     """The encoded audio in a row, and a name for messages. A struct without bytes names a file beside the table."""
-    name = f"{path} row {row}"
-    group, offset = _place(path, row)
-    struct = _group(path, _modified(path), group)[offset].as_py() or {}
+    name, modified = f"{path} row {row}", path.stat().st_mtime_ns if path.exists() else 0  # opening says it is missing
+    starts = _group_starts(path, modified)
+    group = int(np.searchsorted(starts, row, side="right")) - 1
+    struct = _group(path, modified, group)[row - int(starts[group])].as_py() or {}
     if struct.get("bytes"):
         return struct["bytes"], name
     file = path.parent / (struct.get("path") or "")
@@ -70,16 +65,10 @@ def parquet_audio(path: Path, row: int) -> tuple[bytes, str]:
     return file.read_bytes(), str(file)
 
 
-def _place(path: Path, row: int) -> tuple[int, int]:
-    ends = _group_ends(path, _modified(path))
-    group = int(np.searchsorted(ends, row, side="right"))
-    return group, row - (int(ends[group - 1]) if group else 0)
-
-
 @functools.lru_cache(maxsize=64)
-def _group_ends(path: Path, _time: int) -> np.ndarray:
+def _group_starts(path: Path, _time: int) -> np.ndarray:
     with _open(path) as file:
-        return np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+        return np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups - 1))])
 
 
 @functools.lru_cache(maxsize=2)  # neighbouring rows are mostly read together; a group may have 100 MB

@@ -3,7 +3,6 @@
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,56 +11,30 @@ from seen_jax.data.letters import LETTERS, split_marks
 from seen_jax.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Permutation:
-    """An order of choices: order[new place] = old place."""
-
-    order: tuple[int, ...]
-
-    def moved(self, letter: str) -> str:
-        """The new letter of a choice; anything that is no letter of a choice stays as it is."""
-        old = _place(letter, len(self.order))
-        return letter if old is None else LETTERS[self.order.index(old)]
-
-    def original(self, letter: str | None) -> str | None:
-        """The old letter of a choice: the inverse of `moved`."""
-        new = _place(letter, len(self.order))
-        return letter if new is None else LETTERS[self.order[new]]
-
-
-def permuted_choices(item: Item, seed: int) -> tuple[Item, Permutation]:
+def permuted_choices(item: Item, seed: int) -> Item:
     """The same question with its choices in another order: letters stay in order, texts move, the right letter follows.
-
     Choices may carry their letters ("A. cat", "(A) cat", "A) cat"). Where the prompt lists them, it lists them in the
-    new order. The order depends on seed and item id alone and is never the given one. Raises ConfigError for fewer
-    than two choices or more than 26, and for a prompt that names all of them in a form unknown here.
-    """
+    new order. The order depends on seed and item id alone and is never the given one. Raises ConfigError for fewer than
+    two choices or more than 26, and for a prompt that names all of them in a form unknown here."""
     n = len(item.choices)
     if not 2 <= n <= len(LETTERS):
         raise ConfigError(f"item {item.id}: {n} choices cannot be permuted; 2 to {len(LETTERS)} can")
     rng = np.random.default_rng(zlib.crc32(f"permute/{seed}/{item.id}".encode()))
-    order = tuple(range(n))
-    while order == tuple(range(n)):
-        order = tuple(int(i) for i in rng.permutation(n))
-    permutation = Permutation(order)
+    order = list(range(n))
+    while order == sorted(order):
+        order = rng.permutation(n).tolist()
     marks, texts = split_marks(item.choices)
     moved = [texts[old] for old in order]
+    letters, letter, answer = list(LETTERS[:n]), item.letter, item.answer
+    if letter in letters:
+        old = letters.index(letter)
+        new, text = order.index(old), texts[old]
+        letter = letters[new]
+        spelled = {marks[old] + text: marks[new] + text, f"{text} {item.letter}": f"{text} {letter}"}
+        answer = letter if answer == item.letter else spelled.get(answer, answer)
     choices = tuple(mark + text for mark, text in zip(marks, moved, strict=True))
-    letter = permutation.moved(item.letter)
-    spelled = zip(_spellings(marks, texts, item.letter), _spellings(marks, moved, letter), strict=True)
-    answer = letter if item.answer == item.letter else dict(spelled).get(item.answer, item.answer)
     prompt = _relisted(item, marks, texts, moved)
-    return dataclasses.replace(item, prompt=prompt, choices=choices, letter=letter, answer=answer), permutation
-
-
-def _place(letter: str | None, n: int) -> int | None:
-    return LETTERS.index(letter) if letter and letter in tuple(LETTERS[:n]) else None
-
-
-def _spellings(marks: Sequence[str], texts: Sequence[str], letter: str) -> list[str]:
-    """How an answer may name the choice of a letter: "A. cat", "cat", "cat A"."""
-    place = _place(letter, len(texts))
-    return [] if place is None else [marks[place] + texts[place], texts[place], f"{texts[place]} {letter}"]
+    return dataclasses.replace(item, prompt=prompt, choices=choices, letter=letter, answer=answer)
 
 
 def _listings(marks: Sequence[str], texts: Sequence[str]) -> list[str]:
@@ -77,8 +50,6 @@ def _relisted(item: Item, marks: Sequence[str], texts: Sequence[str], moved: Seq
         if old in item.prompt:
             return item.prompt.replace(old, new)
     if all(text in item.prompt for text in texts):
-        raise ConfigError(
-            f"item {item.id}: its prompt names all choices, but not as a list whose order can be changed: put them in "
-            "lines of their own, or give question and choices apart"
-        )
+        problem = f"item {item.id}: its prompt names all choices, but not as a list whose order can be changed"
+        raise ConfigError(f"{problem}: put them in lines of their own, or give question and choices apart")
     return item.prompt

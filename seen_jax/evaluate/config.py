@@ -1,7 +1,5 @@
 """Settings of an experiment: which model, data sets, noises, SNRs, mitigations and studies."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -27,18 +25,11 @@ FREE = ("out", "studies", "study_items", "mesh", "note")  # what a resumed exper
 
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
-    """A noise to test with.
+    """A noise to test with."""
 
-    Attributes:
-        spec: as `noise_source` takes it: a synthetic name, a file, a folder or a corpus.
-        name: in tables; the source's own by default.
-        calibrated: whether bases are made of it. A noise without a basis is measured and removed with the union of the
-            others', as an unseen noise.
-    """
-
-    spec: str
-    name: str | None = None
-    calibrated: bool = True
+    spec: str  # as `noise_source` takes it: a synthetic name, a file, a folder or a corpus
+    name: str | None = None  # in tables; the source's own by default
+    calibrated: bool = True  # bases are made of it; else it is unseen: measured and removed with the others' union
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,79 +50,60 @@ CALIBRATION = CalibrationConfig()
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """An experiment. Raises ConfigError on values that make no sense.
+    """An experiment. mitigations: "none" first; names such as "wiener+seen", or sections of a name and kinds with their
+    options. site, selection, strength: how SEE is measured and SEEN edits, unless a mitigation says otherwise. Raises
+    ConfigError on values that make no sense."""
 
-    Attributes:
-        model: "seen-tiny", a Hugging Face folder or a hub name.
-        dtype: of parameters and activations.
-        mesh: the devices that the model is split over; results do not depend on it.
-        out: folder of the results; what it already holds is not done again.
-        note: shown in the report, for example where the selection comes from.
-        datasets: what is asked.
-        limit: at most so many items of each task of a data set.
-        calibration: clips that the bases are made of; a clip that is tested is refused.
-        noises: names, paths or sections.
-        snrs: in dB.
-        mitigations: "none" first; names such as "wiener+seen", or sections of a name and kinds with their options.
-        site, selection, strength: how SEE is measured and SEEN edits, unless a mitigation says otherwise.
-        task_prompts: ask in the model's own words for the paper's tasks, unless the data bring prompts.
-        permute_choices: offer the choices of every item in another order (drawn by the seed).
-        studies: names of further experiments on calibrations, selections, layers and strengths.
-        study_items: items of each data set in the studies.
-        batch_size: items at a time.
-        max_new_tokens: longest answer.
-        seed: of noises, resampling and orders.
-    """
-
-    model: str = "seen-tiny"
-    dtype: str = "float32"
-    mesh: MeshConfig = ONE_DEVICE
-    out: str = "runs/evaluate"
-    note: str = ""
-    datasets: tuple[DatasetConfig, ...] = (ITEMS,)
-    limit: int | None = None
-    calibration: CalibrationConfig = CALIBRATION
-    noises: tuple[NoiseConfig | str, ...] = ("white", "babble", "engine")
-    snrs: tuple[float, ...] = SNRS
+    model: str = "seen-tiny"  # or a Hugging Face folder or a hub name
+    dtype: str = "float32"  # of parameters and activations
+    mesh: MeshConfig = ONE_DEVICE  # the devices that the model is split over; results do not depend on it
+    out: str = "runs/evaluate"  # folder of the results; what it already holds is not done again
+    note: str = ""  # shown in the report, for example where the selection comes from
+    datasets: tuple[DatasetConfig, ...] = (ITEMS,)  # what is asked
+    limit: int | None = None  # at most so many items of each task of a data set
+    calibration: CalibrationConfig = CALIBRATION  # clips that the bases are made of; a clip that is tested is refused
+    noises: tuple[NoiseConfig | str, ...] = ("white", "babble", "engine")  # names, paths or sections
+    snrs: tuple[float, ...] = SNRS  # in dB
     mitigations: tuple[dict[str, Any] | str, ...] = (NONE, "seen")
     site: str = ENCODER_MLP_ACT
     selection: Selection = PAPER
     strength: float = 1.0
-    task_prompts: bool = True
-    permute_choices: bool = False
-    studies: tuple[str, ...] = ()
-    study_items: int = 24
-    batch_size: int = 16
-    max_new_tokens: int = 32
-    seed: int = 0
+    task_prompts: bool = True  # ask in the model's own words for the paper's tasks, unless the data bring prompts
+    permute_choices: bool = False  # offer the choices of every item in another order (drawn by the seed)
+    studies: tuple[str, ...] = ()  # names of further experiments on calibrations, selections, layers and strengths
+    study_items: int = 24  # of each data set in the studies
+    batch_size: int = 16  # items at a time
+    max_new_tokens: int = 32  # of an answer
+    seed: int = 0  # of noises, resampling and orders
 
     def __post_init__(self) -> None:
-        noises = tuple(NoiseConfig(n) if isinstance(n, str) else n for n in self.noises)
+        noises = self.all_noises
         object.__setattr__(self, "noises", noises)
         object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
         check_site(self.site)
         if bad := [snr for snr in (*self.snrs, self.calibration.snr_db) if not abs(snr) <= MAX_SNR_DB]:
             raise ConfigError(f"an SNR must be between -{MAX_SNR_DB:g} and {MAX_SNR_DB:g} dB, not {bad}")
-        for name, values in (
-            ("snrs", self.snrs),
-            ("noises", [noise.name or noise.spec for noise in noises]),
-            ("mitigations", [chain.label for chain in self.chains]),
-            ("datasets", [d.name or d.path for d in self.datasets]),
-        ):
+        noise_names, labels = [n.name or n.spec for n in noises], [chain.label for chain in self.chains]
+        named: dict[str, list[Any]] = {"snrs": [*self.snrs], "noises": noise_names, "mitigations": labels}
+        for name, values in {**named, "datasets": [d.name or d.path for d in self.datasets]}.items():
             if not values or len(set(values)) != len(values):
-                raise ConfigError(f"{name} must be at least one, each only once, not {list(values)}")
+                raise ConfigError(f"{name} must be at least one, each only once, not {values}")
         if self.chains[0] != Chain(NONE):
             raise ConfigError(f"the first mitigation must be {NONE!r}: everything is compared with it")
         if not any(noise.calibrated for noise in noises):
             raise ConfigError("at least one noise must be calibrated: bases are made of those")
         for study in self.studies:
             STUDIES[study]  # refuses an unknown one
-        lowest = {"limit": 1, "batch_size": 1, "max_new_tokens": 1, "seed": 0, "study_items": 2}
-        for name, low in lowest.items():
+        for name, low in {"limit": 1, "batch_size": 1, "max_new_tokens": 1, "seed": 0, "study_items": 2}.items():
             if (value := getattr(self, name)) is not None and value < low:
                 raise ConfigError(f"{name} must be {low} or more, not {value}")
         if not math.isfinite(self.strength):
             raise ConfigError(f"strength must be a finite number, not {self.strength}")
+
+    @property
+    def all_noises(self) -> tuple[NoiseConfig, ...]:
+        """The noises as sections, also those that are given by name."""
+        return tuple(NoiseConfig(n) if isinstance(n, str) else n for n in self.noises)
 
     @functools.cached_property
     def chains(self) -> tuple[Chain, ...]:
@@ -139,7 +111,6 @@ class ExperimentConfig:
         return tuple(make_chain(entry) for entry in self.mitigations)
 
     def folder(self) -> Path:
-        """Where everything goes."""
         return Path(self.out).expanduser()
 
     def identity(self) -> dict[str, Any]:

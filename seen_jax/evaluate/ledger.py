@@ -1,7 +1,5 @@
 """What an experiment has done so far: whole units of work, appended one line each, that survive being killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -13,24 +11,19 @@ from seen_jax.errors import ConfigError
 from seen_jax.files import to_json, write_file
 
 MANIFEST, ANSWERS = "manifest.json", "answers.jsonl"
-WRITTEN = (  # all that an experiment writes, beside the manifest
-    *("answers*.jsonl", "calibration", "mitigations", "studies", "tables", "figures"),
-    *("index.html", "report.md", "summary.json"),
-)
-Row = dict[str, Any]
+WRITTEN = ["answers*.jsonl", "calibration", "mitigations", "studies", "tables", "figures"]
+WRITTEN += ["index.html", "report.md", "summary.json"]  # all that an experiment writes, beside the manifest
 
 
 class Ledger:
-    """The unit is the least that is done or not done: its rows go to disk together, in one line.
-
-    Each of several processes appends to a file of its own and reads those of all, also of an earlier run with more of
-    them. A unit that two of them did counts once, as process 0 has it, else the one with the lower index.
-    """
+    """The unit is the least that is done or not done: its rows go to disk together, in one line. Each of several
+    processes appends to a file of its own and reads those of all, also of an earlier run with more of them. A unit
+    that two of them did counts once, as process 0 has it, else the one with the lower index."""
 
     def __init__(self, path: Path, process: int = 0):
-        """path: of process 0. A last line of the own file that was cut is taken off. ConfigError for a damaged file."""
+        """path: of process 0. Takes off a line that this process did not finish. ConfigError for a damaged file."""
         self.path = path
-        self.own = path.with_name(f"{path.stem}-{process:05d}{path.suffix}") if process else path
+        self.appended = path.with_name(f"{path.stem}-{process:05d}{path.suffix}") if process else path
         self._ends: dict[Path, int] = {}  # of the whole lines that were read
         self._places: dict[str, tuple[Path, int, int]] = {}  # of units: file, first byte, length
         self.refresh()
@@ -47,6 +40,7 @@ class Ledger:
             self._read(path)
 
     def _read(self, path: Path) -> None:
+        rank = lambda path: (path != self.path, path.name)
         try:
             file = path.open("rb")
         except FileNotFoundError:  # nothing is done yet, or it was gathered just now
@@ -60,7 +54,7 @@ class Ledger:
                     unit = json.loads(line)["unit"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise ConfigError(f"{path} is damaged ({error}): move it away to start anew") from None
-                if unit not in self._places or self._rank(path) < self._rank(self._places[unit][0]):
+                if unit not in self._places or rank(path) < rank(self._places[unit][0]):
                     self._places[unit] = path, start, len(line)
                 start += len(line)
             self._ends[path] = start
@@ -68,25 +62,23 @@ class Ledger:
     def _others(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}"))
 
-    def _rank(self, path: Path) -> tuple[bool, str]:
-        return path != self.path, path.name
-
     def _repair(self) -> None:
-        """Only of the own file: others may be writing theirs."""
-        if self.own.exists() and self._ends.get(self.own, 0) < self.own.stat().st_size:
-            os.truncate(self.own, self._ends.get(self.own, 0))
+        """Only of this process's file: others may be writing theirs."""
+        end = self._ends.get(self.appended, 0)
+        if self.appended.exists() and end < self.appended.stat().st_size:
+            os.truncate(self.appended, end)
 
-    def add(self, unit: str, rows: Sequence[Row]) -> None:
+    def add(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a unit. ConfigError where the disk refuses; what was written before stays."""
         line = json.dumps({"unit": unit, "rows": list(rows)}, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            _append(self.own, [line.encode()])
-        except OSError as error:
+            _append(self.appended, [line.encode()])
+        except OSError as e:
             self._repair()
-            raise ConfigError(f"cannot write {self.own}: {error.strerror or error}; what was done is kept") from None
-        self._read(self.own)
+            raise ConfigError(f"cannot write {self.appended}: {e.strerror or e}; what was done is kept") from None
+        self._read(self.appended)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[dict[str, Any]]:
         """All rows, each once."""
         for unit in self._places:
             yield from json.loads(self._line(unit))["rows"]
@@ -99,9 +91,7 @@ class Ledger:
 
     def gather(self, units: Sequence[str]) -> None:
         """Put what all processes did into the file of process 0, in the order of `units`, as one alone would have.
-
-        Wherever this is cut, nothing is lost and nothing counts twice.
-        """
+        Wherever this is cut, nothing is lost and nothing counts twice."""
         others = self._others()
         if not others and list(self._places) == list(units):
             return
@@ -120,40 +110,32 @@ def _append(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def claim(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Make `folder` the home of this experiment, or find that it is; returns the manifest that lies there.
-
-    Raises ConfigError for the folder of another experiment, one that is in use, and a disk that refuses.
-    """
-    path = folder / MANIFEST
+    """Make `folder` the home of this experiment, or find that it is; returns the manifest that lies there. ConfigError
+    for the folder of another experiment, one that is in use, and a disk that refuses."""
+    path, there = folder / MANIFEST, {}
     wanted = json.loads(json.dumps(manifest))
-    if not path.is_file():
-        if folder.exists() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} is in use and holds no experiment: choose another folder with --out")
-        write_file(path, to_json(wanted))
-        return wanted
-    try:
-        there = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}): choose another folder with --out") from None
-    if not there:  # `remove_experiment` was here
+    if path.is_file():
+        try:
+            there = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}): choose another folder with --out") from None
+    elif folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is in use and holds no experiment: choose another folder with --out")
+    if not there:  # a new folder, or `remove_experiment` was here
         write_file(path, to_json(wanted))
         return wanted
     identity, before = wanted["identity"], there.get("identity", {})
-    if different := [key for key in identity if before.get(key) != identity[key]]:
-        raise ConfigError(
-            f"{folder} holds another experiment (different: {', '.join(different)}): choose another folder with "
-            "--out, or replace it with --overwrite"
-        )
+    if different := ", ".join(key for key in identity if before.get(key) != identity[key]):
+        advice = "choose another folder with --out, or replace it with --overwrite"
+        raise ConfigError(f"{folder} holds another experiment (different: {different}): {advice}")
     if there.get("parts") != wanted["parts"]:
         raise ConfigError(f"the audio has other lengths here than when {folder} was begun: is it the same everywhere?")
     return there
 
 
 def remove_experiment(folder: Path) -> None:
-    """Delete what an experiment wrote into its folder, and nothing else; a folder without a manifest stays as it is.
-
-    An empty manifest remains, which says that the folder may be claimed although it holds files of somebody else.
-    """
+    """Delete what an experiment wrote into its folder, and nothing else; a folder without a manifest stays as it is. An
+    empty manifest remains, which says that the folder may be claimed although it holds files of somebody else."""
     if not (folder / MANIFEST).is_file():
         return
     for name in WRITTEN:

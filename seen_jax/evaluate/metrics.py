@@ -1,24 +1,28 @@
-"""Scores of outputs, as pure functions of strings and numbers.
+"""Scores of outputs and their intervals, as pure functions of strings and numbers.
 
-GSR compares with the model's own clean answer and accuracy with the ground truth: they are never mixed up.
-"""
-
-from __future__ import annotations
+GSR compares with the model's own clean answer, accuracy with the ground truth: they are never mixed up. An item under
+several SNRs is one observation: the `items` of an interval say which values belong together. The same seed gives the
+same interval."""
 
 import functools
 import math
 import re
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
-
-from seen_jax.errors import ConfigError
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
 
 RESAMPLES, TAILS = 2000, (0.025, 0.975)  # of a bootstrap
+CHUNK = 4_000_000  # resampled values held at once
 LONG_RUN = 4  # one word so many times in a row is not a sentence
+COSINES: tuple[str, ...] = ("act-act_noise", "act-deact_noise", "deact-act_noise")
+COSINES += ("act-deact", "deact-deact_noise", "act_noise-deact_noise")
+
+Values = Sequence[float | int | bool] | Shaped[np.ndarray, " values"]
+Pooled = Float[Any, "layers width"]
+Counts = Int[np.ndarray, " items"]
 
 
 class Estimate(NamedTuple):
@@ -37,150 +41,106 @@ def plain_words(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]|_", "", text.lower()).split())
 
 
-def normalised(text: str) -> str:
-    """`plain_words`, or the stripped text where those leave nothing."""
-    return plain_words(text) or text.strip()
-
-
 def answer(output: str, letter: str | None) -> str:
-    """What GSR compares: the letter of a multiple choice where the output names one, else the normalised output."""
-    return letter or normalised(output)
+    """What GSR compares: the letter where the output names one, else its `plain_words`, or the stripped output."""
+    return letter or plain_words(output) or output.strip()
 
 
 def gsr(clean_answers: Sequence[str], answers: Sequence[str]) -> float:
-    """Generation success rate (paper): the share of answers equal to the model's own clean answer; NaN for none.
-
-    Raises:
-        ConfigError: the two differ in length.
-    """
-    if len(clean_answers) != len(answers):
-        raise ConfigError(f"{len(answers)} answers cannot be compared with {len(clean_answers)} clean answers")
+    """Generation success rate (paper): the share of answers equal to the model's own clean answer; NaN for none."""
     return float(np.mean([c == a for c, a in zip(clean_answers, answers, strict=True)])) if answers else math.nan
 
 
-class WordErrors(NamedTuple):
-    """Per item: substitutions, deletions and insertions together, and words of the reference."""
-
-    errors: Int[np.ndarray, " items"]
-    words: Int[np.ndarray, " items"]
-
-
-def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors:
-    """Word errors of every pair, by jiwer, on `plain_words`; words where the reference has none are all errors.
-
-    ConfigError on different lengths.
-    """
+def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[Counts, Counts]:
+    """(errors, words of the reference) of every pair, by jiwer, on `plain_words`: substitutions, deletions and
+    insertions together; words where the reference has none are all errors."""
     import jiwer
 
-    if len(references) != len(hypotheses):
-        raise ConfigError(f"{len(hypotheses)} hypotheses cannot be compared with {len(references)} references")
     pairs = [(plain_words(r), plain_words(h)) for r, h in zip(references, hypotheses, strict=True)]
     errors = np.array([len(h.split()) for _, h in pairs], np.int64)
     spoken = [i for i, (r, _) in enumerate(pairs) if r]
     if spoken:
         aligned = jiwer.process_words([pairs[i][0] for i in spoken], [pairs[i][1] for i in spoken])
-        errors[spoken] = [
-            sum(
-                max(part.ref_end_idx - part.ref_start_idx, part.hyp_end_idx - part.hyp_start_idx)
-                for part in parts
-                if part.type != "equal"
-            )
-            for parts in aligned.alignments
-        ]
-    return WordErrors(errors, np.array([len(r.split()) for r, _ in pairs], np.int64))
+        length = lambda c: max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+        errors[spoken] = [sum(length(c) for c in chunks if c.type != "equal") for chunks in aligned.alignments]
+    return errors, np.array([len(r.split()) for r, _ in pairs], np.int64)
 
 
-def cosine_similarities(
-    act: Float[Any, "layers width"],
-    deact: Float[Any, "layers width"],
-    act_noise: Float[Any, "layers width"],
-    deact_noise: Float[Any, "layers width"],
-) -> dict[str, float]:
+def cosine_similarities(act: Pooled, deact: Pooled, act_noise: Pooled, deact_noise: Pooled) -> dict[str, float]:
     """Cosines between four pooled activations of a clip, each the mean over layers, named as in the released scripts.
-
     act, deact: clean audio without and with SEEN; act_noise, deact_noise: noisy audio. Layers in which one of the two
-    is zero are left out; NaN where all are.
-    """
+    is zero are left out; NaN where all are."""
     named = {"act": act, "deact": deact, "act_noise": act_noise, "deact_noise": deact_noise}
     arrays = {name: np.asarray(a, np.float64) for name, a in named.items()}
-    cosines = {f"{a}-{b}": _mean_cosine(arrays[a], arrays[b]) for a, b in combinations(named, 2)}
-    return {name: cosines[name] for name in COSINES}
-
-
-COSINES = (
-    "act-act_noise",
-    "act-deact_noise",
-    "deact-act_noise",
-    "act-deact",
-    "deact-deact_noise",
-    "act_noise-deact_noise",
-)
-
-
-def _mean_cosine(a: Float[np.ndarray, "layers width"], b: Float[np.ndarray, "layers width"]) -> float:
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    defined = norms > 0
-    if not defined.any():
-        return float("nan")
-    return float(np.clip((a * b).sum(-1)[defined] / norms[defined], -1, 1).mean())
+    cosines = {}
+    for pair in COSINES:
+        a, b = (arrays[name] for name in pair.split("-"))
+        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        defined = norms > 0
+        each = np.clip((a * b).sum(-1)[defined] / norms[defined], -1, 1)
+        cosines[pair] = float(each.mean()) if defined.any() else math.nan
+    return cosines
 
 
 def nonsense(output: str) -> bool:
     """Whether an output is empty or says one word four times in a row."""
     words = output.split()
-    runs = (len(set(words[i : i + LONG_RUN])) == 1 for i in range(len(words) - LONG_RUN + 1))
-    return not words or any(runs)
+    return not words or any(len(set(words[i : i + LONG_RUN])) == 1 for i in range(len(words) - LONG_RUN + 1))
 
 
 @functools.lru_cache(maxsize=4096)
 def wilson(hits: int, n: int) -> Estimate:
-    """A share with its 95 % Wilson score interval (scipy); NaN for n = 0. ConfigError unless 0 <= hits <= n."""
+    """A share with its 95 % Wilson score interval (scipy); NaN for n = 0."""
     from scipy.stats import binomtest
 
-    if not 0 <= hits <= n:
-        raise ConfigError(f"{hits} of {n} is not a share")
     if n == 0:
         return UNDEFINED
     interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
     return Estimate(hits / n, float(interval.low), float(interval.high))
 
 
-def correlation(
-    x: Sequence[float | int] | Float[np.ndarray, " cells"],
-    y: Sequence[float | int] | Float[np.ndarray, " cells"],
-    kind: Literal["pearson", "spearman"] = "pearson",
-    seed: int = 0,
-) -> Estimate:
-    """Pearson or Spearman correlation of cells, with a 95 % percentile bootstrap interval over pairs.
-
-    Resamples that are constant on one side are left out; the same seed gives the same interval.
-
-    Returns:
-        NaN for fewer than three cells and where one side is constant.
-
-    Raises:
-        ConfigError: x and y differ in length.
-    """
+def correlation(x: Values, y: Values, kind: Literal["pearson", "spearman"] = "pearson", seed: int = 0) -> Estimate:
+    """Pearson or Spearman correlation of cells, with a 95 % percentile bootstrap interval over pairs; NaN for fewer
+    than three cells and where one side is constant. Resamples that are constant on one side are left out."""
     from scipy.stats import rankdata
 
-    if len(x) != len(y):
-        raise ConfigError(f"a correlation needs pairs, not {len(x)} and {len(y)} values")
     both, n = np.array([x, y], np.float64), len(x)
     if n < 3:
         return UNDEFINED
     draws = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
     samples = np.concatenate([both[:, None], both[:, draws]], axis=1)  # [2, 1 + resamples, n], the data first
-    values = _pearson(rankdata(samples, axis=-1) if kind == "spearman" else samples)
+    pairs = rankdata(samples, axis=-1) if kind == "spearman" else samples
+    flat = (np.ptp(pairs, axis=-1) == 0).any(axis=0)
+    xs, ys = pairs - pairs.mean(axis=-1, keepdims=True)
+    norms = np.sqrt((xs**2).sum(-1) * (ys**2).sum(-1))
+    r = (xs * ys).sum(-1) / np.where(norms > 0, norms, 1)
+    values = np.where(flat | (norms == 0), np.nan, np.clip(r, -1, 1))
     if np.isnan(values[0]):
         return UNDEFINED
     low, high = np.nanquantile(values[1:], TAILS) if not np.isnan(values[1:]).all() else [np.nan] * 2
     return Estimate(float(values[0]), float(low), float(high))
 
 
-def _pearson(pairs: Float[np.ndarray, "2 samples n"]) -> Float[np.ndarray, " samples"]:
-    """Correlation of every sample, NaN where a side is constant."""
-    flat = (np.ptp(pairs, axis=-1) == 0).any(axis=0)
-    x, y = pairs - pairs.mean(axis=-1, keepdims=True)
-    norms = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    r = (x * y).sum(-1) / np.where(norms > 0, norms, 1)
-    return np.where(flat | (norms == 0), np.nan, np.clip(r, -1, 1))
+def mcnemar(a: Bool[np.ndarray, " items"], b: Bool[np.ndarray, " items"]) -> tuple[int, int, float]:
+    """McNemar's exact test (scipy's binomial test) between two mitigations on the same items, True = right: how many
+    items only `a` and only `b` got right, and the two-sided p value; 1 where they never differ."""
+    from scipy.stats import binomtest
+
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return only_a, only_b, p
+
+
+def mean_interval(values: Values, items: Sequence[Hashable] | Values, seed: int = 0) -> Estimate:
+    """Mean of all values with a 95 % percentile bootstrap interval over the `items` of each; NaN for no values."""
+    array, index = np.asarray(values, np.float64), pd.factorize(pd.Series(list(items)))[0]
+    if not array.size:
+        return UNDEFINED
+    sums, counts = np.bincount(index, array), np.bincount(index)
+    n, rng, means = len(sums), np.random.default_rng(seed), []
+    rows = max(1, CHUNK // n)
+    for start in range(0, RESAMPLES, rows):
+        drawn = rng.integers(n, size=(min(rows, RESAMPLES - start), n))
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), TAILS)
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))

@@ -1,63 +1,101 @@
-"""Everything that an experiment makes once: model, items, noises, calibrations and fitted mitigations."""
+"""All that an experiment makes once: model, items, units of work, noises, calibrations and fitted mitigations."""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
+import functools
 import itertools
+import math
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
+from seen_jax.audio.features import SAMPLE_RATE
+from seen_jax.audio.io import audio_seconds
 from seen_jax.audio.sources import NoiseSource, noise_source
 from seen_jax.calibrating import calibrate
 from seen_jax.data.datasets import DatasetConfig, load_dataset
-from seen_jax.data.items import Entry, Item
+from seen_jax.data.items import NO_WAVE, Entry, Item
 from seen_jax.data.leakage import SplitGuard
 from seen_jax.errors import AudioError, BasisError, ConfigError
-from seen_jax.evaluate.config import ExperimentConfig, NoiseConfig
+from seen_jax.evaluate.config import ExperimentConfig
 from seen_jax.evaluate.hosts import ALONE, Hosts
 from seen_jax.evaluate.ledger import MANIFEST, claim
-from seen_jax.evaluate.parts import make_parts
 from seen_jax.files import digest, now, versions
 from seen_jax.mitigations.base import Fitting, Wave
 from seen_jax.mitigations.chain import Chain
+from seen_jax.models.batching import share_buckets
 from seen_jax.models.load import load
 from seen_jax.models.model import Model
-from seen_jax.models.processor import Request
+from seen_jax.models.processor import Bucket, Request
 from seen_jax.models.prompts import task_messages
 from seen_jax.progress import Progress
 from seen_jax.subspace import Calibration, NoiseBasis
 
 COMMANDS = ("seen-jax", "cli")  # the program by its name, or python -m seen_jax.cli
 SPEECH = ("transcription", "speech")  # tasks whose clips hold voices
+Entries = Mapping[Any, Sequence[Entry]]  # by data set, or by data set and number of clips
+
+
+class Part(NamedTuple):
+    """Items of a data set, of similar length."""
+
+    dataset: str
+    number: int  # in the data set
+    places: list[int]  # of the items there
+    seconds: list[float]  # of each, 0 where only reading would tell
+
+
+class Unit(NamedTuple):
+    """The least that is done or not done: a part under one noise."""
+
+    key: str  # its name in the ledger
+    part: int  # its number among all parts
+    dataset: str
+    places: list[int]
+    noise: str
+    bucket: Bucket  # the shape that its batches are padded to
+
+
+def make_parts(entries: Mapping[str, Sequence[Entry]], size: int) -> list[Part]:
+    """All items in parts of at most `size`, data set by data set, from the shortest to the longest. A unit's key
+    names a part by its number, so this order decides whether a folder can be resumed: two versions of it must not
+    read one ledger. The manifest holds a digest of the parts, and `claim` refuses another one."""
+    parts = []
+    for name, items in entries.items():
+        seconds = [_seconds(entry) for entry in items]
+        order = sorted(range(len(items)), key=lambda i: (seconds[i], i))
+        for start in range(0, len(order), size):
+            places = order[start : start + size]
+            parts.append(Part(name, start // size, places, [seconds[i] for i in places]))
+    return parts
+
+
+def _seconds(entry: Entry) -> float:
+    if entry.seconds is not None:
+        return entry.seconds
+    try:
+        return 0.0 if entry.parquet_row is not None else audio_seconds(entry.path)
+    except AudioError:
+        return 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """What is ready before the first answer.
-
-    Attributes:
-        entries: the items of every data set. noises are numbered by an item's place here.
-        sources: every noise by name, in the order of the configuration.
-        calibrations: (noise, site) -> calibration; further ones are added when they are first asked for.
-        bases: noise -> the basis along which SEE is measured where a mitigation brings none.
-        mitigations: label -> fitted chain.
-        manifest: what manifest.json holds.
-    """
+    """What is ready before the first answer."""
 
     config: ExperimentConfig
     model: Model
-    entries: Mapping[str, Sequence[Entry]]
-    sources: Mapping[str, NoiseSource]
-    calibrations: Mapping[tuple[str, str], Calibration]
-    bases: Mapping[str, NoiseBasis]
-    mitigations: Mapping[str, Chain]
-    manifest: Mapping[str, Any]
+    entries: Entries  # the items of every data set; noises are numbered by an item's place here
+    sources: Mapping[str, NoiseSource]  # every noise by name, in the order of the configuration
+    calibrations: Mapping[tuple[str, str], Calibration]  # by noise and site: all that bases are made of
+    bases: Mapping[str, NoiseBasis]  # of each noise: along these SEE is measured where a mitigation brings none
+    mitigations: Mapping[str, Chain]  # fitted, by label
+    manifest: Mapping[str, Any]  # what manifest.json holds
 
     @property
     def noises(self) -> tuple[str, ...]:
@@ -67,99 +105,77 @@ class Experiment:
         """The basis along which SEE of a mitigation is measured."""
         return self.mitigations[mitigation].basis(noise) or self.bases[noise]
 
+    @functools.cached_property
+    def units(self) -> list[Unit]:
+        """All units of all processes, one part after the other: which shapes batches share depends on all of them."""
+        parts, wanted = make_parts(self.entries, self.config.batch_size), []
+        for part in parts:
+            entries = [self.entries[part.dataset][i] for i in part.places]
+            requests = [request_of(self, entry, entry.item(NO_WAVE)) for entry in entries]
+            samples = [[math.ceil(seconds * SAMPLE_RATE)] for seconds in part.seconds]
+            wanted.append(self.model.processor.bucket(requests, samples))
+        return [
+            Unit(f"{part.dataset}/{part.number}/{noise}", number, part.dataset, part.places, noise, bucket)
+            for number, (part, bucket) in enumerate(zip(parts, share_buckets(wanted), strict=True))
+            for noise in self.noises
+        ]
+
+    def count_answers(self, units: Iterable[Unit]) -> int:
+        """How many answers some units have."""
+        per_item = (1 + len(self.config.snrs)) * len(self.config.chains)
+        return per_item * sum(len(unit.places) for unit in units)
+
 
 def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) -> Experiment:
-    """Load and check everything, claim the folder, and calibrate and fit what is not there yet.
-
-    Of several processes the first claims and calibrates; the others wait for what they need of it.
-    """
-    mesh = config.mesh.mesh()
-    entries = {dataset_name(d): first_of_each_task(load_dataset(d), config.limit) for d in config.datasets}
+    """Load and check everything, claim the folder, and calibrate and fit what is not there yet. Of several processes
+    the first claims and calibrates; the others wait for what they need of it."""
+    mesh, folder = config.mesh.mesh(), config.folder()
+    entries = {d.name or d.path: first_of_each_task(load_dataset(d), config.limit) for d in config.datasets}
     wanted = [(config.calibration.dataset, config.calibration.clips)]
     wanted += [data for chain in config.chains for data in chain.data()]
     chosen = {(dataset, count): calibration_entries(dataset, count) for dataset, count in wanted}
-    clips = chosen[wanted[0]]
-    sources = noise_sources(config, [entry.wave() for entry in clips if entry.task in SPEECH])
+    sources = noise_sources(config, [entry.wave() for entry in chosen[wanted[0]] if entry.task in SPEECH])
     model = load(config.model, config.dtype, mesh, progress)
-    hosts.wait_for(config.folder() / MANIFEST, "waiting for process 0", progress, hosts.timeout)
-    manifest = claim(config.folder(), make_manifest(config, model, entries, chosen))
+    hosts.wait_for(folder / MANIFEST, "waiting for process 0", progress, hosts.timeout)
+    manifest = claim(folder, make_manifest(config, model, entries, chosen))
     waves = {key: [entry.wave() for entry in part] for key, part in chosen.items()}
-    guard = SplitGuard()
-    for key, part in chosen.items():
-        for entry, wave in zip(part, waves[key], strict=True):
-            guard.add(f"{entry.dataset}/{entry.id}", wave)
-    check_split(guard, entries, progress)
-    noises: Sequence[NoiseConfig] = config.noises  # type: ignore[assignment]
-    calibrated = tuple(name for name, noise in zip(sources, noises, strict=True) if noise.calibrated)
-    calibrations = _Calibrations(config, model, sources, waves[wanted[0]], progress, hosts)
-    fitting = Fitting(
-        model=model,
-        clips=waves[wanted[0]],
-        noises=sources,
-        calibrated=calibrated,
-        calibration=lambda noise, site: calibrations[noise, site],
-        waves=lambda dataset, count: waves[dataset, count],
-        site=config.site,
-        selection=config.selection,
-        strength=config.strength,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        folder=config.folder(),
-        wait_for=lambda path, stage: hosts.wait_for(path, f"waiting for process 0: {stage}", progress),
-        progress=progress,
-    )
-    bases = fitting.bases(config.site, config.selection)
-    fitted = {c.label: c.fit(dataclasses.replace(fitting, folder=_folder(config, c))) for c in config.chains}
-    return Experiment(config, model, entries, sources, calibrations, bases, fitted, manifest)
+    check_split(chosen, waves, entries, progress)
+    clips = waves[wanted[0]]
+    calibrations: dict[tuple[str, str], Calibration] = {}
+    wait_for = lambda path, stage: hosts.wait_for(path, f"waiting for process 0: {stage}", progress)
 
-
-def _folder(config: ExperimentConfig, chain: Chain) -> Path:
-    return config.folder() / "mitigations" / chain.label
-
-
-class _Calibrations(dict[tuple[str, str], Calibration]):
-    """Calibrations by noise and site, from their folders if they are there, else computed and kept."""
-
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        model: Model,
-        sources: Mapping[str, NoiseSource],
-        waves: Sequence[Wave],
-        progress: Progress,
-        hosts: Hosts,
-    ) -> None:
-        self.config, self.model, self.sources, self.waves = config, model, sources, waves
-        self.progress, self.hosts = progress, hosts
-
-    def __missing__(self, key: tuple[str, str]) -> Calibration:
-        noise, site = key
-        config, folder = self.config, self.config.folder() / "calibration" / noise / site
-        self.hosts.wait_for(folder, f"waiting for process 0: calibrating {noise}", self.progress)
-        if folder.exists():
+    def calibration(noise: str, site: str) -> Calibration:
+        """From its folder if it is there, else computed and kept."""
+        key, saved = (noise, site), folder / "calibration" / noise / site
+        if key in calibrations:
+            return calibrations[key]
+        wait_for(saved, f"calibrating {noise}")
+        if saved.exists():
             try:
-                self[key] = Calibration.load(folder)
+                calibrations[key] = Calibration.load(saved)
             except BasisError as error:
-                raise ConfigError(f"{error}; or move {folder} away to make it again") from None
-            return self[key]
-        drawn = [self.sources[noise].clip(i, len(w), config.seed, "calibration") for i, w in enumerate(self.waves)]
-        self[key] = calibrate(
-            self.model,
-            self.waves,
-            drawn,
-            site,
-            config.calibration.snr_db,
-            batch_size=config.batch_size,
-            card={"noise": noise},
-            progress=lambda _, done, total: self.progress(f"calibrating {noise}", done, total),
-        )
-        self[key].save(folder)
-        return self[key]
+                raise ConfigError(f"{error}; or move {saved} away to make it again") from None
+        else:
+            drawn = [sources[noise].clip(i, len(wave), config.seed, "calibration") for i, wave in enumerate(clips)]
+            tick = lambda _, done, total: progress(f"calibrating {noise}", done, total)
+            options: Any = {"batch_size": config.batch_size, "card": {"noise": noise}, "progress": tick}
+            calibrations[key] = calibrate(model, clips, drawn, site, config.calibration.snr_db, **options)
+            calibrations[key].save(saved)
+        return calibrations[key]
+
+    calibrated = tuple(name for name, noise in zip(sources, config.all_noises, strict=True) if noise.calibrated)
+    of_data = lambda dataset, count: waves[dataset, count]
+    settings = config.site, config.selection, config.strength, config.seed, config.batch_size
+    fitting = Fitting(model, clips, sources, calibrated, calibration, of_data, *settings, folder, wait_for, progress)
+    bases = fitting.bases(config.site, config.selection)
+    of_chain = lambda label: dataclasses.replace(fitting, folder=folder / "mitigations" / label)
+    fitted = {chain.label: chain.fit(of_chain(chain.label)) for chain in config.chains}
+    return Experiment(config, model, entries, sources, calibrations, bases, fitted, manifest)
 
 
 def noise_sources(config: ExperimentConfig, speech: Sequence[Wave]) -> dict[str, NoiseSource]:
     """The noises by name. speech: clips whose voices "babble" is made of, half of them for each part."""
-    noises: Sequence[NoiseConfig] = config.noises  # type: ignore[assignment]
+    noises = config.all_noises
     sources = [noise_source(noise.spec, speech if len(speech) > 1 else ()) for noise in noises]
     named = {noise.name or source.name: source for noise, source in zip(noises, sources, strict=True)}
     if len(named) < len(noises):
@@ -167,20 +183,10 @@ def noise_sources(config: ExperimentConfig, speech: Sequence[Wave]) -> dict[str,
     return named
 
 
-def dataset_name(dataset: DatasetConfig) -> str:
-    """What tables call a data set."""
-    return dataset.name or dataset.path
-
-
 def first_of_each_task(entries: Sequence[Entry], limit: int | None) -> list[Entry]:
     """The first `limit` entries of each task, in their order."""
-    count: Counter[str] = Counter()
-    kept = []
-    for entry in entries:
-        count[entry.task] += 1
-        if limit is None or count[entry.task] <= limit:
-            kept.append(entry)
-    return kept
+    turns: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+    return [entry for entry in entries if limit is None or next(turns[entry.task]) < limit]
 
 
 def in_turns(entries: Sequence[Entry]) -> list[int]:
@@ -195,49 +201,39 @@ def calibration_entries(dataset: DatasetConfig, clips: int) -> list[Entry]:
     """So many clips of a data set, the tasks in turn. ConfigError if there are too few."""
     entries = load_dataset(dataset)
     if len(entries) < clips:
-        raise ConfigError(f"{dataset_name(dataset)} has {len(entries)} clips for calibration, not {clips}")
+        raise ConfigError(f"{dataset.name or dataset.path} has {len(entries)} clips for calibration, not {clips}")
     return [entries[i] for i in in_turns(entries)[:clips]]
 
 
-def make_manifest(
-    config: ExperimentConfig,
-    model: Model,
-    entries: Mapping[str, Sequence[Entry]],
-    chosen: Mapping[tuple[DatasetConfig, int], Sequence[Entry]],
-) -> dict[str, Any]:
+def make_manifest(config: ExperimentConfig, model: Model, entries: Entries, chosen: Entries) -> dict[str, Any]:
     """What the experiment is (its identity, which a resumed run must share), and where it was begun."""
     identity = config.identity()
     identity["fingerprint"] = model.fingerprint
     identity["items"] = {name: digest(entry.id for entry in part) for name, part in entries.items()}
     identity["clips"] = [digest(entry.id for entry in part) for part in chosen.values()]
-    parts = make_parts(entries, config.batch_size)
-    parameters = sum(x.size for x in jax.tree.leaves(model.variables))
+    about = {"name": model.name, "family": model.config.family, "fingerprint": model.fingerprint}
     return {
         "identity": identity,
-        "parts": digest(str(part) for part in parts),
+        "parts": digest(str(part) for part in make_parts(entries, config.batch_size)),
         "created": now(),
         "command": shlex.join(["seen-jax", *sys.argv[1:]]) if Path(sys.argv[0]).stem in COMMANDS else None,
         "versions": versions(),
         "device": f"{jax.local_devices()[0].device_kind} ({jax.default_backend()})",
-        "model": {
-            "name": model.name,
-            "family": model.config.family,
-            "fingerprint": model.fingerprint,
-            "parameters": parameters,
-        },
+        "model": {**about, "parameters": sum(x.size for x in jax.tree.leaves(model.variables))},
     }
 
 
-def check_split(guard: SplitGuard, entries: Mapping[str, Sequence[Entry]], progress: Progress) -> None:
-    """Refuse test items that share audio with the calibration. Files that cannot be read fail later, one by one."""
+def check_split(chosen: Entries, waves: Mapping[Any, Sequence[Wave]], entries: Entries, progress: Progress) -> None:
+    """Refuse test items (`entries`) that share audio with the clips that bases and mitigations are made of (`chosen`,
+    `waves`). Files that cannot be read fail later, one by one."""
+    guard = SplitGuard()
+    for key, part in chosen.items():
+        for entry, wave in zip(part, waves[key], strict=True):
+            guard.add(f"{entry.dataset}/{entry.id}", wave)
     items = [(name, entry) for name, part in entries.items() for entry in part]
     for done, (name, entry) in enumerate(items, 1):
-        try:
-            wave = entry.wave()
-        except AudioError:
-            wave = None
-        if wave is not None:
-            guard.check(f"{name}/{entry.id}", wave)
+        with contextlib.suppress(AudioError):
+            guard.check(f"{name}/{entry.id}", entry.wave())
         progress("checking the split", done, len(items))
 
 

@@ -1,12 +1,11 @@
-"""Tables of an experiment's trials: scores per condition, mitigations compared on the same items, SEE against GSR."""
-
-from __future__ import annotations
+"""Trials (what one item got as an answer under one condition) and the tables that are made of those of an experiment:
+scores per condition, mitigations compared on the same items, SEE against GSR."""
 
 import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ import pandas as pd
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import metrics
 from seen_jax.evaluate.metrics import COSINES
-from seen_jax.evaluate.stats import mcnemar, mean_interval, paired_difference
-from seen_jax.evaluate.trials import NONE, Trial
+from seen_jax.mitigations.base import NONE
 
 TRANSCRIPTION, ALL = "transcription", "all"
 BENDS = 10.0  # dB: where the paper's score curves bend
@@ -26,45 +24,83 @@ CELL = ["dataset", "task", "noise", "snr_db", "mitigation"]
 COUNTED = ["ok", "same", "same_plain", "fixed", "broken", "choice", "correct", "fixed_truth", "broken_truth"]
 COUNTED += ["unparseable", "nonsense", "spoken", "words", "errors", "words_clean", "errors_clean"]
 ANSWER = ["dataset", "task", "item", "noise", "snr_db", "mitigation", "output", "letter", "right", "reference"]
+TUPLES = ("layers", "layers_after", "energy")  # of a trial
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One item under one condition: a noise, an SNR and a mitigation."""
+
+    dataset: str
+    task: str
+    item: str
+    noise: str  # names the basis too, also for clean audio
+    snr_db: float | None  # None for clean audio
+    mitigation: str
+    output: str = ""
+    letter: str | None = None  # that the output names; None without choices
+    right: str | None = None  # the right letter, if there are choices
+    reference: str | None = None  # the right transcript, if there is one
+    see: float = math.nan  # mean over the kept layers before the edit, from 0 to 1
+    see_after: float = math.nan  # after the edit of the same forward pass
+    layers: tuple[float, ...] = ()  # SEE of every layer
+    layers_after: tuple[float, ...] = ()
+    energy: tuple[float, ...] = ()  # that projects onto each layer's basis, raw
+    cosines: dict[str, float] | None = None  # by the names of `metrics.COSINES`; None where they are not measured
+    failed: str | None = None  # why the item could not be asked; then nothing else is known about it
+
+    @property
+    def answer(self) -> str:
+        """What GSR compares; see `metrics.answer`."""
+        return metrics.answer(self.output, self.letter)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values of all fields but those that say nothing; NaN becomes None."""
+        values = {name: _json(value) for name, value in vars(self).items()}
+        return {name: value for name, value in values.items() if value or name not in ("cosines", "failed", *TUPLES)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Trial":
+        """The trial that `to_json` wrote. Raises TypeError for unknown or missing fields."""
+        number = lambda x: math.nan if x is None else x
+        means = {name: number(values.get(name)) for name in ("see", "see_after")}
+        return cls(**{**values, **means, **{name: tuple(map(number, values.get(name, ()))) for name in TUPLES}})
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_json(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_tables(trials: Sequence[Trial], seed: int = 0) -> dict[str, pd.DataFrame]:
-    """All tables of some trials by name; their order does not matter.
-
-    Every table has NaN (or NA, in columns of integers) where a value is undefined, and an `snr_db` of NaN means clean
-    audio. Shares lie between 0 and 1. Rows are sorted by name and SNR, "none" before the other mitigations.
-
-    Args:
-        seed: of the bootstrap intervals.
-
-    Returns:
-        conditions, correlations, comparisons, overall, similarities, layers, failures, answers; the function of each
-        name says what it holds. failures: items that could not be asked, each once; answers: every answer.
-
-    Raises:
-        ConfigError: two trials of one item under one condition.
-    """
+    """All tables of some trials by name; the order of the trials does not matter. Every table has NaN (or NA, in
+    columns of integers) where a value is undefined, and an `snr_db` of NaN means clean audio. Shares lie between 0 and
+    1. Rows are sorted by name and SNR, "none" before the other mitigations.
+    They are conditions, correlations, comparisons, overall, similarities and layers, for which see the functions of
+    these names; failures: items that could not be asked, each once; answers: every answer. seed: of the bootstrap
+    intervals. Raises ConfigError for two trials of one item under one condition."""
     frame = _frame(trials)
     scored = _scored(frame)
     known = scored[scored["ok"]]
     cells = conditions(scored)
     failed = frame.loc[frame["failed"].notna(), [*ITEM, "noise", "failed"]].rename(columns={"failed": "why"})
-    return {
-        "conditions": cells,
-        "correlations": correlations(cells, seed),
-        "comparisons": comparisons(known, seed),
-        "overall": overall(known, seed),
-        "similarities": similarities(frame),
-        "layers": layers(known),
-        "failures": failed.drop_duplicates(ignore_index=True),
-        "answers": frame.loc[frame["failed"].isna(), [*ANSWER, "see", "see_after"]].reset_index(drop=True),
-    }
+    answers = frame.loc[frame["failed"].isna(), [*ANSWER, "see", "see_after"]].reset_index(drop=True)
+    tables = {"conditions": cells, "correlations": correlations(cells, seed), "comparisons": comparisons(known, seed)}
+    tables |= {"overall": overall(known, seed), "similarities": similarities(frame), "layers": layers(known)}
+    return {**tables, "failures": failed.drop_duplicates(ignore_index=True), "answers": answers}
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """A table as CSV text: missing values are empty, lists and dicts are JSON, floats are written in full."""
     text = table.map(lambda value: json.dumps(value) if isinstance(value, list | tuple | dict) else value)
     return text.to_csv(index=False, lineterminator="\n")
+
+
+def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values, None where a value is missing."""
+    rows: list[Any] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return rows
 
 
 def band(snr_db: pd.Series) -> pd.Series:
@@ -75,15 +111,13 @@ def band(snr_db: pd.Series) -> pd.Series:
 def _frame(trials: Sequence[Trial]) -> pd.DataFrame:
     """One row per trial, sorted, with its `answer`."""
     snr = lambda t: -math.inf if t.snr_db is None else t.snr_db
-    rows = sorted(
-        trials, key=lambda t: (t.dataset, t.task, t.noise, snr(t), t.mitigation != NONE, t.mitigation, t.item)
-    )
+    key = lambda t: (t.dataset, t.task, t.noise, snr(t), t.mitigation != NONE, t.mitigation, t.item)
+    rows = sorted(trials, key=key)
     columns = [*(field.name for field in dataclasses.fields(Trial)), "answer"]
     frame = pd.DataFrame([(*vars(t).values(), t.answer) for t in rows], columns=columns)
     frame = frame.astype({"snr_db": float, "see": float, "see_after": float})
-    twice = frame.duplicated([*CELL, "item"])
-    if twice.any():
-        row = frame[twice].iloc[0]
+    if len(twice := frame[frame.duplicated([*CELL, "item"])]):
+        row = twice.iloc[0]
         where = f"{row['dataset']}, {row['noise']}, {row['snr_db']:g} dB, {row['mitigation']}"
         raise ConfigError(f"the item {row['item']} was answered twice under one condition ({where}): keep one of them")
     return frame
@@ -91,15 +125,13 @@ def _frame(trials: Sequence[Trial]) -> pd.DataFrame:
 
 def _scored(frame: pd.DataFrame) -> pd.DataFrame:
     """The trials beside the clean one without mitigation (`_clean`) and the noisy one without mitigation (`_plain`).
-
-    `ok`: all three could be asked. The other columns are False or 0 where they could not.
-    """
+    `ok`: all three could be asked. The other columns are False or 0 where they could not."""
     plain = frame[frame["mitigation"] == NONE]
     clean = plain[plain["snr_db"].isna()]
-    keys = [*ITEM, "noise"]
+    keys, condition = [*ITEM, "noise"], [*ITEM, "noise", "snr_db"]
     joined = frame.merge(clean[[*keys, "answer", "output", "failed"]], "left", keys, suffixes=("", "_clean"))
-    columns = [*keys, "snr_db", "answer", "letter", "failed"]
-    joined = joined.merge(plain[columns], "left", [*keys, "snr_db"], suffixes=("", "_plain"))
+    others = plain[[*condition, "answer", "letter", "failed"]]
+    joined = joined.merge(others, "left", condition, suffixes=("", "_plain"))
     both = joined["answer_clean"].notna() & joined["answer_plain"].notna()
     joined["ok"] = ok = both & joined[["failed", "failed_clean", "failed_plain"]].isna().all(axis=1)
     choice = ok & joined["right"].notna()
@@ -125,13 +157,11 @@ def _scored(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def conditions(scored: pd.DataFrame) -> pd.DataFrame:
-    """Scores per dataset, task, noise, SNR and mitigation.
-
-    items, failed; gsr and, of choices, accuracy, each with its Wilson interval; wer against the reference and wer_clean
-    against the model's own clean output; see, see_after and energy, means over the items; against the clean answer:
-    fixed and broken by the mitigation, and influence, the share that the noise changed; fixed_truth and broken_truth
-    against the right letters; unparseable: choices without a letter; nonsense: empty or looping outputs.
-    """
+    """Scores per dataset, task, noise, SNR and mitigation: items, failed; gsr and, of choices, accuracy, each with
+    its Wilson interval; wer against the reference and wer_clean against the model's own clean output; see, see_after
+    and energy, means over the items; against the clean answer: fixed and broken by the mitigation, and influence,
+    the share that the noise changed; fixed_truth and broken_truth against the right letters; unparseable: choices
+    without a letter; nonsense: empty or looping outputs."""
     groups = scored.groupby(CELL, dropna=False, sort=False)
     n, means = groups[COUNTED].sum().astype("int64"), groups[["see", "see_after", "energy"]].mean()
     n["size"] = groups.size()
@@ -144,13 +174,18 @@ def conditions(scored: pd.DataFrame) -> pd.DataFrame:
         bounds = map(metrics.wilson, n[hits].tolist(), n[of].tolist())
         return pd.DataFrame(list(bounds), n.index, [name, f"{name}_low", f"{name}_high"])
 
+    def wer(end: str) -> pd.Series:
+        """NaN where there is no transcript; 0 or 1 where no reference has words."""
+        errors, words = n[f"errors{end}"], n[f"words{end}"]
+        return (errors / words).where(words > 0, (errors > 0).astype(float)).where(n["spoken"] > 0)
+
     columns = {
         "items": n["items"],
         "failed": n["size"] - n["items"],
         **wilson("gsr", "same", "items"),
         **wilson("accuracy", "correct", "choice"),
-        "wer": _wer(n, ""),
-        "wer_clean": _wer(n, "_clean"),
+        "wer": wer(""),
+        "wer_clean": wer("_clean"),
         **means,
         **whole[["fixed", "broken"]].where(mitigated),
         "influence": 1 - n["same_plain"] / n["items"],
@@ -161,54 +196,42 @@ def conditions(scored: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, n.index).reset_index()
 
 
-def _wer(n: pd.DataFrame, end: str) -> pd.Series:
-    """Word errors per reference word; 0 or 1 where no reference has words, NaN where there is no transcript."""
-    errors, words = n[f"errors{end}"], n[f"words{end}"]
-    return (errors / words).where(words > 0, (errors > 0).astype(float)).where(n["spoken"] > 0)
-
-
 def correlations(cells: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """SEE against GSR over the SNRs, without mitigation: per data set, task and noise; per noise, over all items of all
-    tasks ("all"); and over all cells at once.
-
-    cells: how many; pearson and spearman with 95 % bootstrap intervals. Beside them what needs no model: the
-    correlation of GSR with the SNR itself (`_snr`), and with the noise's share of the amplitude (`_share`),
-    1 / (1 + 10^(SNR / 20)).
-    """
+    """SEE against GSR over the SNRs, without mitigation: per data set, task and noise; per noise, over all items of
+    all tasks ("all"); and over all cells at once. cells: how many; pearson and spearman with 95 % bootstrap
+    intervals. Beside them what needs no model: the correlation of GSR with the SNR itself (`_snr`), and with the
+    noise's share of the amplitude (`_share`), 1 / (1 + 10^(SNR / 20))."""
     kept = cells[(cells["mitigation"] == NONE) & cells["snr_db"].notna()].dropna(subset=["see", "gsr"])
     keys = CELL[:3]
     groups = [*kept.groupby(keys, sort=False)]
     if len(groups) > kept["noise"].nunique():
-        groups += [((ALL, ALL, noise), pooled(part)) for noise, part in kept.groupby("noise", sort=False)]
+        weighted = kept.assign(see=kept["see"] * kept["items"], gsr=kept["gsr"] * kept["items"])
+        for noise, part in weighted.groupby("noise", sort=False):
+            sums = part.groupby("snr_db", sort=False)[["see", "gsr", "items"]].sum().reset_index()
+            means = sums.assign(see=sums["see"] / sums["items"], gsr=sums["gsr"] / sums["items"])
+            groups.append(((ALL, ALL, noise), means))
     groups += [((ALL,) * 3, kept)] * bool(len(kept))
     rows: list[dict[str, Any]] = []
     for key, part in groups:
-        gsr = part["gsr"].tolist()
+        gsr, snr = part["gsr"].tolist(), part["snr_db"]
         row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "cells": len(part)}
         for kind in ("pearson", "spearman"):
             names = (kind, f"{kind}_low", f"{kind}_high")
             row |= dict(zip(names, metrics.correlation(part["see"].tolist(), gsr, kind, seed), strict=True))
-        share = 1 / (1 + 10 ** (part["snr_db"] / 20))
-        for kind, (name, x) in itertools.product(("pearson", "spearman"), (("snr", part["snr_db"]), ("share", share))):
+        others = {"snr": snr, "share": 1 / (1 + 10 ** (snr / 20))}
+        for kind, (name, x) in itertools.product(("pearson", "spearman"), others.items()):
             row[f"{kind}_{name}"] = metrics.correlation(x.tolist(), gsr, kind, seed).value
         rows.append(row)
-    return pd.DataFrame(rows, columns=None if rows else [*keys, "cells", "pearson", "spearman"])
-
-
-def pooled(cells: pd.DataFrame) -> pd.DataFrame:
-    """SEE and GSR at every SNR, over the items of all cells."""
-    sums = cells.assign(see=cells["see"] * cells["items"], gsr=cells["gsr"] * cells["items"])
-    sums = sums.groupby("snr_db", sort=False)[["see", "gsr", "items"]].sum().reset_index()
-    return sums.assign(see=sums["see"] / sums["items"], gsr=sums["gsr"] / sums["items"])
+    intervals = [f"{kind}{end}" for kind in ("pearson", "spearman") for end in ("", "_low", "_high")]
+    baselines = [f"{kind}_{name}" for kind in ("pearson", "spearman") for name in ("snr", "share")]
+    return pd.DataFrame(rows, columns=[*keys, "cells", *intervals, *baselines])
 
 
 def comparisons(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Every mitigation against every earlier one on the same trials: gain of GSR, its interval, and McNemar's test.
-
     Groups: the three bands, each SNR, and each noise up to 10 dB. difference: GSR of `mitigation` less that of
-    `against`; low, high: its 95 % bootstrap interval over the items; only_mitigation, only_against: answers that only
-    one of them keeps.
-    """
+    `against`; low, high: its 95 % bootstrap interval over the items; only_mitigation, only_against: answers that
+    only one of them keeps."""
     hits = scored.pivot(index=[*ITEM, "noise", "snr_db"], columns="mitigation", values="same")
     items = hits.groupby(ITEM, sort=False).ngroup().to_numpy()
     where = hits.index.to_frame(index=False)
@@ -226,20 +249,20 @@ def comparisons(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             if not len(index):
                 continue
             first, second = (hits[name].to_numpy()[index].astype(bool) for name in (against, mitigation))
-            gain = paired_difference(first, second, items[index], seed)
-            test = mcnemar(first, second)
+            gain = metrics.mean_interval(second.astype(float) - first, items[index], seed)
+            only_against, only_mitigation, p = metrics.mcnemar(first, second)
             shares = (float(second.mean()), float(first.mean()))
-            rows.append((mitigation, against, group, len(index), *shares, *gain, test.only_b, test.only_a, test.p))
+            rows.append((mitigation, against, group, len(index), *shares, *gain, only_mitigation, only_against, p))
     columns = ["mitigation", "against", "group", "answers", "gsr", "gsr_against", "difference", "low", "high"]
     return pd.DataFrame(rows, columns=[*columns, "only_mitigation", "only_against", "p"])
 
 
 def overall(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """GSR of every mitigation over all data, tasks and noises, clean and per SNR; bootstrap intervals over items."""
-    rows = [
-        (*key, len(part), *mean_interval(part["same"].to_numpy(), [*zip(*(part[k] for k in ITEM), strict=True)], seed))
-        for key, part in scored.groupby(["mitigation", "snr_db"], dropna=False, sort=False)
-    ]
+    rows = []
+    for key, part in scored.groupby(["mitigation", "snr_db"], dropna=False, sort=False):
+        items = part.groupby(ITEM, sort=False).ngroup().to_numpy()
+        rows.append((*key, len(part), *metrics.mean_interval(part["same"].to_numpy(), items, seed)))
     return pd.DataFrame(rows, columns=["mitigation", "snr_db", "answers", "gsr", "gsr_low", "gsr_high"])
 
 

@@ -1,10 +1,4 @@
-"""What is done about noise: to the audio before the model hears it, to the model's activations, or both in turn.
-
-A kind of mitigation is a frozen dataclass whose fields are its options in a configuration file. It is found by its name
-in the registry `MITIGATIONS`: one file here, or an entry point of an installed package.
-"""
-
-from __future__ import annotations
+"""What is done about noise: to the audio before the model hears it, to the model's activations, or both in turn."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -24,24 +18,22 @@ from seen_jax.subspace import Calibration, NoiseBasis, Selection, union
 
 Wave = Float[np.ndarray, " _"]
 NONE = "none"  # the mitigation without steps, with which all others are compared
+SEEN = "seen"  # the one that is SEEN alone, with the settings of the experiment
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitting:
     """What a mitigation may be fitted to, and where it may keep what it computes.
 
-    Attributes:
-        model: the model whose activations may be edited.
-        clips: calibration clips, 16 kHz mono float32.
-        noises: every noise of the experiment; `calibrated` names those that bases and maps may be made of. Their part
-            "calibration" is for fitting.
-        calibration: (noise, site) -> its calibration, computed once and kept on disk.
-        waves: (data set, how many) -> further clips, of those that `Mitigation.data` asks for.
-        site, selection, strength: the experiment's own, for a mitigation that states none.
-        hear: what earlier steps of a chain do to the audio.
-        folder: of this mitigation, for files that survive an interruption; `wait_for(path, stage)` must be called
-            before a file is looked for there, so that of several processes only the first writes it.
-    """
+    clips: calibration clips, 16 kHz mono float32.
+    noises, calibrated: every noise of the experiment; those that bases and maps may be made of. The part "calibration"
+        of a noise is for fitting.
+    calibration: (noise, site) -> its calibration, computed once and kept on disk.
+    waves: (data set, how many) -> further clips, of those that `Mitigation.data` asks for.
+    site, selection, strength: the experiment's own, for a mitigation that states none.
+    folder: of this mitigation, for files that survive an interruption; `wait_for(path, stage)` must be called before a
+        file is looked for there, so that of several processes only the first writes it.
+    hear: what earlier steps of a chain do to the audio."""
 
     model: Model
     clips: Sequence[Wave]
@@ -61,34 +53,30 @@ class Fitting:
     _bases: dict[tuple[str, Selection], dict[str, NoiseBasis]] = dataclasses.field(default_factory=dict, repr=False)
 
     def bases(self, site: str, selection: Selection) -> dict[str, NoiseBasis]:
-        """A basis for every noise; one that is not calibrated gets the union of the others, as an unseen noise.
-
-        The same arguments give the same objects, so that edits along them share their directions.
-        """
+        """A basis for every noise; one that is not calibrated gets the union of the others, as an unseen noise. The
+        same arguments give the same objects, so that edits along them share their directions."""
         key = site, selection
         if key not in self._bases:
             known = {noise: self.calibration(noise, site).select(selection) for noise in self.calibrated}
-            others = union(list(known.values())) if len(known) < len(self.noises) else None
-            bases = {noise: known.get(noise, others) for noise in self.noises}
-            self._bases[key] = {noise: basis for noise, basis in bases.items() if basis is not None}
+            others = [noise for noise in self.noises if noise not in known]
+            bases = known | (dict.fromkeys(others, union([*known.values()])) if others else {})
+            self._bases[key] = {noise: bases[noise] for noise in self.noises}
         return self._bases[key]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mitigation:
-    """Base class of all kinds; by itself it does nothing.
-
-    A subclass overrides `hear`, `edits` or both. One that has to be fitted returns from `fit` an object that is ready.
-    """
+    """Base class of all kinds; by itself it does nothing. A subclass is a frozen dataclass whose fields are its options
+    in a configuration file; `name` is its key there. It overrides `hear`, `edits` or both. One that has to be fitted
+    returns from `fit` an object that is ready."""
 
     name: ClassVar[str] = ""
 
     def data(self) -> Sequence[tuple[DatasetConfig, int]]:
-        """Data sets, and how many clips of each, that `fit` reads beside the calibration clips. None of them may be
-        tested: the experiment checks that."""
+        """Data sets, and how many clips of each, that `fit` reads beside the calibration clips; none may be tested."""
         return ()
 
-    def fit(self, fitting: Fitting) -> Mitigation:
+    def fit(self, fitting: Fitting) -> "Mitigation":
         """The mitigation, fitted to a model, clips and noises."""
         return self
 
@@ -97,10 +85,8 @@ class Mitigation:
         return wave
 
     def edits(self, audio: Audio, noises: Sequence[str]) -> Mapping[str, Edits]:
-        """{noise: {site: Edit}} of the forward pass over a batch, for every noise that it may hold.
-
-        audio: the encoder's inputs, after `hear`. Edits that do not depend on the noise should be one object for all.
-        """
+        """{noise: {site: Edit}} of the forward pass over a batch (the encoder's inputs, after `hear`), for every noise
+        that it may hold. Edits that do not depend on the noise should be one object for all."""
         return {noise: {} for noise in noises}
 
     def basis(self, noise: str) -> NoiseBasis | None:

@@ -1,20 +1,39 @@
 """Mitigations as an experiment names them: steps that follow each other, built from a configuration."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+from seen_jax.audio.denoisers.base import Denoiser, denoiser
 from seen_jax.config import build
+from seen_jax.edits import joined
 from seen_jax.errors import ConfigError
 from seen_jax.mitigations.base import NONE, Fitting, Mitigation, Wave
-from seen_jax.mitigations.denoiser import WaveformDenoiser
 from seen_jax.models.edits import Edits
 from seen_jax.models.encoder import Audio
 from seen_jax.registry import DENOISERS, MITIGATIONS
 from seen_jax.subspace import NoiseBasis
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveformDenoiser(Mitigation):
+    """A denoiser before the model. method: a name of the registry `DENOISERS`; options: its options."""
+
+    name: ClassVar[str] = "denoiser"
+    method: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.denoiser  # refuses an unknown name or option, and a package that is missing, before any work
+
+    @functools.cached_property
+    def denoiser(self) -> Denoiser:
+        return denoiser(self.method, **self.options)
+
+    def hear(self, wave: Wave) -> Wave:
+        return self.denoiser(wave)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +46,7 @@ class Chain(Mitigation):
     def data(self) -> Sequence[Any]:
         return [wanted for step in self.steps for wanted in step.data()]
 
-    def fit(self, fitting: Fitting) -> Chain:
+    def fit(self, fitting: Fitting) -> "Chain":
         """Each step is fitted to audio as the earlier ones leave it."""
         fitted = Chain(self.label)
         for step in self.steps:
@@ -45,13 +64,10 @@ class Chain(Mitigation):
         parts = [edits for step in self.steps if any((edits := step.edits(audio, noises)).values())]
         if len(parts) < 2:
             return parts[0] if parts else {noise: {} for noise in noises}
-        merged: dict[str, dict[str, Any]] = {noise: {} for noise in noises}
-        for noise in noises:
-            for part in parts:
-                if twice := sorted(merged[noise].keys() & part[noise].keys()):
-                    raise ConfigError(f"mitigation {self.label}: two steps edit {', '.join(twice)}")
-                merged[noise] |= part[noise]
-        return merged
+        try:
+            return {noise: joined(*(part[noise] for part in parts)) for noise in noises}
+        except ConfigError as error:
+            raise ConfigError(f"mitigation {self.label}: {error}") from None
 
     def basis(self, noise: str) -> NoiseBasis | None:
         return next((basis for step in self.steps if (basis := step.basis(noise)) is not None), None)
@@ -67,17 +83,15 @@ class Chain(Mitigation):
 
     def describe(self) -> dict[str, Any]:
         """Label, kinds and options as JSON-like values."""
-        steps = [{"kind": type(step).name, **dataclasses.asdict(step)} for step in self.steps]
+        steps = [{"kind": step.name, **dataclasses.asdict(step)} for step in self.steps]
         return {"name": self.label, "steps": steps}
 
 
 def make_chain(entry: str | Mapping[str, Any]) -> Chain:
     """The chain that an entry of a configuration means.
-
     entry: "none"; kinds and denoisers by name, joined by "+" ("seen", "wiener", "wiener+restoration"); or a mapping of
     `name` and, in order, kinds with their options: {"name": "mild", "wiener": {"floor": 0.2}, "seen": {"site": ...}}.
-    Raises ConfigError, naming the entry, for anything else.
-    """
+    Raises ConfigError, naming the entry, for anything else."""
     if isinstance(entry, str):
         names = [] if entry == NONE else entry.split("+")
         return Chain(entry, tuple(_step(name, {}, f"mitigation {entry}") for name in names))

@@ -1,7 +1,5 @@
 """Restoration: a map per noise and SNR puts back what noise took from the encoder's residual stream."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import io
@@ -10,8 +8,7 @@ import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +20,14 @@ from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
 from seen_jax.files import write_file
 from seen_jax.mitigations.base import Fitting, Mitigation, Wave
-from seen_jax.mitigations.ridge import (
-    FrameSums,
-    Gate,
-    Maps,
-    describe,
-    fit_gate,
-    fit_maps,
-    frame_sums,
-    restoration_edit,
-)
+from seen_jax.mitigations.ridge import FrameSums, Gate, Maps, describe, fit_gate, fit_maps, frame_sums, restoration_edit
 from seen_jax.models.batching import Prepared, group_requests, run_batches
-from seen_jax.models.buckets import Bucket
 from seen_jax.models.edits import Edits
 from seen_jax.models.encoder import Audio, within
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model
-from seen_jax.models.processor import Request
+from seen_jax.models.processor import Bucket, Request
 from seen_jax.models.sites import ENCODER_RESID, Taps
-from seen_jax.progress import Progress, silent
 
 CLIPS = DatasetConfig("seen-tiny/calibration")
 
@@ -50,16 +36,13 @@ CLIPS = DatasetConfig("seen-tiny/calibration")
 class Restoration(Mitigation):
     """How it is fitted; all of it is closed form.
 
-    Attributes:
-        dataset, clips: what it is fitted to, the tasks in turn, clean and with every calibrated noise at each of `snrs`
-            (dB), as earlier steps of the chain leave them.
-        layer: of the encoder's residual stream, which is edited; negative ones count from the last.
-        gate_layers: layers from which the gate recognises the noise of a clip.
-        strength: share of the change that is made.
-        penalty: of the ridge.
-        rank: of the maps, None for full; a batch holds layers x clips x width x rank numbers for it.
-        temperature: above 1 for softer mixtures of maps.
-    """
+    dataset, clips, snrs: what it is fitted to, the tasks in turn, clean and with every calibrated noise at each SNR
+        (dB), as earlier steps of the chain leave them.
+    layer, gate_layers: of the encoder's residual stream, that which is edited, and those from which the gate recognises
+        the noise of a clip; negative ones count from the last.
+    strength, penalty: share of the change that is made; of the ridge.
+    rank: of the maps, None for full; a batch holds layers x clips x width x rank numbers for it.
+    temperature: above 1 for softer mixtures of maps."""
 
     name: ClassVar[str] = "restoration"
     dataset: DatasetConfig = CLIPS
@@ -83,6 +66,10 @@ class Restoration(Mitigation):
             raise ConfigError("a restoration needs a gate layer or more: [0] is a start")
         if not math.isfinite(self.strength):
             raise ConfigError(f"the strength of a restoration must be a finite number, not {self.strength}")
+        if not 0 < self.penalty < math.inf:
+            raise ConfigError(f"the ridge penalty must be positive, not {self.penalty}: 0.01 is a start")
+        if not self.temperature > 0:
+            raise ConfigError(f"the temperature of a restoration must be positive, not {self.temperature}")
 
     def data(self) -> Sequence[tuple[DatasetConfig, int]]:
         return [(self.dataset, self.clips)]
@@ -96,36 +83,14 @@ class Restoration(Mitigation):
         if bad := [layer for layer in places if not -depth <= layer < depth]:
             raise ConfigError(f"a restoration names layers {bad}, which are not among the encoder's {depth}")
         layer, *gate_layers = (place % depth for place in places)
-        waves = fitting.waves(self.dataset, self.clips)
-        conditions = [("", 0.0), *itertools.product(fitting.calibrated, self.snrs)]  # clean audio first
-        pairs = [self._condition(fitting, waves, noise, snr, layer, gate_layers) for noise, snr in conditions]
-        maps = fit_maps([pair.sums for pair in pairs], self.penalty, [self.strength] * len(pairs), self.rank)
+        waves, model = fitting.waves(self.dataset, self.clips), fitting.model
+        encode = partial(_encoded, _tapped(model), model.variables, layer=layer, gate_layers=tuple(gate_layers))
+        conditions = [None, *itertools.product(fitting.calibrated, self.snrs)]  # None: clean audio
+        pairs = [pair_frames(fitting, waves, condition, encode) for condition in conditions]
+        maps = fit_maps([pair.sums for pair in pairs], self.penalty, self.strength, self.rank)
         labels = np.repeat(np.arange(len(pairs)), [len(pair.descriptors) for pair in pairs])
-        descriptors = np.concatenate([pair.descriptors for pair in pairs])
-        gate = fit_gate(descriptors, labels, temperature=self.temperature)
-        return FittedRestoration(fitting.model, maps, gate, layer, tuple(gate_layers))
-
-    def _condition(
-        self, fitting: Fitting, waves: Sequence[Wave], noise: str, snr: float, layer: int, gate_layers: Sequence[int]
-    ) -> Pairs:
-        stage = "fitting the restoration" + (f" to {noise} at {snr:g} dB" if noise else "")
-        path = fitting.folder / (f"{noise}_{snr:g}.npz" if noise else "clean.npz")
-        fitting.wait_for(path, stage)
-        if path.exists():
-            return Pairs.load(path)
-
-        def hear(index: int) -> Wave:
-            wave = waves[index]
-            if noise:
-                drawn = fitting.noises[noise].clip(index, len(wave), fitting.seed, "calibration")
-                wave = mix_at_snr(wave, drawn, snr).audio
-            return fitting.hear(wave)
-
-        tick = lambda _, done, total: fitting.progress(stage, done, total)
-        layers = (layer, tuple(gate_layers))
-        pairs = pair_frames(fitting.model, waves, hear, bool(noise), layers, fitting.batch_size, tick)
-        pairs.save(path)
-        return pairs
+        gate = fit_gate(np.concatenate([pair.descriptors for pair in pairs]), labels, self.temperature)
+        return FittedRestoration(model, maps, gate, layer, tuple(gate_layers))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,76 +106,70 @@ class FittedRestoration(Mitigation):
     def edits(self, audio: Audio, noises: Sequence[str]) -> Mapping[str, Edits]:
         """The edit of the rows of `audio`. A first pass through the encoder shows the gate what they are."""
         model = self.model
-        lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
-        descriptors = _encoded(lalm, model.variables, audio, self.layer, self.gate_layers)[1]
+        _, descriptors, _ = _encoded(_tapped(model), model.variables, audio, self.layer, self.gate_layers)
         depth = model.config.site_shape(ENCODER_RESID)[0]
-        weights = self.gate(np.asarray(descriptors))
-        edits = {ENCODER_RESID: restoration_edit(self.maps, weights, self.layer, depth)}
+        edits = {ENCODER_RESID: restoration_edit(self.maps, self.gate(np.asarray(descriptors)), self.layer, depth)}
         return dict.fromkeys(noises, edits)  # one object: the pass is shared
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Pairs:
+class Pairs(NamedTuple):
     """What one condition leaves of its clips: the sums over pairs of frames, None for clean audio, and the gate's
     descriptors of the encoder's rows."""
 
     sums: FrameSums | None
     descriptors: Float[np.ndarray, "rows descriptors"]
 
-    def save(self, path: Path) -> None:
-        """Write a .npz file, all or nothing. Raises ConfigError where the disk refuses."""
-        sums: dict[str, Any] = {} if self.sums is None else {"gram": self.sums.gram, "cross": self.sums.cross}
-        content = io.BytesIO()
-        np.savez(content, descriptors=self.descriptors, **sums)
-        write_file(path, content.getvalue())
 
-    @classmethod
-    def load(cls, path: Path) -> Pairs:
-        """Raises ConfigError for a damaged file."""
+def pair_frames(
+    fitting: Fitting, waves: Sequence[Wave], condition: tuple[str, float] | None, encode: Callable[[Audio], Any]
+) -> Pairs:
+    """What a condition leaves of clips, from its file if it is there, else computed and kept. waves: 16 kHz, as they
+    should be; the model hears them with the noise and SNR of the condition, as earlier steps of the chain leave them.
+    Clean audio (None) needs no map. encode: `_encoded` of the model and layers."""
+    model, requests = fitting.model, [Request([wave]) for wave in waves]
+    stage = "fitting the restoration" + (" to {} at {:g} dB".format(*condition) if condition else "")
+    path = fitting.folder / ("{}_{:g}.npz".format(*condition) if condition else "clean.npz")
+    fitting.wait_for(path, stage)
+    if path.exists():
         try:
             with np.load(path) as arrays:
-                sums = FrameSums(arrays["gram"], arrays["cross"]) if "gram" in arrays else None
-                return cls(sums, arrays["descriptors"])
+                known = FrameSums(arrays["gram"], arrays["cross"]) if "gram" in arrays else None
+                return Pairs(known, arrays["descriptors"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{path} is damaged ({error}): move it away to make it again") from None
 
-
-def pair_frames(
-    model: Model,
-    clean: Sequence[Wave],
-    hear: Callable[[int], Wave],
-    mapped: bool,
-    layers: tuple[int, tuple[int, ...]],
-    batch_size: int = 8,
-    progress: Progress = silent,
-) -> Pairs:
-    """Pass clips through the encoder as the model hears them and as they should be.
-
-    clean: 16 kHz waves. hear: from the index of a clip to what is heard, of the same length. mapped: False for a
-    condition that needs no map. layers: (the edited layer, those of the gate).
-    """
-    lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
-    requests = [Request([wave]) for wave in clean]
-    encode = partial(_encoded, lalm, model.variables, layer=layers[0], gate_layers=layers[1])
+    def hear(index: int) -> Wave:
+        wave = waves[index]
+        if condition:
+            drawn = fitting.noises[condition[0]].clip(index, len(wave), fitting.seed, "calibration")
+            wave = mix_at_snr(wave, drawn, condition[1]).audio
+        return fitting.hear(wave)
 
     def run(prepared: Prepared) -> list[Pairs | None]:
         """The pairs of the whole batch, in the place of its first clip."""
         audio = prepared.inputs
         assert not isinstance(audio, Batch)
-        rows = [row for clip in prepared.clips[: prepared.size] for row in clip]
+        rows = [row for clip in prepared.clips[: len(set(prepared.rows))] for row in clip]
         noisy, descriptors, mask = (np.asarray(x)[rows] for x in encode(audio))
         sums = None
-        if mapped:
-            bucket = Bucket(audio.features.shape[1])
-            target, _ = model.processor.audio([clean[i] for i in prepared.rows], bucket)
+        if condition:
+            target, _ = model.processor.audio([waves[i] for i in prepared.rows], Bucket(audio.features.shape[1]))
             sums = frame_sums(noisy, np.asarray(encode(target)[0])[rows], mask)
         return [Pairs(sums, descriptors), *[None] * (len(prepared.rows) - 1)]
 
-    groups = group_requests(model, requests, batch_size, text=False)
-    parts = [part for part in run_batches(model, requests, run, groups, hear, progress) if part is not None]
+    groups = group_requests(model, requests, fitting.batch_size, text=False)
+    results = run_batches(model, requests, run, groups, hear, fitting.progress, stage)
+    parts = [part for part in results if part is not None]
     sums = [part.sums for part in parts if part.sums is not None]
     total = functools.reduce(FrameSums.__add__, sums) if sums else None
-    return Pairs(total, np.concatenate([part.descriptors for part in parts]))
+    pairs, content = Pairs(total, np.concatenate([part.descriptors for part in parts])), io.BytesIO()
+    np.savez(content, descriptors=pairs.descriptors, **(vars(total) if total else {}))
+    write_file(path, content.getvalue())
+    return pairs
+
+
+def _tapped(model: Model) -> Lalm:
+    return model.tapped(Taps((ENCODER_RESID,), "full"))
 
 
 @partial(jax.jit, static_argnames=("lalm", "layer", "gate_layers"))

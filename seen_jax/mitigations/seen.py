@@ -1,7 +1,5 @@
 """SEEN: the noise subspace is projected out of the activations (paper section 3.3)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +39,7 @@ class Seen(Mitigation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FittedSeen(Mitigation):
-    """bases, edits: of every noise."""
+    """The bases and edits of every noise."""
 
     bases: Mapping[str, NoiseBasis]
     by_noise: Mapping[str, Edits]

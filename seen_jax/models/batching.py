@@ -1,7 +1,6 @@
 """The batch loop: requests are grouped by length, prepared ahead of the device, run, and put back in order."""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -9,11 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.errors import ConfigError
-from seen_jax.models.buckets import Bucket, share_buckets
 from seen_jax.models.encoder import Audio
 from seen_jax.models.lalm import Batch
 from seen_jax.models.model import Model
-from seen_jax.models.processor import Request
+from seen_jax.models.processor import Bucket, Request
 from seen_jax.prefetch import pipeline
 from seen_jax.progress import Progress, silent
 
@@ -22,26 +20,20 @@ R = TypeVar("R")
 
 
 class Group(NamedTuple):
-    """The requests of one batch.
+    """The requests of one batch."""
 
-    indices: which requests, in the order of the results. rows: the request of every row of the batch: `indices`, then
-    the first of them as often as it takes to fill the batch up to its size. bucket: the shape that it is padded to.
-    text: whether prompts are prepared too, or audio alone, for work that only needs the encoder.
-    """
-
-    indices: list[int]
-    rows: list[int]
-    bucket: Bucket
-    text: bool = True
+    indices: list[int]  # which requests, in the order of the results
+    rows: list[int]  # the request of every row: `indices`, then the first of them as often as it fills the batch up
+    bucket: Bucket  # the shape that the batch is padded to
+    text: bool = True  # whether prompts are prepared too, or audio alone, for work that only needs the encoder
 
 
 class Prepared(NamedTuple):
-    """Model inputs of a group. rows: as in `Group`. inputs: a `Batch`, or `Audio` of a group without text. owners: of
-    every row's request, the encoder rows of each of its clips."""
+    """Model inputs of a group."""
 
-    rows: list[int]
-    inputs: Batch | Audio
-    owners: list[list[list[int]]]
+    rows: list[int]  # as in `Group`
+    inputs: Batch | Audio  # `Audio` of a group without text
+    owners: list[list[list[int]]]  # of the request of every row, the encoder rows of each of its clips
 
     @property
     def batch(self) -> Batch:
@@ -50,29 +42,20 @@ class Prepared(NamedTuple):
         return self.inputs
 
     @property
-    def size(self) -> int:
-        """How many rows are requests of the group, before those that fill it up."""
-        return len(set(self.rows))
-
-    @property
     def clips(self) -> list[list[int]]:
         """The encoder rows of every clip."""
         return [clip for request in self.owners for clip in request]
 
 
 def filled(indices: list[int], size: int, multiple: int) -> list[int]:
-    """The indices of a batch, and its first one as often as it takes to reach the next multiple of `multiple` that is
-    not below `size`."""
+    """The indices of a batch, and its first one as often as it takes to a multiple of `multiple`, at least `size`."""
     rows = -(-max(1, size) // multiple) * multiple
     return [*indices, *indices[:1] * (rows - len(indices))]
 
 
 def group_requests(model: Model, requests: Sequence[Request], batch_size: int, text: bool = True) -> list[Group]:
     """Groups of `batch_size` requests, from the shortest audio to the longest: similar lengths waste little padding.
-
-    All groups have one number of rows and share at most `buckets.MOST` shapes, so that few programs are compiled.
-    Raises ConfigError for a batch size below 1.
-    """
+    All groups have one number of rows and share at most two shapes. ConfigError for a batch size below 1."""
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     samples = [sum(len(wave) for wave in request.audio) for request in requests]
@@ -84,6 +67,20 @@ def group_requests(model: Model, requests: Sequence[Request], batch_size: int, t
     return [Group(*group, text) for group in zip(parts, rows, share_buckets(wanted), strict=True)]
 
 
+def share_buckets(wanted: Sequence[Bucket]) -> list[Bucket]:
+    """A bucket for every batch, no smaller than it wants: at most two different ones, with the fewest frames."""
+    count = Counter(bucket.frames for bucket in wanted)
+    largest = max(count, default=0)
+    padded = lambda frames, small: small if frames <= small else largest
+    cost = lambda small: sum(n * padded(frames, small) for frames, n in count.items())
+    small = min(sorted(count), key=cost, default=0)
+    sizes = [padded(bucket.frames, small) for bucket in wanted]
+    tokens = Counter[int]()
+    for size, bucket in zip(sizes, wanted, strict=True):
+        tokens[size] = max(tokens[size], bucket.tokens)
+    return [Bucket(size, tokens[size]) for size in sizes]
+
+
 def run_batches(
     model: Model,
     requests: Sequence[Request],
@@ -93,33 +90,19 @@ def run_batches(
     progress: Progress = silent,
     stage: str = "running",
 ) -> list[R]:
-    """What `run` returns for each request, in the order of the requests.
-
-    Args:
-        run: from the inputs of a group to one result per row; results of rows that only fill a batch are dropped.
-        groups: of `group_requests`; together they hold every request once.
-        hear: from the index of a one-clip request to the audio that takes the place of its clip, of the same length.
-            It is called in a thread ahead of the device: the place to mix and to denoise.
-        progress, stage: called as progress(stage, requests done, requests in all) after every group.
-    """
+    """What `run` returns for each request, in the order of the requests. run: from the inputs of a group to one result
+    per row; results of rows that only fill a batch are dropped. groups: of `group_requests`; together they hold every
+    request once. hear: from the index of a one-clip request to the audio of the same length that replaces its clip, in
+    a thread ahead of the device: the place to mix and to denoise. progress(stage, requests done, requests in all) is
+    called after every group."""
 
     def prepare(group: Group) -> Prepared:
-        waves = {i: hear(i) for i in group.indices} if hear else {}
-        own = [replaced(requests[i], waves.get(i)) for i in group.rows]
-        if group.text:
-            batch, owners = model.processor.prepared(own, bucket=group.bucket)
-            return Prepared(group.rows, batch, owners)
-        audio, clips = model.processor.audio([wave for request in own for wave in request.audio], group.bucket)
-        rest = iter(clips)
-        return Prepared(group.rows, audio, [[next(rest) for _ in request.audio] for request in own])
+        of_group = {i: requests[i].with_audio([hear(i)]) if hear else requests[i] for i in group.indices}
+        rows = [of_group[i] for i in group.rows]
+        return Prepared(group.rows, *model.processor.prepared(rows, group.bucket, group.text))
 
     results: dict[int, R] = {}
-    for group, found in zip(groups, pipeline(groups, prepare, run, model.concurrent), strict=True):
-        results |= zip(group.indices, found, strict=False)
+    for group, of_rows in zip(groups, pipeline(groups, prepare, run, model.concurrent), strict=True):
+        results |= zip(group.indices, of_rows, strict=False)
         progress(stage, len(results), len(requests))
     return [results[i] for i in range(len(requests))]
-
-
-def replaced(request: Request, wave: Wave | None) -> Request:
-    """The request about another clip; as it is for None."""
-    return request if wave is None else request.with_audio([wave])

@@ -1,15 +1,14 @@
 """Hugging Face model folders <-> parameters, without PyTorch. Nothing is unpickled and no remote code runs."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from seen_jax.errors import CheckpointError
 from seen_jax.files import write_file
@@ -17,20 +16,22 @@ from seen_jax.models.config import LalmConfig
 from seen_jax.models.family import Family, family_of
 from seen_jax.models.folders import part_folder, read_json
 from seen_jax.models.lalm import Batch, Lalm
-from seen_jax.models.lora import read_lora
-from seen_jax.models.safetensors_files import FLOATS, WEIGHTS, Source, Tensor, list_tensors, read_arrays
-from seen_jax.models.weights import Slot, canonical, flatten, slots, unflatten
+from seen_jax.models.safetensors_files import FLOATS, WEIGHTS, Source, Tensor, check_file, list_tensors, read_arrays
+from seen_jax.models.weights import Slot, canonical, slots
 from seen_jax.progress import Progress, silent
 
 Sharding = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
+LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+LORA_KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
+LORA_OPTIONS = (
+    *("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"),
+    *("layer_replication", "alora_invocation_tokens"),
+)
 
 
 def read_config(folder: Path) -> tuple[LalmConfig, Family]:
-    """config.json (+ generation_config.json) -> the model's configuration and its family.
-
-    Raises:
-        CheckpointError: files that are missing or damaged, and values that the port does not support, by name.
-    """
+    """config.json (+ generation_config.json) -> the model's configuration and its family. Raises CheckpointError for
+    files that are missing or damaged, and for values that are not supported, by name."""
     path = folder / "config.json"
     raw = read_json(path, "model configuration")
     family = family_of(raw.get("model_type"), path)
@@ -62,9 +63,8 @@ def _stop_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[int, ..
         tokenizer = read_json(folder / "tokenizer_config.json", "tokenizer configuration")
         eos = _token_id(folder, tokenizer.get("eos_token"))
     if eos is None or eos == []:
-        raise CheckpointError(
-            f"{folder}: no end-of-text token in generation_config.json, config.json or tokenizer_config.json."
-        )
+        files = "generation_config.json, config.json or tokenizer_config.json"
+        raise CheckpointError(f"{folder}: no end-of-text token in {files}.")
     return tuple(eos) if isinstance(eos, (list, tuple)) else (eos,), first("pad_token_id")
 
 
@@ -82,8 +82,7 @@ def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...
         one, row = jnp.ones(1, jnp.int32), jnp.zeros((1, 4), jnp.int32)
         return Lalm(config).init(jax.random.key(0), Batch(row, one, features, one, row))
 
-    variables = jax.eval_shape(init)
-    return {path: leaf.shape for path, leaf in flatten(variables["params"]).items()}
+    return {path: leaf.shape for path, leaf in flatten_dict(jax.eval_shape(init)["params"]).items()}
 
 
 def gather(folder: Path, config: LalmConfig, family: Family) -> dict[str, Tensor]:
@@ -102,17 +101,14 @@ def gather(folder: Path, config: LalmConfig, family: Family) -> dict[str, Tensor
             prefixed = {part.prefix + key: tensor for key, tensor in others.items()}
             tensors |= {key: x for key, x in prefixed.items() if canonical(key, family.renames) not in held}
         elif not any(key.startswith(part.prefix) for key in held):
-            raise CheckpointError(
-                f"{folder} holds no weights {part.prefix}*, and its config.json names no {part.attribute} that does."
-            )
+            problem = f"holds no weights {part.prefix}*, and its config.json names no {part.attribute} that does"
+            raise CheckpointError(f"{folder} {problem}.")
     return tensors
 
 
 def match(tensors: Mapping[str, Tensor], table: Mapping[str, Slot], family: Family, folder: Path) -> dict[str, Slot]:
-    """{stored key: slot}. An unmapped, missing or misshapen key is an error that lists them all.
-
-    An output map is skipped where the table has none: it is tied to the embeddings.
-    """
+    """{stored key: slot}. An unmapped, missing or misshapen key is an error that lists them all. An output map is
+    skipped where the table has none: it is tied to the embeddings."""
     unused = (*family.unused, r"(^|\.)lm_head\.weight$")
     plan: dict[str, Slot] = {}
     stored: dict[str, str] = {}  # canonical name -> key
@@ -137,25 +133,54 @@ def match(tensors: Mapping[str, Tensor], table: Mapping[str, Slot], family: Fami
     return plan
 
 
+def read_lora(folder: Path, table: Mapping[str, Slot], family: Family) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{canonical key: (alpha / r * B, A), float32, whose product is added to the weight} of the LoRA that peft wrote.
+    Other kinds and keys than those of plain linear maps are refused by name."""
+    if not (folder / LORA).is_file():
+        raise CheckpointError(f"{folder}: config.json says has_lora_adapter, but {LORA} is missing; audio needs it.")
+    from safetensors.flax import load_file
+
+    raw = read_json(folder / LORA_CONFIG, "LoRA configuration")
+    refused = [f"{name} = {raw[name]!r}" for name in LORA_OPTIONS if raw.get(name)]
+    refused += [f"{k} = {raw[k]!r}" for k, v in {"peft_type": "LORA", "bias": "none"}.items() if raw.get(k, v) != v]
+    refused += [f"{name} = {raw.get(name)!r}" for name in ("r", "lora_alpha") if not raw.get(name)]
+    if refused:
+        raise CheckpointError(f"{folder / LORA_CONFIG}: {', '.join(refused)} is not supported.")
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    problems = []
+    check_file(folder / LORA)
+    for key, value in load_file(folder / LORA).items():
+        if (parsed := LORA_KEY.fullmatch(key)) is None:
+            problems.append(f"unexpected: {key}")
+            continue
+        name = canonical(f"{parsed['layer']}.weight", family.renames)
+        parts.setdefault(name, {})[parsed["part"]] = np.asarray(value, np.float32)
+    scale = raw["lora_alpha"] / (raw["r"] ** 0.5 if raw.get("use_rslora") else raw["r"])
+    lora = {}
+    for name, pair in parts.items():
+        if name not in table or len(pair) < 2:
+            problems.append(f"unexpected: LoRA of {name}" if name not in table else f"incomplete: LoRA of {name}")
+            continue
+        b, a = lora[name] = scale * pair["B"], pair["A"]
+        if (b.shape[:1] + a.shape[1:], b.shape[1:]) != (table[name].shape, a.shape[:1]):
+            problems.append(f"misshapen: LoRA of {name}, for a weight of {list(table[name].shape)}")
+    if problems:
+        raise CheckpointError(f"{folder / LORA} does not fit this configuration:\n  " + "\n  ".join(sorted(problems)))
+    return lora
+
+
 def load_params(
     folder: Path,
     config: LalmConfig,
     family: Family,
-    dtype: Any = None,
+    dtype: Any = jnp.float32,
     sharding: Sharding | None = None,
     progress: Progress = silent,
     stage: str = "loading the model",
 ) -> dict[str, Any]:
-    """Read the parameters of a folder, one after the other: the host holds only the one being read.
-
-    Args:
-        dtype: of the parameters; None keeps the stored one.
-        sharding: (path, shape) of a parameter -> where it lives.
-        progress: called as progress(stage, bytes read, bytes in all).
-
-    Raises:
-        CheckpointError: weights that are missing, unexpected, misshapen or damaged; all problems at once.
-    """
+    """Read the parameters of a folder, one after the other: the host holds only the one being read. sharding: (path,
+    shape) of a parameter -> where it lives. progress(stage, bytes read, bytes in all) is called after each. Raises
+    CheckpointError that lists all weights that are missing, unexpected, misshapen or damaged."""
     shapes = parameter_shapes(config)
     tensors = gather(folder, config, family)
     table = slots(family.rules(config), shapes)
@@ -163,22 +188,21 @@ def load_params(
     lora = read_lora(folder, table, family) if config.lora else {}
     sources: dict[tuple[str, ...], list[Source]] = {}
     for key, slot in plan.items():
-        added = lora.get(canonical(key, family.renames))
-        sources.setdefault(slot.path, []).append(Source(tensors[key], slot, added))
+        sources.setdefault(slot.path, []).append((tensors[key], slot, lora.get(canonical(key, family.renames))))
     total, done = sum(tensors[key].nbytes for key in plan), 0
     flat: dict[tuple[str, ...], Any] = {}
     for path, array in read_arrays(sources, shapes, dtype):
         flat[path] = jax.device_put(array, sharding(path, shapes[path]) if sharding else None)
-        done += sum(source.tensor.nbytes for source in sources[path])
+        done += sum(tensor.nbytes for tensor, _, _ in sources[path])
         progress(stage, done, total)
-    return unflatten(flat)
+    return unflatten_dict(flat)
 
 
-def stored_tensors(params: Mapping[str, Any], config: LalmConfig, family: Family) -> Iterator[tuple[str, np.ndarray]]:
-    """Parameters -> (canonical checkpoint key, tensor in the stored layout)."""
-    flat = flatten(params)
-    for key, slot in slots(family.rules(config), {path: leaf.shape for path, leaf in flat.items()}).items():
-        yield key, np.ascontiguousarray(slot.layout.save(np.asarray(flat[slot.path][slot.index])))
+def stored_tensors(params: Mapping[str, Any], config: LalmConfig, family: Family) -> dict[str, np.ndarray]:
+    """Parameters by their canonical checkpoint keys, in the stored layout."""
+    flat = flatten_dict(dict(params))
+    table = slots(family.rules(config), {path: leaf.shape for path, leaf in flat.items()})
+    return {key: slot.layout(np.asarray(flat[slot.path][slot.index])) for key, slot in table.items()}
 
 
 def save_params(
@@ -192,6 +216,6 @@ def save_params(
     """Write model.safetensors under the published key names. extra: further tensors that the original expects."""
     from safetensors.numpy import save_file
 
-    tensors = dict(stored_tensors(params, config, family)) | dict(extra or {})
-    tensors = {key: x.astype(dtype or x.dtype) for key, x in tensors.items()}
+    tensors = stored_tensors(params, config, family) | dict(extra or {})
+    tensors = {key: np.asarray(x, dtype or x.dtype, order="C") for key, x in tensors.items()}
     write_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}), CheckpointError)

@@ -1,8 +1,7 @@
 """Architecture of a model as small frozen dataclasses; families fill them from config.json."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -15,14 +14,9 @@ from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_AC
 FINE_CHUNKS = 3  # a longer row is padded to whole chunks: the padding saved would not pay for another compiled shape
 
 
-def conv_length(frames: Any) -> Any:
-    """Positions after the stride-2 convolution: (F - 1) // 2 + 1, and 0 for 0 frames."""
-    return (frames + 1) // 2
-
-
-def token_count(frames: Any) -> Any:
-    """Audio tokens where pairs of positions are pooled, 25 a second: an odd last position is dropped."""
-    return conv_length(frames) // 2
+def conv_length(frames: Any, stride: int = 2) -> Any:
+    """Positions after a convolution of kernel 3 and padding 1: (F - 1) // stride + 1, and 0 for 0 frames."""
+    return (frames + stride - 1) // stride
 
 
 class Span(NamedTuple):
@@ -58,21 +52,7 @@ def equal_parts(total: int, size: int) -> tuple[Span, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Whisper-style audio encoder and projector.
-
-    pad_frames: rows are padded to a multiple of this many mel frames.
-    chunked: chunks of `pad_frames` frames are convolved, numbered and attended separately (Qwen2.5-Omni).
-    conv_frames: smaller chunks that are convolved and numbered separately (Qwen3-Omni); 0: the chunks of attention.
-    channels: of three convolutions over time and mels, which halve both (Qwen3-Omni); 0: Whisper's two over time.
-    positions: a computed sinusoid table, a stored table, or rotary embedding of a head's first `rotary` dimensions.
-    block: a position attends to all before it and to its own block of this many positions (MiniCPM-o).
-    post: the steps of the projector (`projector.STEPS`), in order: "pool" averages pairs of positions; "norm"; "fill"
-    adds zeros up to a multiple of `stack`; "stack" joins `stack` positions into one; "conv" halves them (kernel 3,
-    GELU); "linear", "mlp" (of width `hidden`) or "gated" (Ultravox: RMSNorm, a linear map to `hidden`, the SiLU of its
-    second half times its first, a linear map, and an RMSNorm on either side of it, see `gated_norm`) change the width.
-    padding_tokens: the language model also gets the tokens of a row's padding (Voxtral).
-    mlps: per layer; each is a layer of the site encoder.mlp_act.
-    """
+    """Whisper-style audio encoder and projector."""
 
     n_mels: int
     width: int
@@ -80,25 +60,29 @@ class EncoderConfig:
     heads: int
     ffn: int
     output_width: int
-    pad_frames: int
-    chunked: bool = False
-    conv_frames: int = 0
-    channels: int = 0
+    pad_frames: int  # rows are padded to a multiple of this many mel frames
+    chunked: bool = False  # chunks of `pad_frames` are convolved, numbered and attended separately (Qwen2.5-Omni)
+    conv_frames: int = 0  # smaller chunks, convolved and numbered separately (Qwen3-Omni); 0: those of attention
+    channels: int = 0  # of three convolutions that halve time and mels (Qwen3-Omni); 0: Whisper's two over time
     max_positions: int = 1500
     eps: float = 1e-5
     k_bias: bool = False
-    positions: Literal["sinusoid", "table", "rotary"] = "sinusoid"
-    rotary: int = 0
+    positions: Literal["sinusoid", "table", "rotary"] = "sinusoid"  # computed, stored, or rotary embedding
+    rotary: int = 0  # the first dimensions of a head that rotary embedding turns
     rope_theta: float = 10_000.0
-    block: int | None = None
+    block: int | None = None  # a position attends to all before it and to its own block of this many (MiniCPM-o)
+    # The steps of the projector (`projector.STEPS`), in order: "pool" averages pairs of positions; "norm"; "fill" adds
+    # zeros up to a multiple of `stack`; "stack" joins `stack` positions into one; "conv" halves them (kernel 3, GELU);
+    # "linear", "mlp" (of width `hidden`) or "gated" (Ultravox: RMSNorm, a linear map to `hidden`, the SiLU of its
+    # second half times its first, a linear map, and an RMSNorm on either side of it: `gated_norm`) change the width.
     post: tuple[str, ...] = ("pool", "norm", "linear")
     stack: int = 1
     hidden: int = 0
     activation: Literal["gelu", "relu"] = "gelu"
     post_bias: bool = True
     gated_norm: Literal["mid", "post"] = "mid"
-    padding_tokens: bool = False
-    mlps: ClassVar[int] = 1
+    padding_tokens: bool = False  # the language model also gets the tokens of a row's padding (Voxtral)
+    mlps: ClassVar[int] = 1  # per layer; each is a layer of the site encoder.mlp_act
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -135,9 +119,7 @@ class EncoderConfig:
         return chunks * self._stem_length(self.conv_frames) + self._stem_length(rest)
 
     def _stem_length(self, frames: Any) -> Any:
-        for stride in self.strides:
-            frames = conv_length(frames) if stride == 2 else frames
-        return frames
+        return functools.reduce(conv_length, self.strides, frames)
 
     def token_count(self, frames: Any) -> Any:
         """Audio tokens of a row of `frames` mel frames."""
@@ -150,28 +132,21 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ConformerConfig:
-    """Conformer encoder and Q-Former projector (Granite Speech). A frame is a pair of mel frames, 20 ms.
+    """Conformer encoder and Q-Former projector (Granite Speech). A frame is a pair of mel frames, 20 ms."""
 
-    n_mels: features of a frame. pad_frames: attention stays inside blocks of this many frames; rows are padded to them.
-    distance: the largest one in the table of relative positions. conv, kernel: width and length of the depthwise
-    convolution. labels: of the character head, whose softmax is fed back after half of the layers.
-    window, queries: the Q-Former turns each window of frames (the last one filled with zeros) into `queries` tokens.
-    mlps: per layer, one before attention and convolution and one after.
-    """
-
-    n_mels: int
+    n_mels: int  # features of a frame
     width: int
     layers: int
     heads: int
     head_dim: int
     ffn: int
     output_width: int
-    pad_frames: int
-    distance: int
-    conv: int
-    kernel: int
-    labels: int
-    window: int
+    pad_frames: int  # attention stays inside blocks of this many frames; rows are padded to them
+    distance: int  # the largest one in the table of relative positions
+    conv: int  # width of the depthwise convolution
+    kernel: int  # length of the depthwise convolution
+    labels: int  # of the character head, whose softmax is fed back after half of the layers
+    window: int  # frames that the Q-Former turns into `queries` tokens; the last window is filled with zeros
     queries: int
     query_width: int
     query_layers: int
@@ -179,10 +154,9 @@ class ConformerConfig:
     query_ffn: int
     query_eps: float
     eps: float = 1e-5
-    mlps: ClassVar[int] = 2
+    mlps: ClassVar[int] = 2  # per layer, one before attention and convolution and one after
 
     def chunk(self, total: int) -> int:
-        """As in `EncoderConfig`; here the whole row."""
         return total
 
     def padded(self, frames: int, parts: int = 1) -> int:
@@ -190,7 +164,6 @@ class ConformerConfig:
         return -(-frames // self.pad_frames) * self.pad_frames
 
     def spans(self, total: int) -> tuple[Span, ...]:
-        """As in `EncoderConfig`; here the whole row."""
         return (Span(0, 1, total),)
 
     def position_count(self, frames: Any) -> Any:
@@ -204,13 +177,7 @@ class ConformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Llama/Qwen2-style decoder.
-
-    embedding_scale, residual_scale: multiply the embeddings (audio tokens too) and what each half of a layer adds.
-    attention_scale: of the scores; None: head_dim^-0.5.
-    qk_norm: RMSNorm over each head's queries and keys, before rotary embedding. experts: MLPs of width `ffn` per layer,
-    of which a router picks `top_k` per token; 0: one MLP for all. renormalise: the weights of the picked ones sum to 1.
-    """
+    """Llama/Qwen2-style decoder."""
 
     vocab: int
     width: int
@@ -224,42 +191,33 @@ class DecoderConfig:
     qkv_bias: bool
     tied: bool = False
     rope_scaling: RopeScaling | None = None
-    embedding_scale: float = 1.0
-    residual_scale: float = 1.0
-    attention_scale: float | None = None
-    qk_norm: bool = False
-    experts: int = 0
+    embedding_scale: float = 1.0  # multiplies the embeddings, audio tokens too
+    residual_scale: float = 1.0  # multiplies what each half of a layer adds
+    attention_scale: float | None = None  # of the scores; None: head_dim^-0.5
+    qk_norm: bool = False  # RMSNorm over each head's queries and keys, before rotary embedding
+    experts: int = 0  # MLPs of width `ffn` per layer, of which a router picks `top_k` per token; 0: one MLP for all
     top_k: int = 0
-    renormalise: bool = True
-
-    @property
-    def mlp_width(self) -> int:
-        """Width of `decoder.mlp_act`: the activations of all experts side by side."""
-        return max(self.experts, 1) * self.ffn
+    renormalise: bool = True  # the weights of the picked experts sum to 1
 
 
 @dataclasses.dataclass(frozen=True)
 class LalmConfig:
-    """One model: family name, encoder, decoder, and the token ids that prompts and generation need.
-
-    audio_token: -1 if audio has no token id and the family's prompt says where it lies. lora: the folder holds a LoRA,
-    which is merged into the weights.
-    """
+    """One model: family name, encoder, decoder, and the token ids that prompts and generation need."""
 
     family: str
     encoder: EncoderConfig | ConformerConfig
     decoder: DecoderConfig
-    audio_token: int
+    audio_token: int  # -1 if audio has no token id and the family's prompt says where it lies
     stop_tokens: tuple[int, ...]
     pad_token: int
-    lora: bool = False
+    lora: bool = False  # the folder holds a LoRA, which is merged into the weights
 
     def site_shape(self, site: str) -> tuple[int, int]:
-        """(layers, width) of a site."""
+        """(layers, width) of a site; at `decoder.mlp_act` the activations of all experts lie side by side."""
         return {
             ENCODER_MLP_ACT: (self.encoder.layers * self.encoder.mlps, self.encoder.ffn),
             ENCODER_RESID: (self.encoder.layers, self.encoder.width),
             PROJECTOR: (1, self.encoder.output_width),
-            DECODER_MLP_ACT: (self.decoder.layers, self.decoder.mlp_width),
+            DECODER_MLP_ACT: (self.decoder.layers, max(self.decoder.experts, 1) * self.decoder.ffn),
             DECODER_RESID: (self.decoder.layers, self.decoder.width),
         }[site]

@@ -1,7 +1,5 @@
 """Granite Speech's audio encoder: one scan over conformer blocks, and a Q-Former that makes the audio tokens."""
 
-from __future__ import annotations
-
 import functools
 
 import flax.linen as nn
@@ -23,10 +21,7 @@ Heads = Float[Array, "n t h d"]
 def relative_attention(
     q: Heads, k: Heads, v: Heads, table: Float[Array, "distances d"], visible: Bool[Array, "n t"]
 ) -> Heads:
-    """Attention with Shaw's relative positions: q . table[i - j + distance] is added to q . k, both times d^-0.5.
-
-    table: distances from -distance to +distance.
-    """
+    """Attention with Shaw's relative positions: q . table[i - j + distance] is added to q . k, both times d^-0.5."""
     order = np.arange(q.shape[1])
     relative = table.astype(q.dtype)[order[:, None] - order + len(table) // 2]
     bias = jnp.einsum("nihd,ijd->nhij", q, relative) * q.shape[-1] ** -0.5
@@ -60,10 +55,7 @@ class Affine(nn.Module):
 
 class ConformerLayer(Layer):
     """x + FF1(x) / 2; x + Attn(x); x + Conv(x); x + FF2(x) / 2; LN(x). After half of the layers, the softmax of the
-    character head is fed back.
-
-    xs: the layer's edits, and whether it is that layer. head: (kernel, bias) of the character head and of the way back.
-    """
+    character head is fed back. xs: its edits, and whether it is that layer. head: (kernel, bias) there and back."""
 
     @nn.compact
     def __call__(self, x, xs, head, valid):
@@ -133,9 +125,8 @@ class QFormerLayer(Layer):
 
 class Conformer(Stack):
     """Same call as `Encoder`; all layers always run (`first` has no effect). Padding is hidden from attention and zero
-    to convolutions and Q-Former, so a padded row equals an unpadded one, whatever the padding holds. Layers 2i and
-    2i + 1 of encoder.mlp_act are the two MLPs of block i.
-    """
+    to convolutions and Q-Former, so a padded row equals an unpadded one, whatever the padding holds. Layers 2i and 2i +
+    1 of encoder.mlp_act are the two MLPs of block i."""
 
     config: ConformerConfig
 
@@ -162,7 +153,7 @@ class Conformer(Stack):
             flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), records[ENCODER_MLP_ACT])
             records = records | {ENCODER_MLP_ACT: flat}
         tokens = self._project(jnp.where(valid[..., None], x, 0))
-        return encoded(c, audio, x, tokens, records, edits, self.taps)
+        return encoded(self, audio, x, tokens, records, edits)
 
     def _project(self, x: Float[Array, "rows frames width"]) -> Float[Array, "rows tokens output"]:
         """The Q-Former: `queries` tokens for every window of frames."""

@@ -1,7 +1,5 @@
 """The language model: embeddings, one scan over decoder blocks, and a head; a prompt pass and a one-token pass."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 
@@ -28,24 +26,18 @@ class KeysValues:
 
 
 class Positions(NamedTuple):
-    """What the layers know of the S positions that they compute.
+    """What the layers know of the S positions that they compute."""
 
-    numbers: [B, S] for rotary embedding. visible: [B, S, S], or [B, cached] with a cache, which positions each one
-    attends to. valid: [B, S] no padding. audio: [B, S] audio tokens.
-    """
-
-    numbers: Any
-    visible: Any
-    valid: Any
-    audio: Any
+    numbers: Any  # [B, S] for rotary embedding
+    visible: Any  # [B, S, S], or [B, cached] with a cache: which positions each one attends to
+    valid: Any  # [B, S] no padding
+    audio: Any  # [B, S] audio tokens
 
 
 class Experts(Layer):
-    """Sum over a token's chosen experts of weight * down(silu(gate(x)) * up(x)).
-
-    At `decoder.mlp_act` a token has the activations of all experts side by side, zero for those that it did not choose;
-    an edit there reaches the answer through the chosen ones.
-    """
+    """Sum over a token's chosen experts of weight * down(silu(gate(x)) * up(x)). At `decoder.mlp_act` a token has the
+    activations of all experts side by side, zero for those that it did not choose; an edit there reaches the answer
+    through the chosen ones."""
 
     @nn.compact
     def __call__(self, x, edits, valid, audio):
@@ -84,10 +76,7 @@ class Experts(Layer):
 
 class DecoderLayer(Layer):
     """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x))), or experts of such MLPs; what is added may be
-    scaled.
-
-    last [B]: one position of each row; only its output [B, 1, width] is computed, but the keys and values of all.
-    """
+    scaled. last [B]: the only position of each row whose output [B, 1, width] is computed; keys, values are of all."""
 
     @nn.compact
     def __call__(self, x, edits, cache, positions, last=None):
@@ -161,10 +150,8 @@ class Decoder(Stack):
         last: Int[Array, " batch"] | None = None,
     ) -> tuple[Float[Array, "batch _ width"], KeysValues, Records]:
         """Causal pass over right-padded embeddings; positions are 0.. over the real tokens, audio tokens included.
-
         last: the only position of each row whose output is wanted [B, 1, width]. Unless an edit or a tap needs all
-        positions, the last layer then computes only that output, and all keys and values.
-        """
+        positions, the last layer then computes only that output, and all keys and values."""
         b, s, _ = x.shape
         visible = jnp.tril(jnp.ones((s, s), bool))[None] & valid[:, None, :]
         positions = Positions(jnp.broadcast_to(jnp.arange(s), (b, s)), visible, valid, audio)

@@ -1,10 +1,7 @@
 """Edits as inputs, taps and SEE as outputs: what happens at one site of one layer.
 
 An edit is a low-rank affine map per layer, `a - scale (a U) V^T + bias`. SEEN (paper section 3.3) is the orthogonal
-projection U = V = Q. Everything in it is data: another layer set, strength, noise or rank recompiles nothing.
-"""
-
-from __future__ import annotations
+projection U = V = Q. Everything in it is data: another layer set, strength, noise or rank recompiles nothing."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,17 +22,13 @@ from seen_jax.subspace.formulas import energy_share, low_rank_edit, mapped_low_r
 class Edit:
     """One edit for every layer of a site: a - scale (a u) v^T + bias.
 
-    `projection`, `measuring`, `steering` and `linear_map` make edits that are checked against a model.
-
-    Attributes:
-        u: [L, D, R] directions that are read; [L, N, D, R] gives each of N items its own (then v is needed).
-        scale: [L] strength per layer; None: only SEE is measured, and the activations stay as they are.
-        v: [L, D, R] directions that are written; None means v = u, a projection, for which SEE is reported.
-        bias: [L, D] (or [L, N, 1, D]), added to the activations, or None.
-        text: [L] share of the edit at decoder positions without an audio token, generated ones included; None: 0.
-
-    All leaves are float arrays. They are not type-checked, so that transformations may put anything in their place.
-    """
+    `projection`, `measuring`, `steering` and `linear_map` make edits that are checked against a model. All leaves are
+    float arrays. They are not type-checked, so that transformations may put anything in their place.
+    u: [L, D, R] directions that are read; [L, N, D, R] gives each of N items its own (then v is needed).
+    scale: [L] strength per layer; None: only SEE is measured, and the activations stay as they are.
+    v: [L, D, R] directions that are written; None means v = u, a projection, for which SEE is reported.
+    bias: [L, D] (or [L, N, 1, D]), added to the activations, or None.
+    text: [L] share of the edit at decoder positions without an audio token, generated ones included; None: 0."""
 
     u: Any
     scale: Any
@@ -51,28 +44,25 @@ class Edit:
 
 @struct.dataclass
 class See:
-    """SEE at one site. N = audios at encoder sites, batch rows at decoder sites.
+    """SEE at one site: means over valid frames. N = audios at encoder sites, batch rows at decoder sites."""
 
-    before, after: share of activation energy along the edit's directions, mean over valid frames, before and after the
-    edit. energy: raw projected energy ||a Q||^2, mean over valid frames, before the edit. frames: SEE per frame before
-    the edit (only with `Taps.see_frames`).
-    """
-
-    before: Any
-    after: Any
-    energy: Any
-    frames: Any = None
+    before: Any  # share of activation energy along the edit's directions
+    after: Any  # the same after the edit
+    energy: Any  # raw projected energy ||a Q||^2, before the edit
+    frames: Any = None  # SEE per frame before the edit (only with `Taps.see_frames`)
 
 
 Edits = Mapping[str, Edit]
 Activations = Float[Array, "items positions width"]
 Mask = Bool[Array, "items positions"]
 Records = dict[str, dict[str, Any]]
+Change = tuple[Any, Any, Array, Array]  # (u, v, strength, bias) of a low-rank map at every position
 
 
-def _see(a: Array, edited: Array, edit: Any, strength: Array | float, mask: Array, frames: bool) -> See:
+def _see(a: Array, edited: Array, edit: Any, change: Change | None, mask: Array, frames: bool) -> See:
     part, total = noise_energy(a, edit.u)
     before = energy_share(part, total)
+    strength = 0.0 if change is None else change[2][..., 0]
     if edit.bias is None:  # orthonormal Q: the edit keeps (1 - s)^2 of the projected energy and all of the rest
         kept = (1.0 - strength) ** 2 * part
         after = energy_share(kept, total - (part - kept))  # in this order strength 0 gives `before`, bit for bit
@@ -82,42 +72,36 @@ def _see(a: Array, edited: Array, edit: Any, strength: Array | float, mask: Arra
     return See(mean(before), mean(after), mean(part), before if frames else None)
 
 
-def _low_rank_map(edit: Any, valid: Array, audio: Array | None) -> tuple[Any, Any, Array, Array] | None:
-    """(u, v, strength, bias) at every position; None where nothing is changed."""
+def _change(edit: Any, valid: Array, audio: Array | None) -> Change | None:
     if edit is None or edit.scale is None:
         return None
     v = edit.u if edit.v is None else edit.v
+    bias = jnp.zeros(v.shape[-2]) if edit.bias is None else edit.bias
     if audio is None:
-        bias = jnp.zeros(v.shape[-2]) if edit.bias is None else edit.bias
         return edit.u, v, jnp.broadcast_to(edit.scale, valid.shape)[..., None], bias
     share = jnp.where(audio, 1.0, 0.0 if edit.text is None else edit.text)
-    bias = jnp.zeros(v.shape[-2]) if edit.bias is None else share[..., None] * edit.bias
-    return edit.u, v, (share * edit.scale)[..., None], bias
+    return edit.u, v, (share * edit.scale)[..., None], bias if edit.bias is None else share[..., None] * bias
 
 
 def visit(
     site: str, a: Activations, edits: Mapping[str, Any], taps: Taps, valid: Mask, audio: Mask | None = None
 ) -> tuple[Activations, Records]:
-    """Edit the activations of one layer at `site` and record what `taps` asks for.
-
-    `edits` holds this layer's slice of each `Edit`. `valid` marks real positions; `audio` the audio tokens among them
-    (decoder; None at encoder sites, where every valid position is audio). Returns (activations that flow on, records).
-    """
+    """(activations that flow on, records): edit the activations of one layer at `site` and record what `taps` asks for.
+    edits: the slice of each `Edit` for this layer. valid: real positions. audio: the audio tokens among them; None at
+    encoder sites, where every valid position is audio."""
     edit = edits.get(site)
-    change = _low_rank_map(edit, valid, audio)
+    change = _change(edit, valid, audio)
     edited = a if change is None else low_rank_edit(a, *change)
     counted = valid if audio is None or taps.positions == "all" else audio
-    strength = 0.0 if change is None else change[2][..., 0]
-    return edited, _records(site, (a, edited), edit, strength, taps, counted)
+    return edited, _records(site, (a, edited), edit, change, taps, counted)
 
 
 def _records(
-    site: str, before_after: tuple[Array, Array], edit: Any, strength: Array | float, taps: Taps, counted: Array
+    site: str, before_after: tuple[Array, Array], edit: Any, change: Change | None, taps: Taps, counted: Array
 ) -> Records:
-    """SEE and the tap at one site, from its activations before and after the edit."""
     record: dict[str, Any] = {}
     if edit is not None and edit.v is None:
-        record["see"] = _see(*before_after, edit, strength, counted, taps.see_frames)
+        record["see"] = _see(*before_after, edit, change, counted, taps.see_frames)
     if site in taps.sites:
         a = before_after[1]
         record["tap"] = masked_mean(a.astype(jnp.float32), counted) if taps.reduce == "mean" else a
@@ -129,15 +113,13 @@ def visit_dense(
 ) -> tuple[Float[Array, "items positions out"], Records]:
     """`visit` at an encoder site that one linear layer alone reads: (the output of that layer, records)."""
     edit = edits.get(site)
-    change = _low_rank_map(edit, valid, None)
+    change = _change(edit, valid, None)
     y, edited = dense(a), a
-    strength: Array | float = 0.0
     if change is not None:
         y = mapped_low_rank_edit(y, a, *change, dense.variables["params"]["kernel"])
-        strength = change[2][..., 0]
         if site in taps.sites or edits[site].bias is not None:  # only then are the edited activations needed
             edited = low_rank_edit(a, *change)
-    return y, _records(site, (a, edited), edit, strength, taps, valid)
+    return y, _records(site, (a, edited), edit, change, taps, valid)
 
 
 def layer_edits(edits: Edits, sites: tuple[str, ...], mesh: Any = None) -> dict[str, Edit]:
@@ -148,7 +130,3 @@ def layer_edits(edits: Edits, sites: tuple[str, ...], mesh: Any = None) -> dict[
 def single_layer(edits: Edits, site: str, layer: int = 0) -> dict[str, Edit]:
     """The edit of one layer of a site, without the layer axis."""
     return {site: jax.tree.map(lambda x: x[layer], edits[site])} if site in edits else {}
-
-
-def add_layer_axis(records: Records) -> Records:
-    return jax.tree.map(lambda x: x[None], records)

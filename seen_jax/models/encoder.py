@@ -1,7 +1,5 @@
 """The audio encoder: convolutional stem, one scan over transformer blocks, projection to audio tokens."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -15,27 +13,22 @@ from jaxtyping import Array, Bool, Float
 
 from seen_jax.models import layers
 from seen_jax.models.config import ConformerConfig, EncoderConfig, Span, conv_length
-from seen_jax.models.edits import Edits, Records, add_layer_axis, layer_edits, single_layer, visit, visit_dense
+from seen_jax.models.edits import Edits, Records, layer_edits, single_layer, visit, visit_dense
 from seen_jax.models.modules import Layer, LayerNorm, Stack, run_layers, scan
 from seen_jax.models.projector import project
-from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
 
 LAYER_SITES = (ENCODER_MLP_ACT, ENCODER_RESID)
 
 
 @struct.dataclass
 class Audio:
-    """Rows of the encoder: clips, or the segments that a family cuts them into.
+    """Rows of the encoder: clips, or the segments that a family cuts them into."""
 
-    features: log-mel [A, F, M]. frames: [A] real mel frames per row: they make the audio tokens, and they alone count
-    in taps and SEE. visible_frames: [A] frames that the convolutions see, if a family's model also reads padding; None:
-    `frames`. visible_positions: [A] positions that attention sees; None: those of `frames`.
-    """
-
-    features: Any
-    frames: Any
-    visible_frames: Any = None
-    visible_positions: Any = None
+    features: Any  # log-mel [A, F, M]
+    frames: Any  # [A] real mel frames per row: they make the audio tokens, and they alone count in taps and SEE
+    visible_frames: Any = None  # [A] that the convolutions see, if a family also reads padding; None: `frames`
+    visible_positions: Any = None  # [A] positions that attention sees; None: those of `frames`
 
     def convolved(self) -> Any:
         """[A] frames that the convolutions see."""
@@ -44,13 +37,12 @@ class Audio:
 
 @struct.dataclass
 class Encoded:
-    """Audio tokens [A, P, output_width], how many of them are real [A], the encoder states [A, P, width] before the
-    projection, and the records of the encoder's sites."""
+    """What the encoder gives."""
 
-    tokens: Any
-    lengths: Any
-    states: Any
-    records: Records
+    tokens: Any  # audio tokens [A, P, output_width]
+    lengths: Any  # [A] how many of them are real
+    states: Any  # [A, P, width] before the projection
+    records: Records  # of the encoder's sites
 
 
 def within(config: EncoderConfig | ConformerConfig, frames: Any, total: int) -> Any:
@@ -64,10 +56,8 @@ def within(config: EncoderConfig | ConformerConfig, frames: Any, total: int) -> 
 
 
 def first_edited(config: EncoderConfig | ConformerConfig, edits: Edits) -> int:
-    """The first encoder layer that some edit may change, for `encode_above`; the number of layers if there is none.
-
-    edits: concrete arrays, which may be stacked ([K, L] strengths). 0 for a conformer, which always runs as a whole.
-    """
+    """The first encoder layer that some edit may change, for `Lalm.encode`; the number of layers if there is none.
+    edits: concrete arrays, which may be stacked ([K, L] strengths). 0 for a conformer, which always runs as a whole."""
     if isinstance(config, ConformerConfig):
         return 0
     first = config.layers
@@ -80,11 +70,6 @@ def first_edited(config: EncoderConfig | ConformerConfig, edits: Edits) -> int:
             changed = np.flatnonzero(changes.reshape(-1, config.layers).any(0))
             first = min([first, *changed.tolist()])
     return first
-
-
-def encode_above(lalm: Any, variables: Any, audio: Audio, edits: Edits, first: int) -> Encoded:
-    """`Lalm.encode` with edits that change nothing below layer `first`."""
-    return lalm.apply(variables, audio, edits, first, method="encode")
 
 
 class EncoderLayer(Layer):
@@ -122,8 +107,7 @@ class EncoderLayer(Layer):
 
 class Encoder(Stack):
     """Whisper's encoder as the families use it. Frames that the convolutions must not see are zeroed before each of
-    them, so a padded tail equals an unpadded one, whatever the padding holds.
-    """
+    them, so a padded tail equals an unpadded one, whatever the padding holds."""
 
     config: EncoderConfig
 
@@ -140,7 +124,7 @@ class Encoder(Stack):
         valid = within(c, audio.frames, total)
         x, records = self._layers(x, audio, valid, edits, first)
         states, tokens = project(self, x, c.position_count(audio.convolved()))
-        return encoded(c, audio, states, tokens, records, edits, self.taps)
+        return encoded(self, audio, states, tokens, records, edits)
 
     def _stem(self, audio: Audio) -> Float[Array, "rows positions width"]:
         """The convolutions and the position table, over chunks or whole rows."""
@@ -167,7 +151,7 @@ class Encoder(Stack):
             for conv, stride in zip(convs, c.strides, strict=True):
                 real = jnp.arange(x.shape[1]) < visible[:, None]
                 x = layers.gelu(conv(jnp.where(real.reshape(*real.shape, *[1] * axes), x, 0)))
-                visible = conv_length(visible) if stride == 2 else visible
+                visible = conv_length(visible, stride)
             if flat is not None:
                 x = flat(x.swapaxes(2, 3).reshape(*x.shape[:2], -1))  # the original flattens channels before mels
             x = x if table is None else x + table[: x.shape[1]]
@@ -208,16 +192,10 @@ class Encoder(Stack):
 
 
 def encoded(
-    config: EncoderConfig | ConformerConfig,
-    audio: Audio,
-    states: Array,
-    tokens: Float[Array, "rows tokens output"],
-    records: Records,
-    edits: Edits,
-    taps: Taps,
+    stack: Stack, audio: Audio, states: Array, tokens: Float[Array, "rows tokens width"], records: Records, edits: Edits
 ) -> Encoded:
     """What an encoder returns, after the site `projector`. records: of the layers."""
-    lengths = config.token_count(audio.frames)
+    lengths = stack.config.token_count(audio.frames)
     real = jnp.arange(tokens.shape[1]) < lengths[:, None]
-    tokens, projected = visit(PROJECTOR, tokens, single_layer(edits, PROJECTOR), taps, real)
-    return Encoded(tokens, lengths, states, records | add_layer_axis(projected))
+    tokens, projected = visit(PROJECTOR, tokens, single_layer(edits, PROJECTOR), stack.taps, real)
+    return Encoded(tokens, lengths, states, records | jax.tree.map(lambda x: x[None], projected))

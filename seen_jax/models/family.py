@@ -1,7 +1,5 @@
 """What a model family is: how its folders are read, its clips are cut and its prompts are written."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from seen_jax.registry import FAMILIES
 
 Chat = Sequence[Mapping[str, Any]]
 Counts = Sequence[Sequence[int]]  # audio tokens of each encoder row of each clip
+Raw = Mapping[str, Any]  # config.json with the defaults of its class, or a section of it
 
 # Keys that transformers writes into every section. Decoding is the caller's choice (`Decoding`), and the token ids that
 # stop it are read apart.
@@ -37,20 +36,26 @@ EVERYWHERE = (
 
 def unsupported(section: str, key: str, value: Any, expected: str) -> CheckpointError:
     """The error that refuses a value of config.json by name. section: "" for the top level."""
-    return CheckpointError(
-        f"config.json: {section}{'.' * bool(section)}{key} = {value!r} is not supported; {expected}."
-    )
+    name = f"{section}.{key}" if section else key
+    return CheckpointError(f"config.json: {name} = {value!r} is not supported; {expected}.")
 
 
-def expect(section: Mapping[str, Any], name: str, values: Mapping[str, Any]) -> None:
+def expect(section: Raw, name: str, values: Raw) -> None:
     """Raise CheckpointError unless the section states these values or leaves them out."""
     for key, value in values.items():
         if section.get(key, value) != value:
             raise unsupported(name, key, section[key], f"expected {value!r}")
 
 
+def completed(model_type: str, section: Raw) -> dict[str, Any]:
+    """A section with the defaults of transformers' class for this model type."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type].from_dict(dict(section)).to_dict()
+
+
 @functools.lru_cache
-def _defaults(model_type: str) -> Mapping[str, Any]:
+def _defaults(model_type: str) -> Raw:
     """What transformers' class for this model type sets by default; nothing for a type that it does not have."""
     from transformers import CONFIG_MAPPING
 
@@ -59,19 +64,13 @@ def _defaults(model_type: str) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """The keys of one section of config.json that a family knows. Names stand in one text, separated by blanks.
+    """The keys of one section of config.json that a family knows. Names stand in one text, separated by blanks."""
 
-    Attributes:
-        reads: keys that the family uses.
-        ignores: keys without effect on the answer to audio and text; those of `EVERYWHERE` need no mention.
-        only: {key: the values that the port supports}.
-    """
+    reads: str = ""  # keys that the family uses
+    ignores: str = ""  # keys without effect on the answer to audio and text; those of `EVERYWHERE` need no mention
+    only: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)  # {key: values that are supported}
 
-    reads: str = ""
-    ignores: str = ""
-    only: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-
-    def __or__(self, other: Keys) -> Keys:
+    def __or__(self, other: "Keys") -> "Keys":
         """The keys of both; `other` decides where both restrict a key."""
         reads, ignores = f"{self.reads} {other.reads}", f"{self.ignores} {other.ignores}"
         return Keys(reads, ignores, {**self.only, **other.only})
@@ -80,7 +79,7 @@ class Keys:
     def known(self) -> set[str]:
         return {*self.reads.split(), *self.ignores.split(), *self.only}
 
-    def check(self, section: Mapping[str, Any], name: str) -> None:
+    def check(self, section: Raw, name: str) -> None:
         """Raise CheckpointError for a value that is not supported, and for a key that is not known here and does not
         have the default of transformers' class for the section's model type."""
         for key, values in self.only.items():
@@ -95,62 +94,51 @@ class Keys:
 
 
 class Family:
-    """A family of models. Each has one file with one instance of a subclass, which the registry FAMILIES finds.
+    """A family of models. Each has one file with one instance of a subclass, which the registry FAMILIES finds."""
 
-    Attributes:
-        name: in prompts.yaml, on the command line and in messages.
-        model_types: values of config.json's `model_type` that the family reads.
-        verified: what the port was compared with.
-        published: what the published config.json states beyond the defaults of its class.
-        framing: how a clip becomes rows of the encoder.
-        renames: (pattern, replacement) that bring other key layouts to the published one; the first match counts.
-        unused: patterns of published keys that audio and text do not need.
-        parts: parts of the model that may lie in folders of their own.
-        sections: {section of config.json: its known keys}; "" is the top level.
-        tokens: tokens whose ids config.json does not state; `config` finds them in raw["tokens"], None if missing.
-        audio: the text that stands for a clip in a rendered chat template.
-        chat_template: a Jinja template for folders without one.
-        own_template: whether `chat_template` is used even if the folder has another.
-    """
-
-    name: str
-    model_types: tuple[str, ...]
-    verified: str
-    published: ClassVar[Mapping[str, Any]] = {}
-    framing: Framing
+    name: str  # in prompts.yaml, on the command line and in messages
+    model_types: tuple[str, ...]  # values of config.json's `model_type` that the family reads
+    verified: str  # what the port was compared with
+    published: ClassVar[Raw] = {}  # what the published config.json states beyond the defaults of its class
+    framing: Framing  # how a clip becomes rows of the encoder
+    # (pattern, replacement) that bring other key layouts to the published one; the first match counts
     renames: tuple[tuple[str, str], ...] = ()
-    unused: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-    sections: ClassVar[Mapping[str, Keys]] = {}
+    unused: tuple[str, ...] = ()  # patterns of published keys that audio and text do not need
+    parts: tuple[Part, ...] = ()  # parts of the model that may lie in folders of their own
+    sections: ClassVar[Mapping[str, Keys]] = {}  # {section of config.json, "" for the top level: its known keys}
+    # tokens whose ids config.json does not state, that of audio first; `config` finds them in raw["tokens"]
     tokens: tuple[str, ...] = ()
-    audio: str
-    chat_template: str = ""
-    own_template: bool = False
+    audio: str  # the text that stands for a clip in a rendered chat template
+    chat_template: str = ""  # a Jinja template for folders without one
+    own_template: bool = False  # whether it is used even if the folder has another
 
-    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, raw: Raw) -> dict[str, Any]:
         """config.json with the defaults of its class in transformers. A folder's own code never runs."""
-        from transformers import CONFIG_MAPPING
+        return completed(raw["model_type"], raw)
 
-        return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw)).to_dict()
-
-    def check(self, raw: Mapping[str, Any]) -> None:
+    def check(self, raw: Raw) -> None:
         """Raise CheckpointError for what a completed config.json states and the port does not have, by name."""
         for name, keys in self.sections.items():
             keys.check((raw.get(name) or {}) if name else raw, name)
 
-    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig | ConformerConfig:
+    def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig | ConformerConfig:
         """The audio encoder and projector of a completed config.json."""
         raise NotImplementedError
 
-    def decoder(self, raw: Mapping[str, Any]) -> DecoderConfig:
+    def decoder(self, raw: Raw) -> DecoderConfig:
         """The language model of a completed config.json."""
         raise NotImplementedError
 
-    def audio_token(self, raw: Mapping[str, Any]) -> int:
+    def audio_token(self, raw: Raw) -> int:
         """The id that holds the places of audio tokens; -1 where `prompt` alone says where they lie."""
-        return first(raw, "audio_token_id", "audio_token_index")
+        if not self.tokens:
+            return first(raw, "audio_token_id", "audio_token_index")
+        token = self.tokens[0]
+        if raw["tokens"][token] is None:
+            raise CheckpointError(f"tokenizer.json has no token {token}, which stands for audio in {self.name}.")
+        return raw["tokens"][token]
 
-    def config(self, raw: Mapping[str, Any], eos: tuple[int, ...], pad: int | None) -> LalmConfig:
+    def config(self, raw: Raw, eos: tuple[int, ...], pad: int | None) -> LalmConfig:
         """The model of a completed config.json. eos, pad: token ids that the folder states."""
         decoder = self.decoder(raw)
         encoder, audio = self.encoder(raw, decoder), self.audio_token(raw)
@@ -176,14 +164,8 @@ class Family:
         )
 
     def prompt(self, tokenizer: Any, chat: Chat, counts: Counts, audio_token: int) -> tuple[list[int], list[int]]:
-        """Render the chat with the template, expand the clips and tokenize.
-
-        Returns:
-            Token ids of the prompt, and the positions of the audio tokens.
-
-        Raises:
-            ConfigError: the chat has not as many places for audio as there are clips.
-        """
+        """(token ids of the prompt, positions of its audio tokens): the rendered chat with expanded clips. Raises
+        ConfigError unless the chat has as many places for audio as there are clips."""
         pieces = self.render(tokenizer, chat).split(self.audio)
         check_places(len(pieces) - 1, counts, self.audio)
         clips = [self.expand(sum(rows)) for rows in counts]
@@ -192,7 +174,7 @@ class Family:
         return ids, [i for i, token in enumerate(ids) if token == audio_token]
 
 
-def first(section: Mapping[str, Any], *names: str) -> Any:
+def first(section: Raw, *names: str) -> Any:
     """The first of these attributes that is set: some have an old and a new name."""
     for name in names:
         if section.get(name) is not None:
@@ -209,13 +191,13 @@ def check_places(places: int, counts: Counts, audio: str) -> None:
 def family_of(model_type: Any, where: Path) -> Family:
     """The family that reads a config.json with this model_type; `where` it lies, for messages."""
     matches = [family for family in FAMILIES.values() if model_type in family.model_types]
-    if len(matches) > 1:
-        names = " and ".join(family.name for family in matches)
-        raise CheckpointError(f"{where}: model_type '{model_type}' belongs to several families: {names}.")
+    if len(matches) == 1:
+        return matches[0]
+    problem = f"belongs to several families: {' and '.join(family.name for family in matches)}."
     if not matches:
         known = ", ".join(kind for family in FAMILIES.values() for kind in family.model_types)
-        raise CheckpointError(f"{where}: model_type '{model_type}' is not supported. Supported: {known}.")
-    return matches[0]
+        problem = f"is not supported. Supported: {known}."
+    raise CheckpointError(f"{where}: model_type '{model_type}' {problem}")
 
 
 def published_config(family: Family) -> LalmConfig:

@@ -1,7 +1,5 @@
 """Where the files of a model lie, embedded, in a local folder or on the hub, and their JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -20,12 +18,11 @@ def cache_folder() -> Path:
 
 
 class Part(NamedTuple):
-    """A part of a model that may lie in a folder of its own: the attribute of config.json that names that folder, the
-    section that configures the part, and the beginning of its keys in the whole model."""
+    """A part of a model that may lie in a folder of its own."""
 
-    attribute: str
-    section: str
-    prefix: str
+    attribute: str  # of config.json, which names that folder
+    section: str  # of config.json, which configures the part
+    prefix: str  # the beginning of its keys in the whole model
 
 
 def find_folder(name: str | Path) -> Path:
@@ -38,30 +35,20 @@ def find_folder(name: str | Path) -> Path:
     if folder.exists():
         raise CheckpointError(f"{folder} is a file; --model takes the folder that holds config.json.")
     if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        known = ", ".join(EMBEDDED)
-        raise CheckpointError(
-            f"there is no model folder '{name}'. Give a folder, a hub name like org/model, or: {known}."
-        )
+        takes = f"a folder, a hub name like org/model, or: {', '.join(EMBEDDED)}"
+        raise CheckpointError(f"there is no model folder '{name}'. Give {takes}.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
     except GatedRepoError:
-        raise CheckpointError(
-            f"{name} is gated: accept its licence on the hub, then log in with `hf auth login`."
-        ) from None
+        problem = "is gated: accept its licence on the hub, then log in with `hf auth login`."
     except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{name} was not found on the hub, and is no local folder; a private model needs `hf auth login`."
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise CheckpointError(f"{name} is not in the local hub cache and the hub cannot be reached ({e}).") from None
+        problem = "was not found on the hub, and is no local folder; a private model needs `hf auth login`."
+    except OSError as e:  # all other errors of the hub too
+        problem = f"is not in the local hub cache and the hub cannot be reached ({e})."
+    raise CheckpointError(f"{name} {problem}")
 
 
 def part_folder(folder: Path, part: Part, name: str) -> Path:
@@ -72,9 +59,8 @@ def part_folder(folder: Path, part: Part, name: str) -> Path:
     try:
         return find_folder(name)
     except CheckpointError as e:
-        raise CheckpointError(
-            f"{folder / 'config.json'} leaves a part of the model to {part.attribute} = '{name}': {e}"
-        ) from None
+        config = folder / "config.json"
+        raise CheckpointError(f"{config} leaves a part of the model to {part.attribute} = '{name}': {e}") from None
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """How a model family cuts audio into rows of its encoder, before any weight is involved."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Sequence
@@ -17,45 +15,37 @@ from seen_jax.models.config import ConformerConfig, EncoderConfig
 from seen_jax.models.encoder import Audio
 
 WINDOW = 30 * SAMPLE_RATE  # Whisper's window: most encoders read 30 s at a time
+_reflected = lambda piece: np.pad(piece, (0, STFT_WINDOW // 2), mode="reflect")
 
 
 class Row(NamedTuple):
-    """One row of the encoder. piece: number of its piece of the clip. first: its first mel frame in the piece.
-    visible_frames: how many frames the convolutions see. frames: how many of them are real."""
+    """One row of the encoder."""
 
-    piece: int
-    first: int
-    visible_frames: int
-    frames: int
+    piece: int  # number of its piece of the clip
+    first: int  # its first mel frame in the piece
+    visible_frames: int  # how many frames the convolutions see
+    frames: int  # how many of them are real
 
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """The front end of a family.
+    """The front end of a family."""
 
-    seconds: the longest clip. cut: the rest of a longer one is dropped with a warning (the originals drop it silently);
-    otherwise a longer one is an error. piece: samples per log-mel (its loudest bin sets the floor, 8 decades below);
-    None: the whole clip. unit: a piece is padded with zeros to a multiple of this many samples. segment: mel frames per
-    encoder row; None: the whole piece. filled: what the convolutions also see behind the frames of a row: "silence" up
-    to its end; "zeros" (feature value 0) as far as the longest row of the clip; "chunk", in a row of several chunks, to
-    the end of the last one. keys: positions that attention sees: those of real frames, of all frames "seen" by the
-    convolutions, or (a slip of MiniCPM-o) as many as there are mel frames. reflected: a piece is followed by its own
-    reflection instead of zeros, and an incomplete hop at its end is no frame. least: samples to which a shorter clip is
-    padded with zeros. tail: zero samples behind every piece. behind: last frames of a piece that only the convolutions
-    see.
-    """
-
-    seconds: float
-    cut: bool = False
-    piece: int | None = None
-    unit: int | None = None
-    segment: int | None = None
+    seconds: float  # the longest clip
+    cut: bool = False  # a longer one is cut with a warning (the originals do so silently); otherwise it is an error
+    piece: int | None = None  # samples per log-mel, whose loudest bin sets the floor 8 decades below; None: the clip
+    unit: int | None = None  # a piece is padded with zeros to a multiple of this many samples
+    segment: int | None = None  # mel frames per encoder row; None: the whole piece
+    # What the convolutions also see behind the frames of a row: "silence" up to its end; "zeros" (feature value 0) as
+    # far as the longest row of the clip; "chunk", in a row of several chunks, to the end of the last one.
     filled: Literal["silence", "zeros", "chunk"] | None = None
+    # Positions that attention sees: those of real frames, of all frames "seen" by the convolutions, or (a slip of
+    # MiniCPM-o) as many as there are mel frames.
     keys: Literal["frames", "seen", "mel"] = "frames"
-    reflected: bool = False
-    least: int = 0
-    tail: int = 0
-    behind: int = 0
+    reflected: bool = False  # its own reflection follows a piece, not zeros; an incomplete hop at its end is no frame
+    least: int = 0  # samples to which a shorter clip is padded with zeros
+    tail: int = 0  # zero samples behind every piece
+    behind: int = 0  # last frames of a piece that only the convolutions see
 
     def check(self, wave: np.ndarray, family: str) -> np.ndarray:
         """The part of a clip that the model gets. AudioError if it is empty, too short, or too long and not cut."""
@@ -101,11 +91,8 @@ class Framing:
     def audio(
         self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig, min_frames: int = 0
     ) -> tuple[Audio, list[list[int]]]:
-        """The encoder rows of some clips, and the numbers of the rows of each clip.
-
-        waves: as `check` returns them. min_frames: mel frames to which shorter rows are padded; a size that
-        `config.padded` gives.
-        """
+        """The encoder rows of some clips, as `check` returns them, and the numbers of the rows of each clip.
+        min_frames: mel frames to which shorter rows are padded; a size that `config.padded` gives."""
         pieces: list[np.ndarray] = []
         rows: list[Row] = []
         owners: list[list[int]] = []
@@ -113,11 +100,13 @@ class Framing:
             clip = self.rows(len(wave))
             owners.append(list(range(len(rows), len(rows) + len(clip))))
             rows += [row._replace(piece=row.piece + len(pieces)) for row in clip]
-            size = self.piece or len(wave)
-            pieces += [np.pad(wave[i : i + size], (0, self.tail)) for i in range(0, len(wave), size)]
+            for start in range(0, len(wave), self.piece or len(wave)):
+                piece = wave[start:][: self.piece]
+                pieces.append(np.pad(piece, (0, self._filled(len(piece)) + self.tail - len(piece))))
         mels = self._log_mels(pieces, config.n_mels, min_frames * HOP if self.piece is None else 0)
         frames, visible = (np.array([getattr(row, name) for row in rows]) for name in ("frames", "visible_frames"))
-        total = _padded(config, int(visible.max()), min_frames)
+        longest = int(visible.max())
+        total = min_frames if longest <= min_frames else config.padded(longest)
         features = np.zeros((len(rows), total, config.n_mels), np.float32)
         for out, row in zip(features, rows, strict=True):
             part = mels[row.piece][row.first :][: total if self.filled == "silence" else row.visible_frames]
@@ -135,39 +124,27 @@ class Framing:
         padding_counts = self.filled or self.behind
         return Audio(features, ints(frames), ints(visible) if padding_counts else None, ints(attended)), owners
 
-    def _log_mels(
-        self, pieces: Sequence[np.ndarray], n_mels: int, min_samples: int
-    ) -> list[Float[np.ndarray, "_ mels"]]:
-        """One log-mel per piece, on the host, where cutting compiles nothing. Pieces of one padded length are one
-        batch; it has space for a piece of `min_samples`."""
+    def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int, min_samples: int) -> list[np.ndarray]:
+        """One log-mel per piece, on the host, where cutting compiles nothing; pieces of one length are one batch."""
         if self.reflected:
-            whole = [np.pad(piece, (0, self._filled(len(piece)) - len(piece))) for piece in pieces]
-            padded, _ = pad_waves([np.pad(p, (0, STFT_WINDOW // 2), mode="reflect") for p in whole], least=min_samples)
-            real = np.asarray([len(piece) // HOP for piece in whole], np.int32)
+            padded = pad_waves([_reflected(piece) for piece in pieces], least=min_samples)
+            real = np.asarray([len(piece) // HOP for piece in pieces], np.int32)
             return list(np.asarray(log_mel(padded, n_mels, real)))
         if self.unit is None:
             size = 2 * SAMPLE_RATE if min_samples else SAMPLE_RATE  # coarse: the buckets of a run often share a program
-            return list(np.asarray(log_mel(pad_waves(pieces, size, least=min_samples)[0], n_mels)))
-        lengths = [self._filled(len(piece)) for piece in pieces]
+            return list(np.asarray(log_mel(pad_waves(pieces, size, least=min_samples), n_mels)))
         mels: dict[int, np.ndarray] = {}
-        for length in sorted(set(lengths)):
-            indices = [i for i, n in enumerate(lengths) if n == length]
-            padded = np.stack([np.pad(pieces[i], (0, length - len(pieces[i]))) for i in indices])
-            mels |= dict(zip(indices, np.asarray(log_mel(padded.astype(np.float32), n_mels)), strict=True))
+        for length in sorted({len(piece) for piece in pieces}):
+            indices = [i for i, piece in enumerate(pieces) if len(piece) == length]
+            batch = np.stack([pieces[i] for i in indices], dtype=np.float32)
+            mels |= zip(indices, np.asarray(log_mel(batch, n_mels)), strict=True)
         return [mels[i] for i in range(len(pieces))]
-
-
-def _padded(config: EncoderConfig | ConformerConfig, frames: int, min_frames: int) -> int:
-    return min_frames if frames <= min_frames else config.padded(frames)
 
 
 @dataclasses.dataclass(frozen=True)
 class PairedFraming(Framing):
-    """The front end of Granite Speech: a clip is one row, and its frames are pairs of mel frames.
-
-    A clip is followed by its own reflection, so n samples make n // 160 + 1 mel frames. An odd last one is dropped, but
-    its loudest bin may set the floor.
-    """
+    """The front end of Granite Speech: a clip is one row of pairs of mel frames, followed by its own reflection, so n
+    samples make n // 160 + 1 mel frames. An odd last one is dropped, but its loudest bin may set the floor."""
 
     def check(self, wave: np.ndarray, family: str) -> np.ndarray:
         """The wave. AudioError if it is too long, or too short to be reflected."""
@@ -178,17 +155,9 @@ class PairedFraming(Framing):
     def _frames(self, samples: int) -> int:
         return (samples // HOP + 1) // 2
 
-    def audio(
-        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig, min_frames: int = 0
-    ) -> tuple[Audio, list[list[int]]]:
-        """One row per clip."""
-        reflected = [np.pad(wave, (0, STFT_WINDOW // 2), mode="reflect") for wave in waves]
-        padded, _ = pad_waves(reflected, least=2 * min_frames * HOP)
-        real = np.asarray([len(wave) // HOP + 1 for wave in waves], np.int32)
-        mels = np.asarray(log_mel(padded, config.n_mels // 2, real, htk=True))
-        frames = [self._frames(len(wave)) for wave in waves]
-        total = _padded(config, max(frames), min_frames)
-        features = np.zeros((len(waves), total, config.n_mels), np.float32)
-        for out, mel, n in zip(features, mels, frames, strict=True):
-            out[:n] = mel[: 2 * n].reshape(n, -1)
-        return Audio(features, np.asarray(frames, np.int32)), [[i] for i in range(len(waves))]
+    def _log_mels(self, pieces: Sequence[np.ndarray], n_mels: int, min_samples: int) -> list[np.ndarray]:
+        padded = pad_waves([_reflected(piece) for piece in pieces], least=2 * min_samples)
+        real = np.asarray([len(piece) // HOP + 1 for piece in pieces], np.int32)
+        mels = np.asarray(log_mel(padded, n_mels // 2, real, htk=True))
+        counts = [self._frames(len(piece)) for piece in pieces]
+        return [mel[: 2 * n].reshape(n, n_mels) for mel, n in zip(mels, counts, strict=True)]

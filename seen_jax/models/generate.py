@@ -1,7 +1,5 @@
 """Greedy and sampled generation: one compiled loop over a fixed key/value cache."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -10,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from seen_jax.errors import ConfigError
 from seen_jax.models.decoder import KeysValues
@@ -22,15 +20,12 @@ from seen_jax.models.sharding import constrain
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """How to generate. temperature and top_p are data: other values recompile nothing among sampled settings.
+    ConfigError for values out of range.
 
-    Attributes:
-        max_new_tokens: the longest answer, in tokens.
-        temperature: 0 is greedy.
-        top_k: draw among this many most likely tokens; 0 for all.
-        top_p: draw among the most likely tokens that hold this much probability together; 1 for all.
-
-    Raises:
-        ConfigError: values out of range.
+    max_new_tokens: the longest answer, in tokens.
+    temperature: 0 is greedy.
+    top_k: draw among this many most likely tokens; 0 for all.
+    top_p: draw among the most likely tokens that hold this much probability together; 1 for all.
 
     >>> seen_jax.Decoding(max_new_tokens=8, temperature=0.7)
     Decoding(max_new_tokens=8, temperature=0.7, top_k=0, top_p=1.0)
@@ -54,14 +49,13 @@ class Decoding:
 
 @struct.dataclass
 class Generated:
-    """tokens: [B, N] new ids, padded after the stop token. lengths: [B] ids before the stop token. see and taps: of
-    the prompt pass, so one call yields the answer and the SEE of its input. logits: [B, V] of the first new token."""
+    """Answers, and what their prompt pass measured: one call yields the answer and the SEE of its input."""
 
-    tokens: Any
-    lengths: Any
+    tokens: Any  # [B, N] new ids, padded after the stop token
+    lengths: Any  # [B] ids before the stop token
     see: dict[str, See]
     taps: dict[str, Any]
-    logits: Any
+    logits: Any  # [B, V] of the first new token
 
 
 def sample(
@@ -87,44 +81,33 @@ def generate(
     decoding: Decoding | None = None,
     keys: Any = None,
 ) -> Generated:
-    """Generate from every row of a ragged batch; stops at the config's stop tokens.
-
-    keys: one random key per row, needed when sampling; a row's draws then do not depend on its batch.
-    """
+    """Generate from every row of a ragged batch, up to the config's stop tokens. keys: one random key per row, needed
+    when sampling; a row's draws do not depend on its batch."""
     decoding = decoding or Decoding()
     sampling = None
     if decoding.temperature > 0:
         rows = batch.tokens.shape[0]
         if keys is None or keys.shape != (rows,):
-            raise ConfigError(
-                f"sampling (temperature > 0) needs one random key per row: keys=jax.random.split(key, {rows})."
-            )
-        sampling = _Sampling(keys, jnp.float32(decoding.temperature), jnp.float32(decoding.top_p), decoding.top_k)
-    return _generate(lalm, variables, batch, dict(edits or {}), sampling, decoding.max_new_tokens)
+            example = f"keys=jax.random.split(key, {rows})"
+            raise ConfigError(f"sampling (temperature > 0) needs one random key per row: {example}.")
+        sampling = keys, jnp.float32(decoding.temperature), jnp.float32(decoding.top_p)
+    top_k = decoding.top_k if sampling else 0
+    return _generate(lalm, variables, batch, dict(edits or {}), sampling, decoding.max_new_tokens, top_k)
 
 
-@struct.dataclass
-class _Sampling:
-    """Arguments of `sample`; keys: [B], of which every token has one folded in."""
-
-    keys: Any
-    temperature: Any
-    top_p: Any
-    top_k: int = struct.field(pytree_node=False)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 5))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _generate(
-    lalm: Lalm, variables: Any, batch: Batch, edits: Edits, sampling: _Sampling | None, max_new: int
+    lalm: Lalm, variables: Any, batch: Batch, edits: Edits, sampling: tuple[Any, ...] | None, max_new: int, top_k: int
 ) -> Generated:
+    """sampling: keys [B], of which every token has one folded in, temperature and top_p of `sample`."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     out = lalm.apply(variables, batch, edits, last_only=True)
 
     def pick(logits: Array, i: Array | int) -> Array:
         if sampling is None:
             return logits.argmax(-1)
-        keys = fold(sampling.keys, i)
-        return sample(logits, keys, sampling.temperature, sampling.top_p, sampling.top_k)
+        keys, temperature, top_p = sampling
+        return sample(logits, fold(keys, i), temperature, top_p, top_k)
 
     def step(last: Array, cache: KeysValues, visible: Array, positions: Array) -> tuple[Array, KeysValues]:
         return lalm.apply(variables, last, cache, visible, positions, edits, method="step")
@@ -138,16 +121,6 @@ def cached(new: KeysValues) -> KeysValues:
     return KeysValues(jnp.moveaxis(new.k, -3, -1), jnp.swapaxes(new.v, -3, -2))
 
 
-def _with_space(cache: KeysValues, new: int, mesh: Any) -> KeysValues:
-    """The cache with zeros behind the prompt for so many new positions, split over a mesh."""
-
-    def extended(x: Array, axis: int) -> Array:
-        padded = jnp.pad(x, [(0, new * (i == axis % x.ndim)) for i in range(x.ndim)])
-        return constrain(padded, mesh, *[None] * (x.ndim - 4), "batch", "kv_heads")
-
-    return KeysValues(extended(cache.k, -1), extended(cache.v, -2))
-
-
 def decode(
     lalm: Lalm,
     step: Callable[[Array, KeysValues, Array, Array], tuple[Array, KeysValues]],
@@ -158,22 +131,23 @@ def decode(
     max_new: int,
 ) -> tuple[Int[Array, "rows new"], Int[Array, " rows"]]:
     """(tokens, lengths) from the logits and the cache of prompts [L, rows or (K, B), S, ...] of `prompts` tokens each.
-
-    step: (last token, cache, visible, positions) -> (logits, its keys and values). pick: (logits, i) -> i-th new token.
-    """
+    step: (last token, cache, visible, positions) -> (logits, keys and values). pick: (logits, i) -> i-th token."""
     rows, prompt = len(logits), cache.k.shape[-3]
     stops = jnp.asarray(lalm.config.stop_tokens)
-    cache = _with_space(cached(cache), max_new, lalm.mesh)
+
+    def extended(x: Array, axis: int) -> Array:
+        """With zeros behind the prompt."""
+        padded = jnp.pad(x, [(0, max_new * (i == axis % x.ndim)) for i in range(x.ndim)])
+        return constrain(padded, lalm.mesh, *[None] * (x.ndim - 4), "batch", "kv_heads")
+
+    cache = cached(cache)
+    cache = KeysValues(extended(cache.k, -1), extended(cache.v, -2))
     slots = jnp.arange(prompt + max_new)
     in_prompt = slots < prompts[:, None]
     first = pick(logits, 0).astype(jnp.int32)
     done = jnp.isin(first, stops)
     tokens = jnp.full((rows, max_new), lalm.config.pad_token, jnp.int32)
     tokens = tokens.at[:, 0].set(jnp.where(done, lalm.config.pad_token, first))
-
-    def unfinished(state: Any) -> Bool[Array, ""]:
-        i, done = state[0], state[-1]
-        return (i < max_new) & ~done.all()
 
     def advance(state: Any) -> Any:
         i, tokens, lengths, last, cache, done = state
@@ -188,5 +162,5 @@ def decode(
         return i + 1, tokens, lengths + ~done, token, cache, done
 
     state = (jnp.int32(1), tokens, (~done).astype(jnp.int32), first, cache, done)
-    _, tokens, lengths, *_ = jax.lax.while_loop(unfinished, advance, state)
+    _, tokens, lengths, *_ = jax.lax.while_loop(lambda state: (state[0] < max_new) & ~state[-1].all(), advance, state)
     return tokens, lengths

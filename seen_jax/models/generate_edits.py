@@ -1,10 +1,7 @@
 """Answers under several edits of one batch, where what the edits have in common runs once.
 
 Below the first encoder layer that any of them changes the activations are the same, so those layers run once. Edits
-that only measure share the whole model. Which those are follows from the edits themselves.
-"""
-
-from __future__ import annotations
+that only measure share the whole model. Which those are follows from the edits themselves."""
 
 import dataclasses
 import functools
@@ -19,7 +16,7 @@ from jaxtyping import Array
 from seen_jax.errors import ConfigError
 from seen_jax.models.decoder import KeysValues
 from seen_jax.models.edits import Edit, Edits
-from seen_jax.models.encoder import encode_above, first_edited
+from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, Generated, decode
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.sites import ENCODER_SITES
@@ -34,95 +31,58 @@ def generate_edits(
     decoding: Decoding | None = None,
     microbatch: int | None = None,
 ) -> list[Generated]:
-    """Greedy answers to one batch under each of several sets of edits, as `generate` gives them one by one.
-
-    Args:
-        variants: {site: Edit}. Leaves that are the same object in all variants are passed once: directions that
-            differ in their strength alone, or a map that is common to all.
-        microbatch: prompts, of all variants together, that pass through the model at once where that can be had; None:
-            all. On a CPU their activations then stay in its caches.
-
-    Returns:
-        One `Generated` of host arrays per variant. Variants of one form (the same sites, the same kinds of edits) are
-        one compiled call.
-
-    Raises:
-        ConfigError: sampling, which variants could not share.
-    """
+    """Greedy answers to one batch under each of several sets of edits, as `generate` gives them one by one: one
+    `Generated` of host arrays per variant. variants: leaves that are the same object in all of them are passed once:
+    directions that differ in their strength alone, or a map that is common to all. Variants of one form (the same
+    sites, the same kinds of edits) are one compiled call. microbatch: prompts, of all variants together, that pass
+    through the model at once where that can be had; None: all. On a CPU their activations then stay in its caches.
+    ConfigError for sampling, which variants could not share."""
     decoding = decoding or Decoding()
     if decoding.temperature > 0:
         raise ConfigError("several edits of one batch are answered greedily: set the temperature to 0")
     forms: dict[Any, list[int]] = {}
     for i, edits in enumerate(variants):
-        forms.setdefault(_form(edits), []).append(i)
+        leaves, structure = jax.tree.flatten(dict(edits))
+        forms.setdefault((structure, *map(np.ndim, leaves)), []).append(i)
     results: dict[int, Generated] = {}
     for places in forms.values():
-        results |= zip(
-            places, _one_form(lalm, variables, batch, [variants[i] for i in places], decoding, microbatch), strict=True
-        )
+        alike = [variants[i] for i in places]
+        stacked = {site: _stacked([edits[site] for edits in alike]) for site in sorted(alike[0])}
+        axes = tuple((site, axes) for site, (_, axes) in stacked.items())
+        first = min(first_edited(lalm.config.encoder, edits) for edits in alike)
+        shared = _Shared(axes, len(alike), first, microbatch)
+        edits = {site: edit for site, (edit, _) in stacked.items()}
+        out = jax.device_get(_generate_edits(lalm, variables, batch, edits, decoding.max_new_tokens, shared))
+        for k, place in enumerate(places):
+            take = lambda x, k=k: x[k]
+            one = out.replace(see=jax.tree.map(take, out.see)) if shared.alike(edits) else jax.tree.map(take, out)
+            results[place] = one
     return [results[i] for i in range(len(variants))]
-
-
-def _form(edits: Edits) -> tuple[Any, ...]:
-    """What edits must have in common to be stacked."""
-    leaves = ("u", "scale", "v", "bias", "text")
-    return tuple(
-        (site, *(None if getattr(edit, leaf) is None else np.ndim(getattr(edit, leaf)) for leaf in leaves))
-        for site, edit in sorted(edits.items())
-    )
-
-
-def _one_form(
-    lalm: Lalm,
-    variables: Any,
-    batch: Batch,
-    variants: Sequence[Edits],
-    decoding: Decoding,
-    microbatch: int | None,
-) -> list[Generated]:
-    stacked = {site: _stacked([edits[site] for edits in variants]) for site in sorted(variants[0])}
-    shared = _Shared(
-        axes=tuple((site, axes) for site, (_, axes) in stacked.items()),
-        count=len(variants),
-        first=min(first_edited(lalm.config.encoder, edits) for edits in variants),
-        microbatch=microbatch,
-    )
-    edits = {site: edit for site, (edit, _) in stacked.items()}
-    out = jax.device_get(_generate_edits(lalm, variables, batch, edits, decoding.max_new_tokens, shared))
-    if shared.alike(edits):
-        return [out.replace(see=jax.tree.map(lambda x, k=k: x[k], out.see)) for k in range(len(variants))]
-    return [jax.tree.map(lambda x, k=k: x[k], out) for k in range(len(variants))]
 
 
 def _stacked(edits: Sequence[Edit]) -> tuple[Edit, Edit]:
     """Edits of one site on a new leading axis, and the axis of every leaf: None where all share one object."""
     leaves: dict[str, Any] = {}
     axes: dict[str, int | None] = {}
-    for field in dataclasses.fields(Edit):
-        values = [getattr(edit, field.name) for edit in edits]
-        if values[0] is None or all(value is values[0] for value in values):
-            leaves[field.name], axes[field.name] = values[0], None
-            if field.name == "u" and values[0] is not None and edits[0].v is None:
-                leaves["u"] = pad_rank(values[0])
-        else:
-            wide = field.name in ("u", "v") and edits[0].v is None
-            rank = max(np.shape(value)[-1] for value in values) if wide else 0
-            arrays = [np.asarray(pad_rank(value, rank)) if wide else np.asarray(value) for value in values]
-            leaves[field.name], axes[field.name] = jax.device_put(np.stack(arrays)), 0
+    for name in (field.name for field in dataclasses.fields(Edit)):
+        values = [getattr(edit, name) for edit in edits]
+        common = values[0] is None or all(value is values[0] for value in values)
+        values = values[:1] if common else values
+        if name == "u" and edits[0].v is None:  # projections may have different ranks
+            rank = max(np.shape(value)[-1] for value in values)
+            values = [pad_rank(value, rank) for value in values]
+        leaves[name] = values[0] if common else jax.device_put(np.stack([np.asarray(value) for value in values]))
+        axes[name] = None if common else 0
     return Edit(**leaves), Edit(**axes)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shared:
-    """What variants have in common, a static argument.
+    """What variants have in common, a static argument."""
 
-    axes: of every leaf of an edit the axis on which variants are stacked, None where all have the same. first: the
-    first encoder layer that any of them changes.
-    """
-
-    axes: tuple[tuple[str, Edit], ...]
+    axes: tuple[tuple[str, Edit], ...]  # per site and leaf, the axis on which variants are stacked; None: all share it
     count: int
-    first: int
+    first: int  # encoder layer that any of them changes
     microbatch: int | None
 
     def alike(self, edits: Edits) -> bool:
@@ -158,8 +118,9 @@ def _generate_edits(
         cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), cache)
     lengths = jnp.tile(batch.lengths, lanes)
     tokens, lengths = decode(lalm, step, lambda logits, _: logits.argmax(-1), logits, cache, lengths, max_new)
-    answers = (tokens, lengths, logits) if alike else (split(tokens), split(lengths), split(logits))
-    return Generated(answers[0], answers[1], see, taps, answers[2])
+    if not alike:
+        tokens, lengths, logits = split(tokens), split(lengths), split(logits)
+    return Generated(tokens, lengths, see, taps, logits)
 
 
 def _prompts(
@@ -170,21 +131,20 @@ def _prompts(
     alike = shared.alike(edits)
 
     def prompt(batch: Batch, edits: Edits) -> tuple[Any, ...]:
-        encoded = encode_above(lalm, variables, batch.audio, edits, shared.first)
+        encoded = lalm.apply(variables, batch.audio, edits, shared.first, method="encode")
         out = lalm.apply(variables, batch, encoded, edits, True, method="answer")
         return out.logits, out.taps, out.see, out.cache
 
-    variant = None if alike else 0
-    out_axes = (variant, variant, 0, None if alike else 1)
+    out_axes = (None, None, 0, None) if alike else (0, 0, 0, 1)
     each = jax.vmap(prompt, in_axes=(None, dict(shared.axes)), out_axes=out_axes, axis_size=shared.count)
     by_row = any(edit.v is not None for edit in edits.values())  # such maps may be one for each row
     most = None if shared.microbatch is None else max(1, shared.microbatch // (1 if alike else shared.count))
     parts = 1 if most is None or by_row else _parts(lalm, batch, most)
     if parts == 1:
         return each(batch, edits)
-    found = jax.lax.map(lambda part: each(part, edits), _split_rows(lalm, batch, parts))
+    outputs = jax.lax.map(lambda part: each(part, edits), _split_rows(lalm, batch, parts))
     rows = (0, 1, 2, 1) if alike else (1, 2, 2, 2)  # the axis of rows in each result: behind layers and variants
-    return tuple(jax.tree.map(functools.partial(_joined, axis=axis), x) for x, axis in zip(found, rows, strict=True))
+    return tuple(jax.tree.map(functools.partial(_joined, axis=axis), x) for x, axis in zip(outputs, rows, strict=True))
 
 
 def _parts(lalm: Lalm, batch: Batch, most: int) -> int:

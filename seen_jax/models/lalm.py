@@ -1,7 +1,5 @@
 """A large audio language model as one pure function of (parameters, batch, edits) that returns (output, taps)."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
@@ -20,18 +18,13 @@ from seen_jax.models.sites import Taps
 
 @struct.dataclass
 class Batch:
-    """Right-padded model inputs.
+    """Right-padded model inputs."""
 
-    tokens: [B, S] prompt ids with one placeholder per audio token. lengths: [B] real tokens. features, frames,
-    visible_frames, visible_positions: the rows of the encoder, see `Audio`. audio_index: [B, S] for every prompt
-    position the row of the flattened audio tokens (encoder row * P + token) that replaces it, or -1 for text.
-    """
-
-    tokens: Any
-    lengths: Any
-    features: Any
+    tokens: Any  # [B, S] prompt ids with one placeholder per audio token
+    lengths: Any  # [B] real tokens
+    features: Any  # this and the others without a word: the rows of the encoder, see `Audio`
     frames: Any
-    audio_index: Any
+    audio_index: Any  # [B, S] the flattened audio token (encoder row * P + token) that lies there, or -1 for text
     visible_frames: Any = None
     visible_positions: Any = None
 
@@ -42,13 +35,12 @@ class Batch:
 
 @struct.dataclass
 class Output:
-    """logits: [B, S, V] float32, or [B, 1, V] of the last real position. taps: activations per tapped site. see: SEE
-    per edited site. cache: keys and values of the prompt."""
+    """What a pass over prompts gives."""
 
-    logits: Any
-    taps: dict[str, Array]
-    see: dict[str, See]
-    cache: KeysValues
+    logits: Any  # [B, S, V] float32, or [B, 1, V] of the last real position
+    taps: dict[str, Array]  # activations per tapped site
+    see: dict[str, See]  # per edited site
+    cache: KeysValues  # of the prompt
 
 
 def split_records(records: Records) -> tuple[dict[str, Array], dict[str, See]]:
@@ -64,8 +56,7 @@ class Lalm(nn.Module):
 
     config and taps are static; edits are data. dtype: of activations. unroll: layers per iteration of the layer scan; 1
     compiles fastest, but a small model trains about twice as fast on a CPU with all layers unrolled. mesh: the devices
-    that activations are split over (`seen_jax.models.sharding`), None for one device.
-    """
+    that activations are split over (`seen_jax.models.sharding`), None for one device."""
 
     config: LalmConfig
     taps: Taps = Taps()
@@ -82,8 +73,7 @@ class Lalm(nn.Module):
         self.decoder = Decoder(self.config.decoder, *options)
 
     def __call__(self, batch: Batch, edits: Edits | None = None, last_only: bool = False) -> Output:
-        encoded = self.encode(batch.audio, edits)
-        return self.answer(batch, encoded, edits, last_only)
+        return self.answer(batch, self.encode(batch.audio, edits), edits, last_only)
 
     def encode(self, audio: Audio, edits: Edits | None = None, first: int = 0) -> Encoded:
         """Audio features -> audio tokens, with taps and SEE of the encoder's sites. first: see `Encoder.__call__`."""
@@ -103,14 +93,9 @@ class Lalm(nn.Module):
         return Output(self.decoder.logits(x).astype(jnp.float32), taps, see, cache)
 
     def step(
-        self,
-        tokens: Int[Array, " batch"],
-        cache: KeysValues,
-        visible: Any,
-        positions: Int[Array, " batch"],
-        edits: Edits | None = None,
+        self, last: Int[Array, " batch"], cache: KeysValues, visible: Any, positions: Int[Array, " batch"], edits: Edits
     ) -> tuple[Float[Array, "batch vocab"], KeysValues]:
         """Next-token logits after one generated token per row, and that position's keys and values."""
-        x = self.decoder.embed(tokens[:, None])
-        x, new, _ = self.decoder.step(x, cache, visible, positions[:, None], edits or {})
+        x = self.decoder.embed(last[:, None])
+        x, new, _ = self.decoder.step(x, cache, visible, positions[:, None], edits)
         return self.decoder.logits(x)[:, 0].astype(jnp.float32), new

@@ -1,7 +1,5 @@
 """Arithmetic of the layers as plain functions (facts: Whisper encoder block, Qwen2/Llama decoder block)."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import NamedTuple
@@ -73,10 +71,8 @@ def rope(
     rotary: int | None = None,
     scaling: RopeScaling | None = None,
 ) -> Float[Array, "b s h d"]:
-    """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype.
-
-    rotary: how many leading dimensions of a head are turned; None: all.
-    """
+    """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype. rotary: how many
+    leading dimensions of a head are turned; None: all."""
     d = x.shape[-1] if rotary is None else rotary
     angle = positions[..., None].astype(jnp.float32) * inverse_frequencies(d, theta, scaling)
     cos, sin = (f(angle).astype(x.dtype)[:, :, None, :] for f in (jnp.cos, jnp.sin))
@@ -110,11 +106,9 @@ def cached_attention(
     mask: Bool[Array, "b t"],
     scale: float | None = None,
 ) -> Float[Array, "b 1 h d"]:
-    """Attention of one new position over a read-only cache and itself. new, cache: (keys, values).
-
-    Two products instead of one over a concatenation, with the axes in the order that they need, so that the cache is
-    not rearranged inside the decode loop.
-    """
+    """Attention of one new position over a read-only cache and itself. new, cache: (keys, values). Two products instead
+    of one over a concatenation, with the axes in the order that they need, so that the cache is not rearranged inside
+    the decode loop."""
     (k, v), (k_cache, v_cache) = new, cache
     b, _, h, d = q.shape
     g = k.shape[2]
@@ -133,15 +127,11 @@ def cached_attention(
 
 
 class Groups(NamedTuple):
-    """Rows sorted by their expert, in blocks of one expert each.
+    """Rows sorted by their expert, in blocks of one expert each."""
 
-    rows: [blocks, size] the row at each place of a block (0 at unused places). experts: [blocks]. places: [rows] where
-    each row is among the flattened blocks.
-    """
-
-    rows: Int[Array, "blocks size"]
+    rows: Int[Array, "blocks size"]  # the row at each place of a block, 0 at unused places
     experts: Int[Array, " blocks"]
-    places: Int[Array, " rows"]
+    places: Int[Array, " rows"]  # where each row is among the flattened blocks
 
 
 def group(chosen: Int[Array, " rows"], experts: int, largest: int = 128) -> Groups:

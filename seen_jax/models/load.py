@@ -1,7 +1,5 @@
 """Loading a model from the package, a Hugging Face folder or the hub."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -13,13 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.checkpoint import gather, load_params, read_config
+from seen_jax.models.checkpoint import LORA, LORA_CONFIG, gather, load_params, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.folders import cache_folder, find_folder
 from seen_jax.models.lalm import Lalm
-from seen_jax.models.lora import LORA, LORA_CONFIG
 from seen_jax.models.model import Model
 from seen_jax.models.processor import Processor
 from seen_jax.models.safetensors_files import Tensor
@@ -30,22 +28,15 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json"
 
 
 def load(
-    name: str | Path = "seen-tiny",
-    dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
-    progress: Progress = silent,
+    name: str | Path = "seen-tiny", dtype: str = "float32", mesh: Mesh | None = None, progress: Progress = silent
 ) -> Model:
-    """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name.
+    """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name. Nothing is unpickled and no remote
+    code runs. CheckpointError for files that are missing, damaged or unsupported, ConfigError for an unknown dtype.
 
-    Args:
-        name: a folder holds config.json, safetensors and a tokenizer; a hub name is "org/model".
-        dtype: of parameters and activations, "float32", "bfloat16" or "float16".
-        mesh: of `make_mesh`, over which parameters and everything computed with them are split; None: one device.
-        progress: called as progress("loading NAME", bytes read, bytes in all).
-
-    Raises:
-        CheckpointError: files that are missing, damaged or unsupported. Nothing is unpickled and no remote code runs.
-        ConfigError: an unknown dtype.
+    name: a folder holds config.json, safetensors and a tokenizer; a hub name is "org/model".
+    dtype: of parameters and activations, "float32", "bfloat16" or "float16".
+    mesh: of `make_mesh`, over which parameters and everything computed with them are split; None: one device.
+    progress: called as progress("loading NAME", bytes read, bytes in all).
 
     >>> seen_jax.load("seen-tiny").config.encoder.layers
     4
@@ -67,7 +58,8 @@ def load(
 def _tokenizer(folder: Path, config: LalmConfig) -> Any:
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(VOCABULARIES)} is there.")
-    if not (folder / "tokenizer.json").is_file() and (folder / "tekken.json").is_file() and not _has_mistral_common():
+    tekken = (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file()
+    if tekken and importlib.util.find_spec("mistral_common") is None:
         raise CheckpointError(f'{folder / "tekken.json"} needs mistral-common: pip install "seen-jax[voxtral]".')
     from transformers import AutoTokenizer
 
@@ -83,10 +75,6 @@ def _tokenizer(folder: Path, config: LalmConfig) -> Any:
             "tokenizer and config.json are of different models."
         )
     return tokenizer
-
-
-def _has_mistral_common() -> bool:
-    return importlib.util.find_spec("mistral_common") is not None
 
 
 def fingerprint(tensors: Mapping[str, Tensor], extra: Sequence[Path] = ()) -> str:
@@ -105,13 +93,9 @@ def fingerprint(tensors: Mapping[str, Tensor], extra: Sequence[Path] = ()) -> st
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache folder, unless JAX was told where to keep them.
-
-    SEEN_JAX_CACHE names another folder; set it to an empty string to switch the cache off.
-    """
-    if jax.config.values.get("jax_compilation_cache_dir"):
-        return
-    if os.environ.get("SEEN_JAX_CACHE") != "":
+    """Keep compiled programs in the user's cache folder, unless JAX was told where to keep them. SEEN_JAX_CACHE names
+    another folder; set it to an empty string to switch the cache off."""
+    if not jax.config.values.get("jax_compilation_cache_dir") and os.environ.get("SEEN_JAX_CACHE") != "":
         with contextlib.suppress(OSError):
             cache_folder().mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(cache_folder()))

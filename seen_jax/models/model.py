@@ -1,7 +1,5 @@
 """A loaded model: parameters, compiled entry points, processor and identity."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from pathlib import Path
@@ -23,11 +21,10 @@ MICROBATCH = 16  # prompts whose activations stay in a CPU's caches
 class Model:
     """What `load` returns. `lalm.apply(variables, batch, edits)` is the pure function below everything else.
 
-    Attributes:
-        name, folder: what was loaded, and where its files are.
-        lalm, variables: the Flax module and its parameters.
-        processor: from clips and prompts to a `Batch`, and from token ids to text.
-        fingerprint: identity of the weights; bases and calibrations carry it.
+    name, folder: what was loaded, and where its files are.
+    lalm, variables: the Flax module and its parameters.
+    processor: from clips and prompts to a `Batch`, and from token ids to text.
+    fingerprint: identity of the weights; bases and calibrations carry it.
 
     >>> model
     Model('seen-tiny', family='qwen2_5_omni', encoder=4 layers of 192, decoder=4 layers of 192, dtype=float32)
@@ -55,15 +52,11 @@ class Model:
         return rows_of(self.lalm.mesh)
 
     @property
-    def mesh(self) -> jax.sharding.Mesh | None:
-        return self.lalm.mesh
-
-    @property
     def concurrent(self) -> bool:
         """Whether two batches are best run at a time: on one CPU. On accelerators the memory is better used for larger
         batches; the devices of a mesh must begin their programs in one order."""
         device = next(iter(jax.tree.leaves(self.variables)[0].devices()))
-        return self.mesh is None and device.platform == "cpu"
+        return self.lalm.mesh is None and device.platform == "cpu"
 
     @property
     def microbatch(self) -> int | None:

@@ -1,7 +1,5 @@
 """Linen modules that the encoders and the decoder share: norms, the base of layers and stacks, and layer scans."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn
@@ -59,10 +57,8 @@ class Stack(Layer):
 
 
 def scan(layer: Any, length: int, in_axes: Any, unroll: int = 1) -> Any:
-    """A layer class applied `length` times to the carry; parameters and outputs are stacked on a leading axis.
-
-    in_axes: of the further arguments, 0 (one slice per layer) or nn.broadcast.
-    """
+    """A layer class applied `length` times to the carry; parameters and outputs are stacked on a leading axis. in_axes:
+    of the further arguments, 0 (one slice per layer) or nn.broadcast."""
     return nn.scan(layer, {"params": 0}, split_rngs={"params": True}, in_axes=in_axes, length=length, unroll=unroll)
 
 

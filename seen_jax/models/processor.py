@@ -1,18 +1,15 @@
 """Requests (audio + text) -> a right-padded Batch: chat prompt, placeholder expansion, log-mel."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.models.buckets import NO_BUCKET, Bucket
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio
 from seen_jax.models.family import Family
@@ -25,16 +22,23 @@ FINE_MULTIPLE, FINE_PARTS = 8, 30  # of batches that share a bucket: there are f
 REMEMBERED = 4096  # prompts whose token ids are kept
 
 
+class Bucket(NamedTuple):
+    """The least that a batch is padded to. frames: mel frames of an encoder row; tokens: of a prompt."""
+
+    frames: int = 0
+    tokens: int = 0
+
+
+NO_BUCKET = Bucket()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
     """One question about one or more clips, audio before text, as the paper asks.
 
-    Attributes:
-        audio: the clips, 16 kHz mono float32; in any form (paths, ...) for `generate`, `score` and `run`.
-        prompt: the question.
-        system: the system prompt, or None.
-        messages: a whole chat instead of `prompt`, in the Hugging Face form; audio parts ({"type": "audio"}) take the
-            clips in order.
+    audio: the clips, 16 kHz mono float32; in any form (paths, ...) for `generate`, `score` and `run`.
+    prompt, system: the question, and the system prompt or None.
+    messages: a whole chat instead, in the Hugging Face form; audio parts ({"type": "audio"}) take the clips in order.
 
     >>> seen_jax.generate(model, seen_jax.Request([clips[0]], "name the music")).see is None
     True
@@ -45,7 +49,7 @@ class Request:
     system: str | None = None
     messages: Sequence[dict[str, Any]] | None = None
 
-    def with_audio(self, audio: Sequence[Float[np.ndarray, " _"]]) -> Request:
+    def with_audio(self, audio: Sequence[Float[np.ndarray, " _"]]) -> "Request":
         """The same question about other clips."""
         return dataclasses.replace(self, audio=audio)
 
@@ -65,29 +69,16 @@ class Processor:
     config: LalmConfig
     family: Family
     mesh: Any = None
-    _prompts: dict[Any, tuple[list[int], list[int]]] = dataclasses.field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _prompts: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
     _lock: Any = dataclasses.field(default_factory=threading.Lock, init=False, repr=False, compare=False)
-
-    def prompt_ids(self, request: Request) -> list[int]:
-        """Token ids of the whole prompt, each audio already expanded to its audio tokens."""
-        return self.prompt(request, [self.tokens_of(wave) for wave in request.audio])[0]
-
-    def tokens_of(self, wave: np.ndarray) -> list[int]:
-        """Audio tokens of each encoder row of a clip. AudioError past the family's longest clip."""
-        rows = self.family.framing.rows(len(self.checked(wave)))
-        return [int(self.config.encoder.token_count(row.frames)) for row in rows]
 
     def checked(self, wave: np.ndarray) -> np.ndarray:
         """The part of a clip that the family hears, float32; AudioError past its longest clip."""
         return self.family.framing.check(np.asarray(wave, np.float32), self.config.family)
 
     def prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-        """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row.
-
-        The same prompt is asked about a clip again and again: without noise, with every noise, under every edit.
-        """
+        """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row. The
+        same prompt is asked about a clip again and again: without noise, with every noise, under every edit."""
         key = getattr(self.tokenizer, "chat_template", None), json.dumps([request.chat(), counts], default=repr)
         with self._lock:  # threads must not share a tokenizer that may set itself up
             if key not in self._prompts:
@@ -105,12 +96,8 @@ class Processor:
     def bucket(
         self, requests: Sequence[Request], samples: Sequence[Sequence[int]] | None = None, text: bool = True
     ) -> Bucket:
-        """The sizes that a batch of requests needs.
-
-        Args:
-            samples: lengths of the clips of each request, where the requests do not hold them.
-            text: False leaves the prompts out.
-        """
+        """The sizes that a batch of requests needs, without text if only the encoder is. samples: lengths of the clips
+        of each request, where the requests do not hold them."""
         framing, config, frames, tokens = self.family.framing, self.config.encoder, 0, 0
         for k, request in enumerate(requests):
             lengths = [len(wave) for wave in request.audio] if samples is None else samples[k]
@@ -120,27 +107,28 @@ class Processor:
             tokens = max(tokens, len(self.prompt(request, counts)[0])) if text else 0
         return Bucket(frames, tokens)
 
-    def prepare(
-        self, requests: Sequence[Request], text_multiple: int = TEXT_MULTIPLE, bucket: Bucket = NO_BUCKET
-    ) -> Batch:
-        """One batch of requests. Text is padded to a multiple of `text_multiple`, audio as the encoder wants it, or
-        both to a bucket's sizes."""
-        return self.prepared(requests, text_multiple, bucket)[0]
+    def prepare(self, requests: Sequence[Request]) -> Batch:
+        """One batch of requests, padded as text and encoder want it."""
+        return self.prepared(requests)[0]
 
     def prepared(
-        self, requests: Sequence[Request], text_multiple: int = TEXT_MULTIPLE, bucket: Bucket = NO_BUCKET
-    ) -> tuple[Batch, list[list[list[int]]]]:
-        """`prepare`, and the encoder rows of every clip of every request."""
+        self, requests: Sequence[Request], bucket: Bucket = NO_BUCKET, text: bool = True
+    ) -> tuple[Any, list[list[list[int]]]]:
+        """A `Batch` of requests, or its `Audio` without text, and the encoder rows of every clip of every request. Text
+        is padded to a multiple of 32, audio as the encoder wants it, or both to a bucket's sizes. AudioError for a
+        request without audio; ConfigError for a prompt that holds the text that stands for audio."""
         if not requests or not all(request.audio for request in requests):
             raise AudioError("a request without audio: every request needs at least one clip.")
         audio, owners = self.audio([wave for request in requests for wave in request.audio], bucket)
-        counts = np.asarray(self.config.encoder.token_count(np.asarray(audio.frames)))
-        per_row = int(self.config.encoder.token_count(audio.features.shape[1]))
         remaining = iter(owners)
         rows = [[next(remaining) for _ in request.audio] for request in requests]
+        if not text:
+            return audio, rows
+        counts = np.asarray(self.config.encoder.token_count(np.asarray(audio.frames)))
+        per_row = int(self.config.encoder.token_count(audio.features.shape[1]))
         prompts = [self.prompt(q, [counts[r].tolist() for r in clips]) for q, clips in zip(requests, rows, strict=True)]
         longest = max(len(ids) for ids, _ in prompts)
-        multiple = FINE_MULTIPLE if longest <= bucket.tokens else text_multiple
+        multiple = FINE_MULTIPLE if longest <= bucket.tokens else TEXT_MULTIPLE
         length = -(-max(bucket.tokens, longest) // multiple) * multiple
         tokens = np.full((len(requests), length), self.config.pad_token, np.int32)
         index = np.full((len(requests), length), -1, np.int32)
@@ -148,20 +136,14 @@ class Processor:
             tokens[b, : len(ids)] = ids
             sources = [r * per_row + i for clip in clips for r in clip for i in range(counts[r])]
             if len(places) != len(sources):
-                raise ConfigError(
-                    f"request {b}: {len(places)} audio placeholders for {len(sources)} audio tokens; "
-                    f"a prompt must not contain {self.family.audio} itself."
-                )
+                problem = f"{len(places)} audio placeholders for {len(sources)} audio tokens"
+                raise ConfigError(f"request {b}: {problem}; a prompt must not contain {self.family.audio} itself.")
             index[b, places] = sources
         lengths = np.asarray([len(ids) for ids, _ in prompts], np.int32)
-        placed = place((tokens, lengths, index), self.mesh)
-        return Batch(
-            placed[0], placed[1], audio.features, audio.frames, placed[2], audio.visible_frames, audio.visible_positions
-        ), rows
+        tokens, lengths, index = place((tokens, lengths, index), self.mesh)
+        return Batch(tokens, lengths, audio_index=index, **vars(audio)), rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
         """Generated ids -> texts."""
-        return [
-            self.tokenizer.decode(row[:n], skip_special_tokens=True).strip()
-            for row, n in zip(np.asarray(tokens), np.asarray(lengths), strict=True)
-        ]
+        rows = zip(np.asarray(tokens), np.asarray(lengths), strict=True)
+        return [self.tokenizer.decode(row[:n], skip_special_tokens=True).strip() for row, n in rows]

@@ -1,7 +1,5 @@
 """The steps from encoder states to audio tokens: each says how many tokens it leaves, and computes them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,12 +15,11 @@ GATED_EPS = 1e-6  # of Ultravox's projector; no configuration states it
 
 
 class Step(NamedTuple):
-    """One step. length: (config c, n) -> positions that n positions become. apply: (encoder e, x [A, n, D], inside
-    [A, n, 1]) -> x; inside: positions that are no padding. leaves: its input is what `Encoded.states` holds."""
+    """One step."""
 
-    length: Callable[[Any, Any], Any]
-    apply: Callable[[Any, Array, Array], Array]
-    leaves: bool = False
+    length: Callable[[Any, Any], Any]  # (config c, n) -> positions that n positions become
+    apply: Callable[[Any, Array, Array], Array]  # (encoder e, x [A, n, D], inside [A, n, 1]: no padding) -> x
+    leaves: bool = False  # its input is what `Encoded.states` holds
 
 
 def project(
@@ -47,11 +44,6 @@ def _fill(e: Any, x: Array, inside: Array) -> Array:
     return jnp.pad(jnp.where(inside, x, 0), ((0, 0), (0, -x.shape[1] % e.config.stack), (0, 0)))
 
 
-def _stack(e: Any, x: Array, inside: Array) -> Array:
-    groups = _groups(x, e.config.stack)
-    return groups.reshape(*groups.shape[:2], groups.shape[2] * groups.shape[3])
-
-
 def _conv(e: Any, x: Array, inside: Array) -> Array:
     conv = nn.Conv(e.config.width, (3,), 2, padding=((1, 1),), dtype=e.dtype, name="proj_conv")
     return layers.gelu(conv(jnp.where(inside, x, 0)))
@@ -74,7 +66,7 @@ STEPS = {
     "pool": Step(lambda c, n: n // 2, lambda e, x, inside: _groups(x, 2).mean(2)),
     "norm": Step(_same, lambda e, x, inside: LayerNorm(e.config.eps, name="norm_post")(x)),
     "fill": Step(lambda c, n: -(-n // c.stack) * c.stack, _fill),
-    "stack": Step(lambda c, n: n // c.stack, _stack),
+    "stack": Step(lambda c, n: n // c.stack, lambda e, x, inside: jax.lax.collapse(_groups(x, e.config.stack), 2)),
     "conv": Step(lambda c, n: (n + 1) // 2, _conv),
     "linear": Step(_same, lambda e, x, inside: _dense(e, "proj")(x), leaves=True),
     "mlp": Step(_same, _mlp, leaves=True),

@@ -1,7 +1,5 @@
 """Prompts of the paper's tasks, per model: data in assets/prompts.yaml."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +26,8 @@ def templates() -> dict[str, dict[str, list[dict[str, Any]]]]:
 def task_messages(
     names: Sequence[str], task: str, question: str = "", choices: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """The chat of a task for the first of `names` that has one, else the default, in the Hugging Face form.
-
-    ConfigError for an unknown task, and for a multiple choice without a question.
-    """
+    """The chat of a task for the first of `names` that has one, else the default, in the Hugging Face form. ConfigError
+    for an unknown task, and for a multiple choice without a question."""
     if task not in TASKS:
         raise ConfigError(f"unknown task '{task}'. Tasks: {', '.join(TASKS)}.")
     if task == "multiple_choice" and not question:
@@ -41,18 +37,13 @@ def task_messages(
     options = "".join(f"\n{choice}" for choice in choices)
     values = {"question": question, "choices": list(choices) if choices else "", "options": options}
 
-    def part(entry: str) -> dict[str, str]:
-        return {"type": "audio"} if entry == "audio" else {"type": "text", "text": entry.format(**values)}
+    def filled(content: str | list[str]) -> Any:
+        if isinstance(content, str):
+            return content.format(**values)
+        text = lambda part: {"type": "text", "text": part.format(**values)}
+        return [{"type": "audio"} if part == "audio" else text(part) for part in content]
 
-    return [
-        {
-            "role": turn["role"],
-            "content": turn["content"].format(**values)
-            if isinstance(turn["content"], str)
-            else [part(entry) for entry in turn["content"]],
-        }
-        for turn in turns
-    ]
+    return [{"role": turn["role"], "content": filled(turn["content"])} for turn in turns]
 
 
 def task_request(

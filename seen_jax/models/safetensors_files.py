@@ -1,7 +1,5 @@
 """Tensors in safetensors files: which there are, and reading them in blocks into arrays of another layout and dtype."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -11,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,9 +26,9 @@ BLOCK, TILE = 4 << 20, 128  # bytes read at a time; columns transposed at a time
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a safetensors file that has not been read yet. key: its name there."""
+    """A tensor of a safetensors file that has not been read yet."""
 
-    key: str
+    key: str  # its name there
     file: Path
     dtype: str
     shape: tuple[int, ...]
@@ -43,6 +41,9 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+
+Source = tuple[Tensor, Slot, LowRank | None]  # a tensor, its place in a parameter, the factors of what is added to it
 
 
 def list_tensors(folder: Path) -> dict[str, Tensor]:
@@ -94,28 +95,15 @@ def check_file(file: Path) -> None:
         ) from None
 
 
-class Source(NamedTuple):
-    """A tensor, its place in a parameter, and the factors of what is added to it."""
-
-    tensor: Tensor
-    slot: Slot
-    lora: LowRank | None = None
-
-
 def read_arrays(
-    sources: Mapping[tuple[str, ...], Sequence[Source]],
-    shapes: Mapping[tuple[str, ...], tuple[int, ...]],
-    dtype: Any = None,
+    sources: Mapping[tuple[str, ...], Sequence[Source]], shapes: Mapping[tuple[str, ...], tuple[int, ...]], dtype: Any
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """(path, array) of every parameter, one after the other, each read by several threads. dtype: None keeps that of
-    the files."""
+    """(path, array) of every parameter, one after the other, each read by several threads."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, parts in sources.items():
-            stored = np.result_type(*(part.tensor.numpy_dtype for part in parts))
-            array = _aligned(shapes[path], stored if dtype is None else np.dtype(dtype))
+            array = _aligned(shapes[path], np.dtype(dtype))
             jobs = [job for part in parts for job in _blocks(part, array)]
-            for _ in pool.map(_read_block, *zip(*jobs, strict=True)):
-                pass
+            list(pool.map(_read_block, *zip(*jobs, strict=True)))
             yield path, array
 
 
@@ -127,13 +115,12 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _blocks(source: Source, array: np.ndarray) -> Iterator[tuple[Tensor, int, np.ndarray, LowRank | None]]:
-    """A tensor in blocks of rows: (tensor, first row, where the block belongs: a view of `array` in stored layout, the
-    factors of what is added to it)."""
+    """(tensor, first row, where the block belongs: a view of `array` in stored layout, factors) of blocks of rows."""
     tensor, slot, lora = source
-    place = slot.layout.save(array[slot.index])
+    place = slot.layout(array[slot.index])
     if not place.size:
         return
-    place = place[None] if not place.ndim else place
+    place = np.atleast_1d(place)
     rows = max(1, BLOCK * len(place) // tensor.nbytes)
     for start in range(0, len(place), rows):
         added = None if lora is None else (lora[0][start : start + rows], lora[1])

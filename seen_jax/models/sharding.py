@@ -2,10 +2,7 @@
 
 From these rules the compiler derives how data moves between devices (GSPMD). Parameters are split as in Megatron-LM
 (Shoeybi et al. 2019): maps into heads and MLPs over their outputs, maps back into the residual stream over their
-inputs. The rows of a batch are split over the other axis of the mesh.
-"""
-
-from __future__ import annotations
+inputs. The rows of a batch are split over the other axis of the mesh."""
 
 import dataclasses
 import re
@@ -23,13 +20,10 @@ from seen_jax.models.sites import DECODER_MLP_ACT, ENCODER_MLP_ACT
 DATA, TENSOR = "data", "tensor"
 RULES = {
     "batch": DATA,  # rows of a prompt, of the encoder and of the cache
-    "heads": TENSOR,
-    "kv_heads": TENSOR,
-    "ffn": TENSOR,
-    "vocab": TENSOR,
-    "spare": TENSOR,  # split only to save memory, if no other axis of the weight can be
-    "experts": None,  # any token may choose any expert: the experts' widths are split, not their list
-    "width": None,
+    # "spare": split only to save memory, if no other axis of the weight can be
+    **dict.fromkeys(("heads", "kv_heads", "ffn", "vocab", "spare"), TENSOR),
+    # any token may choose any expert: the experts' widths are split, not their list
+    **dict.fromkeys(("experts", "width")),
 }
 _HEADS, _FFN = r"(q|k|v|kv|self_[qkv]|cross_[qkv])", r"(fc1|gate|up|ff\d_up|conv_up|proj1)"
 PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (  # the last axes; parameters not named here are on every device
@@ -61,28 +55,22 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         if (self.data < 1 and self.data != -1) or self.tensor < 1:
-            raise ConfigError(
-                f"a mesh has 1 device or more on each axis (data: -1 for all), not {self.data} x {self.tensor}"
-            )
+            raise ConfigError(f"a mesh axis has 1 device or more (data: -1 for all), not {self.data} x {self.tensor}")
 
     def mesh(self) -> Mesh | None:
         return None if (self.data, self.tensor) == (1, 1) else make_mesh(self.data, self.tensor)
 
 
 def make_mesh(data: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh of the first data x tensor devices of this process; data -1: of all of them.
-
-    Raises ConfigError if there are too few.
-    """
+    """A mesh of the first data x tensor devices of this process; data -1: of all. ConfigError if there are too few."""
     MeshConfig(data, tensor)
     devices = jax.local_devices()  # several hosts share items, not models
     data = max(1, len(devices) // tensor) if data == -1 else data
-    if data * tensor > len(devices):
+    size = data * tensor
+    if size > len(devices):
         available = f"there are {len(devices)}" if len(devices) > 1 else "there is 1"
-        raise ConfigError(f"a mesh of data {data} x tensor {tensor} needs {data * tensor} devices; {available}.")
-    return jax.make_mesh(
-        (data, tensor), (DATA, TENSOR), axis_types=(AxisType.Auto,) * 2, devices=devices[: data * tensor]
-    )
+        raise ConfigError(f"a mesh of data {data} x tensor {tensor} needs {size} devices; {available}.")
+    return jax.make_mesh((data, tensor), (DATA, TENSOR), axis_types=(AxisType.Auto,) * 2, devices=devices[:size])
 
 
 def rows_of(mesh: Mesh | None) -> int:
@@ -122,9 +110,7 @@ def fill(tree: T, mesh: Mesh | None) -> T:
 
 def constrain(x: Array, mesh: Mesh | None, *axes: str | None) -> Array:
     """Split an activation inside a compiled function by its logical axes; None and missing ones stay whole."""
-    if mesh is None:
-        return x
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, x.shape, axes)))
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(mesh, x.shape, axes)))
 
 
 def constrain_edit(edit: Any, site: str, mesh: Mesh | None) -> Any:
@@ -132,8 +118,7 @@ def constrain_edit(edit: Any, site: str, mesh: Mesh | None) -> Any:
     if mesh is None:
         return edit
 
-    def split(x: Any, trailing: int) -> Any:
-        """trailing: how many axes follow the width."""
+    def split(x: Any, trailing: int) -> Any:  # trailing: how many axes follow the width
         if x is None:
             return None
         axes = [None, "batch" if x.ndim == 4 else None, None][: x.ndim - trailing - 1]

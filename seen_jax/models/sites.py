@@ -1,10 +1,7 @@
 """Named places in the layer stacks, and what to return from them.
 
 Axis glossary of `seen_jax.models`: A audios, B batch rows, F mel frames, M mel bins, T encoder positions, P projected
-audio tokens, S text positions, L layers, D width of a site, R rank of an edit, V vocabulary.
-"""
-
-from __future__ import annotations
+audio tokens, S text positions, L layers, D width of a site, R rank of an edit, V vocabulary."""
 
 import dataclasses
 import difflib
@@ -43,15 +40,12 @@ def check_site(site: str) -> str:
 @dataclasses.dataclass(frozen=True)
 class Taps:
     """Which sites a forward pass returns, and how each is reduced. Static: a new value compiles a new program.
+    ConfigError for an unknown site or choice.
 
-    Attributes:
-        sites: of `SITES`.
-        reduce: "mean" over valid positions [L, N, D] float32 (calibration), or "full" [L, N, positions, D].
-        positions: which decoder positions count in means and in SEE: those of "audio" tokens, or "all" valid ones.
-        see_frames: return SEE per frame too.
-
-    Raises:
-        ConfigError: an unknown site or choice.
+    sites: of `SITES`.
+    reduce: "mean" over valid positions [L, N, D] float32 (calibration), or "full" [L, N, positions, D].
+    positions: which decoder positions count in means and in SEE: those of "audio" tokens, or "all" valid ones.
+    see_frames: return SEE per frame too.
 
     >>> seen_jax.Taps(("encoder.resid",), reduce="full").encoder_only
     True

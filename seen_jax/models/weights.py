@@ -1,36 +1,18 @@
 """Weight maps as tables: checkpoint key pattern -> parameter path and layout. Every key is used once, both ways."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from seen_jax.errors import CheckpointError
 
+Layout = Callable[[np.ndarray], np.ndarray]  # a parameter of one layer -> a view of it as the checkpoint stores it
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a stored tensor becomes a parameter, and back."""
-
-    load: Callable[[Any], Any]
-    save: Callable[[Any], Any]
-    axes: Callable[[tuple[int, ...]], tuple[int, ...]]
-
-
-def _permuted(*order: int) -> Layout:
-    back = tuple(int(i) for i in np.argsort(order))
-    return Layout(lambda x: x.transpose(order), lambda x: x.transpose(back), lambda s: tuple(s[i] for i in back))
-
-
-SAME = Layout(lambda x: x, lambda x: x, lambda s: s)
-DENSE = _permuted(1, 0)
-CONV1D = _permuted(2, 1, 0)
-POINTWISE = Layout(lambda x: x[..., 0].T, lambda x: x.T[..., None], lambda s: (s[1], s[0], 1))  # a Conv1d of one tap
-CONV2D = _permuted(3, 2, 1, 0)  # over (mels, time) -> over (time, mels)
+SAME: Layout = lambda x: x
+REVERSED: Layout = np.transpose  # of a torch Linear, Conv1d, or Conv2d over (mels, time): over (time, mels) here
+POINTWISE: Layout = lambda x: x.T[..., None]  # of a torch Conv1d of one tap: a linear map here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,50 +29,19 @@ class Rule:
         return ("{i}" in self.key) + ("{e}" in self.key)
 
 
-def _module(key: str, path: str, name: str, layout: Layout, bias: bool) -> list[Rule]:
-    where = tuple(path.split("."))
-    return [Rule(f"{key}.weight", (*where, name), layout)] + [Rule(f"{key}.bias", (*where, "bias"))] * bias
-
-
-def linear(key: str, path: str, bias: bool = True) -> list[Rule]:
-    """Rules of a torch Linear."""
-    return _module(key, path, "kernel", DENSE, bias)
-
-
-def conv1d(key: str, path: str, layout: Layout = CONV1D) -> list[Rule]:
-    """Rules of a torch Conv1d."""
-    return _module(key, path, "kernel", layout, True)
-
-
-def conv2d(key: str, path: str) -> list[Rule]:
-    """Rules of a torch Conv2d."""
-    return _module(key, path, "kernel", CONV2D, True)
+def linear(key: str, path: str, bias: bool = True, layout: Layout = REVERSED) -> list[Rule]:
+    """Rules of a torch Linear or convolution. path: of the module, with dots."""
+    return _module(key, path, "kernel", layout, bias)
 
 
 def norm(key: str, path: str, bias: bool = True) -> list[Rule]:
-    """Rules of a torch LayerNorm, BatchNorm or, without bias, RMSNorm."""
+    """Rules of a torch LayerNorm, BatchNorm or, without bias, RMSNorm. path: of the module, with dots."""
     return _module(key, path, "scale", SAME, bias)
 
 
-def flatten(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Nested dicts -> {path: leaf}."""
-    flat: dict[tuple[str, ...], Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, (*prefix, name))
-        else:
-            flat[(*prefix, name)] = value
-    return flat
-
-
-def unflatten(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = leaf
-    return tree
+def _module(key: str, path: str, name: str, layout: Layout, bias: bool) -> list[Rule]:
+    where = tuple(path.split("."))
+    return [Rule(f"{key}.weight", (*where, name), layout)] + [Rule(f"{key}.bias", (*where, "bias"))] * bias
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,30 +54,25 @@ class Slot:
     shape: tuple[int, ...]
 
 
-def slots(rules: Iterable[Rule], shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> dict[str, Slot]:
+def slots(rules: Sequence[Rule], shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> dict[str, Slot]:
     """Every checkpoint key that the parameters of `shapes` need. Raises if table and parameters do not match."""
+    ruled = {rule.path for rule in rules}
+    if ruled != set(shapes):
+        named = lambda paths: ", ".join(sorted(map(".".join, paths))) or "none"
+        unknown, left = named(ruled - set(shapes)), named(set(shapes) - ruled)
+        raise CheckpointError(f"weight table: parameters that the model lacks: {unknown}; without a rule: {left}.")
     table: dict[str, Slot] = {}
-    covered = set()
     for rule in rules:
-        if rule.path not in shapes:
-            raise CheckpointError(
-                f"weight table names the parameter {'.'.join(rule.path)}, which the model does not have."
-            )
-        covered.add(rule.path)
         shape = shapes[rule.path]
-        stored = rule.layout.axes(shape[rule.stacked :])
+        stored = rule.layout(np.broadcast_to(np.int8(0), shape[rule.stacked :])).shape
         for index in np.ndindex(shape[: rule.stacked]):
             table[rule.key.format(**dict(zip("ie", index, strict=False)))] = Slot(rule.path, index, rule.layout, stored)
-    left = sorted(".".join(path) for path in set(shapes) - covered)
-    if left:
-        raise CheckpointError(f"weight table has no rule for the parameters {', '.join(left)}.")
     return table
 
 
 def canonical(key: str, renames: Iterable[tuple[str, str]]) -> str:
     """The key under which the table knows it: the first matching rename is applied."""
     for pattern, replacement in renames:
-        new, hits = re.subn(pattern, replacement, key)
-        if hits:
-            return new
+        if re.search(pattern, key):
+            return re.sub(pattern, replacement, key)
     return key

@@ -1,70 +1,42 @@
 """A report as data: sections of blocks, written as one self-contained HTML page or as Markdown."""
 
-from __future__ import annotations
-
 import base64
-import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
-class Block:
-    """A part of a section. The template chooses by `kind`, the name of the class."""
-
-    @property
-    def kind(self) -> str:
-        return type(self).__name__
-
-
-@dataclasses.dataclass(frozen=True)
-class Text(Block):
-    """A paragraph; a note is set smaller."""
-
+class Text(NamedTuple):
     text: str
-    note: bool = False
+    note: bool = False  # set smaller
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts(Block):
-    """Names and what they are."""
-
-    facts: dict[str, str]
+class Facts(NamedTuple):
+    facts: dict[str, str]  # names and what they are
 
 
-@dataclasses.dataclass(frozen=True)
-class Numbers(Block):
-    """The few large numbers: (number, what it is)."""
-
-    numbers: Sequence[tuple[str, str]]
+class Numbers(NamedTuple):
+    numbers: Sequence[tuple[str, str]]  # a few large ones, each with what it is
 
 
-@dataclasses.dataclass(frozen=True)
-class Notice(Block):
-    """Something that is striking: severity is info, warning or error."""
-
+class Notice(NamedTuple):
     name: str
-    severity: str
+    severity: str  # info, warning or error
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid(Block):
-    """A table of texts; the first `names` columns are names and stand left, the others are numbers and stand right."""
-
+class Grid(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    names: int = 1
+    names: int = 1  # so many columns are names and stand left, the others are numbers and stand right
     title: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture(Block):
-    """A figure in a PNG file that has an SVG beside it."""
-
-    path: Path
+class Picture(NamedTuple):
+    path: Path  # a PNG file that has an SVG beside it
     caption: str
 
     @property
@@ -72,30 +44,24 @@ class Picture(Block):
         return data_uri("image/png", self.path.read_bytes())
 
 
-@dataclasses.dataclass(frozen=True)
-class Link(Block):
-    """A file of the report's folder and what it holds."""
-
-    target: str
+class Link(NamedTuple):
+    target: str  # a file in the report's folder
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Example(Block):
-    """One item: its audio, and a table of the answers to each version of it.
-
-    Attributes:
-        players: label and WAV file, as a data URI, of each version.
-        answers: columns input, answer, and SEE. changed: for each row, whether its answer differs from the clean one.
-    """
+class Example(NamedTuple):
+    """One item. players: label and WAV file, as a data URI, of each version of its audio; answers: a table of input,
+    answer and SEE; changed: for each of its rows, whether the answer differs from the clean one."""
 
     players: Sequence[tuple[str, str]]
     answers: Grid
     changed: Sequence[bool]
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
+Block = Text | Facts | Numbers | Notice | Grid | Picture | Link | Example  # the template chooses by the class's name
+
+
+class Section(NamedTuple):
     title: str
     blocks: Sequence[Block]
 
@@ -146,11 +112,9 @@ def _markdown(block: Block) -> str:
             rows.insert(1, "| " + " | ".join(sides) + " |")
             return "\n".join([f"**{plain(block.title)}**\n"] * bool(block.title) + rows)
         case Picture():
-            png = f"figures/{block.path.name}"
-            svg = png.removesuffix(".png") + ".svg"
-            return f"![{plain(block.caption)}]({png})\n\n{plain(block.caption)} ([SVG]({svg}))"
+            file, caption = f"figures/{block.path.stem}", plain(block.caption)
+            return f"![{caption}]({file}.png)\n\n{caption} ([SVG]({file}.svg))"
         case Link():
             return f"[{plain(block.text)}]({block.target})"
         case Example():
             return _markdown(block.answers)
-    raise TypeError(block)

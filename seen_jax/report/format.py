@@ -1,7 +1,5 @@
 """What sections are made of: numbers as text, tables, and figures in files."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,10 +12,9 @@ from seen_jax.errors import ConfigError
 from seen_jax.evaluate.tables import ABOVE, BENDS, CLEAN, UP_TO
 from seen_jax.report import style
 from seen_jax.report.blocks import Block, Grid, Link, Picture, Text
-from seen_jax.report.style import level as level
 from seen_jax.report.style import minus
 
-NOTHING, MINUS = "\N{EN DASH}", minus("-")
+NOTHING = "\N{EN DASH}"
 MOST_ROWS = 40  # of a table on the page; longer ones are files
 BANDS = {CLEAN: "clean", UP_TO: f"≤ {BENDS:g} dB", ABOVE: f"> {BENDS:g} dB"}
 Format = Callable[[Any], str]
@@ -29,13 +26,12 @@ class Target:
 
     folder: Path
 
-    def picture(self, name: str, caption: str, draw: Callable[[], Any]) -> list[Block]:
-        """The figure in a file, or, where its data have nothing to draw, why there is none."""
+    def picture(self, name: str, caption: str, draw: Callable[..., Any], *data: Any) -> list[Block]:
+        """The figure draw(*data) in a file, or, where its data have nothing to draw, why there is none."""
         try:
-            png, _ = style.save(draw(), self.folder / "figures", name)
+            return [Picture(style.save(draw(*data), self.folder / "figures", name), caption)]
         except ConfigError as error:
             return [Text(f"No figure ({caption.rstrip('.')}): {error}", note=True)]
-        return [Picture(png, caption)]
 
     def link(self, name: str) -> list[Block]:
         """A link to a table's CSV file, if there is one."""
@@ -84,8 +80,7 @@ def pooled_by(cells: pd.DataFrame, column: str, by: list[str]) -> pd.Series:
 def see_ends(cells: pd.DataFrame) -> tuple[float, list[float]]:
     """The lowest SNR (NaN without noisy audio), and the mean SEE of clean audio and there."""
     lowest = float(cells["snr_db"].min())
-    ends = (cells[cells["snr_db"].isna()], cells[cells["snr_db"] == lowest])
-    return lowest, [pooled(end, "see") for end in ends]
+    return lowest, [pooled(cells[cells["snr_db"].isna()], "see"), pooled(cells[cells["snr_db"] == lowest], "see")]
 
 
 def crossed(values: pd.Series, form: Format, name: Format = str, title: str = "") -> Grid:
@@ -95,11 +90,8 @@ def crossed(values: pd.Series, form: Format, name: Format = str, title: str = ""
     return Grid([str(wide.index.name), *map(str, wide.columns)], rows, title=title)
 
 
-def grid(table: pd.DataFrame, columns: Mapping[str, tuple[str, Format]], names: int = 1) -> Grid:
-    """The rows of a table.
-
-    Args:
-        columns: which, in order: {column: (header, how to write it)}; the first `names` are names, not numbers.
-    """
+def grid(table: pd.DataFrame, columns: Mapping[str, tuple[str, Format]], names: int = 1, title: str = "") -> Grid:
+    """The rows of a table: {column: (header, how to write it)}; the first `names` columns are names, not numbers."""
     texts = [map(form, table[key]) for key, (_, form) in columns.items()]
-    return Grid([header for header, _ in columns.values()], [list(row) for row in zip(*texts, strict=True)], names)
+    rows = [list(row) for row in zip(*texts, strict=True)]
+    return Grid([header for header, _ in columns.values()], rows, names, title)

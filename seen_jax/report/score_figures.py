@@ -1,9 +1,4 @@
-"""Figures of the conditions of an experiment (`seen_jax.evaluate.tables`): SEE and GSR per task, noise and mitigation.
-
-Each takes the table and returns a matplotlib figure. Raises ConfigError where there is nothing to draw.
-"""
-
-from __future__ import annotations
+"""Figures of the conditions of an experiment (`seen_jax.evaluate.tables`); as in `seen_jax.report.figures`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +8,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from seen_jax.evaluate.metrics import Estimate, correlation
-from seen_jax.evaluate.trials import NONE
+from seen_jax.evaluate.metrics import correlation
+from seen_jax.mitigations.base import NONE
 from seen_jax.report import style
 from seen_jax.report.style import complete, drawn_name, look
 
 MOST_SPOKES = 16  # of one radar
+RESAMPLES = 1000  # of the points of a trend
 
 
 def _cells(cells: pd.DataFrame, *columns: str, mitigation: str | None = None, clean: bool = False) -> pd.DataFrame:
@@ -30,7 +26,7 @@ def _cells(cells: pd.DataFrame, *columns: str, mitigation: str | None = None, cl
 
 
 @style.styled
-def see_gsr_grid(cells: pd.DataFrame, seed: int = 0) -> Any:
+def see_gsr_grid(cells: pd.DataFrame) -> Any:
     """GSR against SEE over the SNRs without mitigation, one panel per task and noise, with the least-squares line, its
     95 % bootstrap band over the cells, and Pearson's r with its interval."""
     kept = _cells(cells, "see", "gsr", mitigation=NONE)
@@ -47,14 +43,16 @@ def see_gsr_grid(cells: pd.DataFrame, seed: int = 0) -> Any:
         if series.empty:
             continue
         x, y = (100 * series[column].to_numpy(float) for column in ("see", "gsr"))
-        r = correlation(x, y, seed=seed)
+        r = correlation(x, y)
+        title = "r undefined"
         if not math.isnan(r.value):
-            line, low, high = _trend(x, y, seed)
-            axes.fill_between(line[0], low, high, color="#888888", alpha=0.25, linewidth=0)
-            axes.plot(*line, color="#444444", linewidth=2)
+            title = style.minus(f"r = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]")
+            at, line, low, high = _trend(x, y)
+            axes.fill_between(at, low, high, color="#888888", alpha=0.25, linewidth=0)
+            axes.plot(at, line, color="#444444", linewidth=2)
         look_of_points: Any = {"s": 90, "edgecolors": "#333333", "linewidths": 0.7, "zorder": 3}
         points = axes.scatter(x, y, c=series["snr_db"], cmap="cividis", **snrs, **look_of_points)
-        axes.set_title(f"{drawn_name(task)}, {drawn_name(noise)}\n{_r(r)}", fontsize=14)
+        axes.set_title(f"{drawn_name(task)}, {drawn_name(noise)}\n{title}", fontsize=14)
         axes.set(xlabel=style.SEE_LABEL, ylim=(-4, 104))
     for axes in panels[:, 0]:
         axes.set_ylabel(style.GSR_LABEL)
@@ -63,23 +61,16 @@ def see_gsr_grid(cells: pd.DataFrame, seed: int = 0) -> Any:
     return figure
 
 
-def _r(r: Estimate) -> str:
-    return "r undefined" if math.isnan(r.value) else style.minus(f"r = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]")
-
-
-def _trend(
-    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], seed: int, resamples: int = 1000
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """Least-squares line and the 95 % band of the lines through resampled points."""
+def _trend(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> list[np.ndarray]:
+    """Places along x, the least-squares line there, and the ends of the 95 % band of lines through resampled points."""
     at = np.linspace(x.min(), x.max(), 60)
-    draws = np.vstack([np.arange(len(x)), np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))])
+    draws = np.vstack([np.arange(len(x)), np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))])
     xs, ys = x[draws], y[draws]
     xs0 = xs - xs.mean(1, keepdims=True)
     spread = (xs0**2).sum(1)
     slope = (xs0 * ys).sum(1) / np.where(spread > 0, spread, np.inf)
     lines = ys.mean(1)[:, None] + slope[:, None] * (at - xs.mean(1)[:, None])
-    low, high = np.quantile(lines[1:][spread[1:] > 0], [0.025, 0.975], axis=0)
-    return (at, lines[0]), low, high
+    return [at, lines[0], *np.quantile(lines[1:][spread[1:] > 0], [0.025, 0.975], axis=0)]
 
 
 @style.styled
@@ -111,17 +102,13 @@ def see_vs_snr(cells: pd.DataFrame) -> Any:
 
 @style.styled
 def denoiser_radar(cells: pd.DataFrame) -> Any:
-    """GSR of noisy audio per mitigation, the mean over the SNRs, on one axis per task and noise.
-
-    Beyond sixteen axes there is one panel per task.
-    """
+    """GSR of noisy audio per mitigation, mean over SNRs, an axis per task and noise; beyond 16, a panel per task."""
     kept = _cells(cells, "gsr")
-    tasks, noises, names = kept["place"].unique(), kept["noise"].unique(), style.mitigations(kept)
+    tasks, noises, names = (kept[key].unique() for key in ("place", "noise", "mitigation"))
     means = 100 * kept.groupby(["mitigation", "place", "noise"], sort=False)["gsr"].mean()
     spokes = [(task, noise) for task in tasks for noise in noises]
-    charts = {"": spokes}
-    if len(spokes) > MOST_SPOKES:
-        charts = {drawn_name(task): [(task, noise) for noise in noises] for task in tasks}
+    charts = {drawn_name(task): [(task, noise) for noise in noises] for task in tasks}
+    charts = charts if len(spokes) > MOST_SPOKES else {"": spokes}
     columns = min(len(charts), 2)
     rows = -(-len(charts) // columns)
     figure = style.new_figure((9.6 if columns == 1 else 7.6 * columns) + 2.5, 6.6 * rows)
@@ -142,13 +129,7 @@ def denoiser_radar(cells: pd.DataFrame) -> Any:
         axes.set_theta_direction(-1)
         axes.tick_params(axis="x", pad=8)
         axes.set_title(title, pad=24)
-    _rings(figure, means.max())
-    return figure
-
-
-def _rings(figure: Any, highest: float) -> None:
-    """The same four rings in all charts, up to the next 20 %."""
-    rings = np.linspace(0, max(20, 20 * math.ceil(highest / 20)), 5)[1:]
+    rings = np.linspace(0, max(20, 20 * math.ceil(means.max() / 20)), 5)[1:]  # the same in all charts
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
     for axes in figure.axes:
         axes.set_ylim(0, rings[-1])
@@ -156,36 +137,30 @@ def _rings(figure: Any, highest: float) -> None:
         between = np.pi / len(axes.get_xticks())
         for ring in rings:
             axes.text(between, ring, f"{ring:g}", fontsize=12, color="#333333", ha="center", bbox=box, zorder=6)
+    return figure
 
 
 @style.styled
 def mitigation_bars(cells: pd.DataFrame, groups: Mapping[str, Sequence[float]]) -> Any:
-    """GSR per mitigation and group of SNRs with 95 % intervals, the mean over the noises, one panel per task.
-
-    The ends of an interval are the means of the cells' ends: the same items are heard in all of them, so it does not
-    narrow with the number of noises.
-
-    Args:
-        groups: the SNRs of each group (NaN: clean).
-    """
-    kept = _cells(cells, "gsr", "gsr_low", "gsr_high", clean=True)
-    tasks, names = kept["place"].unique(), style.mitigations(kept)
+    """GSR per mitigation and group of SNRs (NaN: clean) with 95 % intervals, the mean over the noises, one panel per
+    task. The ends of an interval are the means of the cells' ends: the same items are heard in all of them, so it does
+    not narrow with the number of noises."""
+    columns = ["gsr", "gsr_low", "gsr_high"]
+    kept = _cells(cells, *columns, clean=True)
+    tasks, names = kept["place"].unique(), kept["mitigation"].unique()
     width = 0.84 / len(names)
     figure = style.new_figure(min(18.0, 4 + 0.22 * len(groups) * (len(names) + 1)) + 2, 3.9 * len(tasks))
     panels = figure.subplots(len(tasks), 1, sharex=True, squeeze=False)[:, 0]
     for task, axes in zip(tasks, panels, strict=True):
         for i, mitigation in enumerate(names):
             bar = kept[(kept["place"] == task) & (kept["mitigation"] == mitigation)]
-            means = [
-                bar.loc[bar["snr_db"].isin(snrs), ["gsr", "gsr_low", "gsr_high"]].mean() for snrs in groups.values()
-            ]
+            means = [bar.loc[bar["snr_db"].isin(snrs), columns].mean() for snrs in groups.values()]
             value, low, high = 100 * np.array(means, np.float64).T
-            axes.bar(
-                np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width, value, width,
-                yerr=np.maximum([value - low, high - value], 0), label=drawn_name(mitigation), color=look(i)["color"],
-                edgecolor="white", linewidth=0.8, hatch=style.hatch(i),
-                error_kw={"ecolor": "#222222", "elinewidth": 1.3},
-            )  # fmt: skip
+            at, whiskers = np.arange(len(groups)) + (i - (len(names) - 1) / 2) * width, [value - low, high - value]
+            hatch = style.HATCHES[(i + i // len(style.PALETTE)) % len(style.HATCHES)]  # bars of one colour differ
+            bar_look: Any = {"color": look(i)["color"], "hatch": hatch, "edgecolor": "white", "linewidth": 0.8}
+            whisker_look = {"yerr": np.maximum(whiskers, 0), "error_kw": {"ecolor": "#222222", "elinewidth": 1.3}}
+            axes.bar(at, value, width, label=drawn_name(mitigation), **bar_look, **whisker_look)
         axes.set(ylim=(0, 104), ylabel=style.GSR_LABEL, title=drawn_name(task))
         axes.grid(False, axis="x")
         axes.set_xticks(range(len(groups)), list(groups))

@@ -1,23 +1,24 @@
-"""Sections of an experiment's report about its results.
+"""Sections of an experiment's report about its results, also beside those that the paper and its files report.
 
-`cells` are its conditions with three more columns: place (the task), audio (the SNR) and band, as they are written.
-"""
+`cells` are its conditions with three more columns: place (the task), audio (the SNR) and band, as they are written."""
 
-from __future__ import annotations
-
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from seen_jax.evaluate.metrics import COSINES
 from seen_jax.evaluate.tables import ALL, BENDS, UP_TO
-from seen_jax.evaluate.trials import NONE, SEEN
+from seen_jax.mitigations.base import NONE, SEEN
+from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.report import figures, score_figures
 from seen_jax.report import format as text
 from seen_jax.report.blocks import Block, Grid, Notice, Text
 from seen_jax.report.format import BANDS, MOST_ROWS, Target, crossed, grid, number, plain, pooled_by, share
-from seen_jax.report.style import in_words, level, mitigations, places
+from seen_jax.report.style import in_words, level, places
 
 CORRELATED = (
     "Intervals: bootstrap over the SNRs, which are few: they are wide, and reach ±1 where resamples repeat points. The "
@@ -30,41 +31,48 @@ TESTS = (
     "an observation of its own though one item is heard at several SNRs, and is not corrected for the number of "
     "comparisons: where it and the interval disagree, the interval is the one to trust."
 )
+NOTE = (
+    "The paper's models, data, recordings and number of items are not ours: its figures are here for orientation and "
+    "enter nothing else on this page. A dash: it reports nothing for this model, site, task or noise. Its SEE is noisy "
+    "at \N{MINUS SIGN}10 dB, where it says nothing else; ours is at the lowest SNR that was run."
+)
+KINDS = ("pearson", "spearman")
 ZERO = "After an edit of strength 1 SEE is 0 by construction: it is not a result."
-ENDS = (("low", "min"), ("high", "max"))
+TRUTHS = {
+    "accuracy": "Right choices against SNR, mean over tasks and noises.",
+    "wer": "Word error rate against the reference, mean over noises and data sets.",
+    "wer_clean": "Word error rate against the model's own clean transcript.",
+}
 Tables = Mapping[str, pd.DataFrame]
 
 
 def overview(target: Target, overall: pd.DataFrame) -> list[Block]:
-    """GSR against SNR over all data."""
-    bands = "; bands: 95 % bootstrap intervals over the items" * (len(mitigations(overall)) <= figures.MOST_BANDS)
-    draw = lambda: figures.line_sweep(overall, "snr_db", "gsr", "mitigation")
-    return target.picture("overall", f"GSR against SNR over all tasks and noises{bands}.", draw)
+    few = overall["mitigation"].nunique() <= figures.MOST_BANDS
+    bands = "; bands: 95 % bootstrap intervals over the items" * few
+    caption = f"GSR against SNR over all tasks and noises{bands}."
+    return target.picture("overall", caption, figures.line_sweep, overall, "snr_db", "gsr", "mitigation")
 
 
 def see_and_gsr(target: Target, cells: pd.DataFrame, correlations: pd.DataFrame) -> list[Block]:
     """The grid, and the correlation of every task and noise beside those that need no model."""
     caption = "GSR against SEE, one point per SNR, without mitigation; least squares with a 95 % band."
-    blocks = target.picture("see_gsr_grid", caption, lambda: score_figures.see_gsr_grid(cells))
+    blocks = target.picture("see_gsr_grid", caption, score_figures.see_gsr_grid, cells)
     rows, between = correlations.assign(task=places(correlations)), "95 % interval"
     if len(rows) > MOST_ROWS:
         groups, between = rows[rows["task"] != ALL].groupby("noise", sort=False), "lowest to highest task"
-        low, high = ({f"{kind}_{end}": (kind, how) for kind in ("pearson", "spearman")} for end, how in ENDS)
-        means = {name: (name, "mean") for name in ("cells", "pearson", "spearman", "pearson_snr", "pearson_share")}
-        rows = groups.agg(**means, **low, **high).reset_index().assign(task="mean")
+        ends = {f"{k}_{end}": (k, how) for k in KINDS for end, how in (("low", "min"), ("high", "max"))}
+        means = {name: (name, "mean") for name in ("cells", *KINDS, "pearson_snr", "pearson_share")}
+        rows = groups.agg(**means, **ends).reset_index().assign(task="mean")
     columns: dict[str, Any] = {"task": ("task", str), "noise": ("noise", str), "cells": ("SNRs", plain)}
-    for kind in ("pearson", "spearman"):
-        ends = zip(rows[f"{kind}_low"], rows[f"{kind}_high"], strict=True)
-        rows[f"{kind}_between"] = [text.interval(*pair) for pair in ends]
+    for kind in KINDS:
+        rows[f"{kind}_between"] = list(map(text.interval, rows[f"{kind}_low"], rows[f"{kind}_high"]))
         columns |= {kind: (f"{kind.title()} r of SEE", number), f"{kind}_between": (between, str)}
     columns |= {"pearson_snr": ("r of SNR", number), "pearson_share": ("r of noise share", number)}
     return [*blocks, grid(rows, columns, 2), Text(CORRELATED, note=True), *target.link("correlations")]
 
 
 def see_and_snr(target: Target, cells: pd.DataFrame) -> list[Block]:
-    """SEE of every noise against the SNR."""
-    caption = "SEE against SNR; dashed: clean audio."
-    blocks = target.picture("see_vs_snr", caption, lambda: score_figures.see_vs_snr(cells))
+    blocks = target.picture("see_vs_snr", "SEE against SNR; dashed: clean audio.", score_figures.see_vs_snr, cells)
     means = pooled_by(cells[cells["mitigation"] == NONE], "see", ["noise", "audio"])
     return [*blocks, crossed(means, text.see, title="SEE (%), mean over the items of all tasks")]
 
@@ -75,8 +83,8 @@ def ranks_text(basis: Mapping[str, Any]) -> str:
 
 def noise_bases(target: Target, bases: pd.DataFrame, diagnoses: pd.DataFrame) -> list[Block]:
     """What the diagnosis of the calibrations says, and the ranks of every basis."""
-    blocks: list[Block] = []
     by: Any = diagnoses.groupby(["code", "severity", "message", "site"], sort=False) if len(diagnoses) else ()
+    blocks: list[Block] = []
     for (code, severity, message, site), part in by:
         blocks.append(Notice(code, severity, f"{', '.join(part['noise'])} at {site}: {message}."))
     used: dict[tuple[str, ...], list[str]] = {}
@@ -102,17 +110,14 @@ def both_directions(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_mitigations(target: Target, cells: pd.DataFrame, tables: Tables, seen: Sequence[str]) -> list[Block]:
-    """Bars, radar, and comparisons on the same answers: with nothing, with SEEN, per noise; and SEE under each.
-
-    Args:
-        seen: the mitigations that are SEEN alone.
-    """
-    overall, pairs, names = tables["overall"], both_directions(tables["comparisons"]), mitigations(cells)[1:]
+    """Bars, radar, comparisons on the same answers, and SEE under each. seen: the mitigations that are SEEN alone."""
+    overall, pairs = tables["overall"], both_directions(tables["comparisons"])
+    names = cells["mitigation"].unique().tolist()[1:]
     groups = {str(name): part["snr_db"].unique().tolist() for name, part in cells.groupby("band", sort=False)}
     caption = "GSR per mitigation, mean over the noises; whiskers: 95 % Wilson intervals."
-    blocks = target.picture("mitigation_bars", caption, lambda: score_figures.mitigation_bars(cells, groups))
+    blocks = target.picture("mitigation_bars", caption, score_figures.mitigation_bars, cells, groups)
     caption = "Mean GSR of noisy audio over the SNRs, one axis per task and noise."
-    blocks += target.picture("denoiser_radar", caption, lambda: score_figures.denoiser_radar(cells))
+    blocks += target.picture("denoiser_radar", caption, score_figures.denoiser_radar, cells)
     gsr = overall.assign(audio=overall["snr_db"].map(level)).set_index(["mitigation", "audio"])["gsr"]
     blocks.append(crossed(gsr, share, in_words, "GSR (%) over all tasks and noises"))
     keys = [(name, NONE, group) for name in names for group in BANDS]
@@ -152,7 +157,6 @@ def tested(pairs: pd.DataFrame, keys: Sequence[tuple[str, str, str]], title: str
 
 
 def clean_damage(cells: pd.DataFrame) -> list[Block]:
-    """GSR of clean audio under every mitigation."""
     clean = cells[cells["snr_db"].isna() & (cells["mitigation"] != NONE) & cells["gsr"].notna()]
     by_task = crossed(pooled_by(clean, "gsr", ["mitigation", "place"]), share, in_words)
     rows = []
@@ -169,21 +173,14 @@ def accuracy(target: Target, cells: pd.DataFrame) -> list[Block]:
     lead = "Against the ground truth, where GSR is against the model's own clean answers: the two are never mixed."
     blocks: list[Block] = [Text(lead)]
     noisy = cells[cells["snr_db"].notna()]
-    for key, caption in (
-        ("accuracy", "Right choices against SNR, mean over tasks and noises."),
-        ("wer", "Word error rate against the reference, mean over noises and data sets."),
-        ("wer_clean", "Word error rate against the model's own clean transcript."),
-    ):
-        draw = lambda key=key: figures.line_sweep(noisy, "snr_db", key, "mitigation")
-        blocks += target.picture(key, caption, draw) if noisy[key].notna().any() else []
+    for key, caption in TRUTHS.items():
+        if noisy[key].notna().any():
+            blocks += target.picture(key, caption, figures.line_sweep, noisy, "snr_db", key, "mitigation")
     choices, spoken = cells[cells["accuracy"].notna()], cells[cells["wer"].notna()]
     if len(choices):
         turned = noisy.groupby("mitigation", sort=False)[["fixed_truth", "broken_truth"]].sum(min_count=1)
         shares = pooled_by(choices, "accuracy", ["mitigation", "band"]).unstack(sort=False).add_prefix("right, ")
-        rows = [
-            [in_words(name), *map(share, values), *map(plain, turned.loc[name])]
-            for name, *values in shares.itertuples()
-        ]
+        rows = [[in_words(m), *map(share, values), *map(plain, turned.loc[m])] for m, *values in shares.itertuples()]
         header = ["mitigation", *(f"{name} (%)" for name in shares), "noisy: made right", "made wrong"]
         blocks.append(Grid(header, rows, title="Multiple choice"))
     if len(spoken):
@@ -195,19 +192,16 @@ def accuracy(target: Target, cells: pd.DataFrame) -> list[Block]:
 
 
 def cosines(target: Target, similarities: pd.DataFrame) -> list[Block]:
-    """Means of the six similarities by SNR."""
-    lead = (
-        "Between activations pooled over frames, mean over layers, items, tasks and noises. act: clean; deact: clean "
-        "with SEEN; act_noise and deact_noise: noisy."
-    )
+    lead = "Between activations pooled over frames, mean over layers, items, tasks and noises. act: clean; "
+    lead += "deact: clean with SEEN; act_noise and deact_noise: noisy."
     blocks: list[Block] = [Text(lead)]
     names = {pair: pair.replace("-", " · ") for pair in COSINES}
     for mitigation, part in similarities.rename(columns=names).groupby("mitigation", sort=False):
         means: Any = part.groupby("snr_db")[[*names.values()]].mean().rename_axis("SNR").rename_axis(columns="pair")
         rows = means.stack().rename("cosine").reset_index().rename(columns={"SNR": "snr_db"})
-        draw = lambda rows=rows: figures.line_sweep(rows, "snr_db", "cosine", "pair")
         name = "cosines" if mitigation == SEEN else f"cosines_{mitigation}"
-        blocks += target.picture(name, f"Cosine similarities against SNR, {in_words(mitigation)}.", draw)
+        caption = f"Cosine similarities against SNR, {in_words(mitigation)}."
+        blocks += target.picture(name, caption, figures.line_sweep, rows, "snr_db", "cosine", "pair")
         form = lambda x: number(x, 3).removeprefix("+")
         blocks.append(crossed(means.stack(), form, level, in_words(mitigation)))
     return [*blocks, *target.link("similarities")]
@@ -220,14 +214,11 @@ def layers(target: Target, table: pd.DataFrame) -> list[Block]:
     means = part.groupby(["noise", "snr_db", "layer"], sort=False, dropna=False)[["see", "energy"]].mean().reset_index()
     caption = "SEE without mitigation of every layer with noise directions, kept or not, mean over the tasks."
     drawn = means[means["energy"] > 0]  # a layer without directions has no SEE to speak of
-    blocks = target.picture("see_by_layer", caption, lambda: figures.see_by_layer(drawn)) if len(drawn) else []
+    blocks = target.picture("see_by_layer", caption, figures.see_by_layer, drawn) if len(drawn) else []
     energy = means.groupby(["noise", means["snr_db"].map(level)], sort=False)["energy"]
     rows = [[noise, audio, " ".join(f"{x:.3g}" for x in values)] for (noise, audio), values in energy]
-    return [
-        *blocks,
-        Grid(["noise", "audio", "projected energy, first to last layer"], rows[:MOST_ROWS], 2),
-        *target.link("layers"),
-    ]
+    header = ["noise", "audio", "projected energy, first to last layer"]
+    return [*blocks, Grid(header, rows[:MOST_ROWS], 2), *target.link("layers")]
 
 
 def unanswered(target: Target, cells: pd.DataFrame, failed: pd.DataFrame) -> list[Block]:
@@ -245,3 +236,51 @@ def unanswered(target: Target, cells: pd.DataFrame, failed: pd.DataFrame) -> lis
     lead = f"{items} items could not be asked with every noise and are left out of the scores."
     shown = grid(reasons, {name: (name, str) for name in ("task", "why", "items")}, 2)
     return [Text(lead), shown, *target.link("failures"), table]
+
+
+def published() -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name("published.yaml").read_text("utf-8"))
+
+
+def model_of_paper(name: str, paper: Mapping[str, Any]) -> str | None:
+    """Which of the paper's models has this name or folder, if any."""
+    bare = lambda known: re.sub(r"[^a-z0-9]", "", known.lower())
+    return next((known for known in paper["clean_gsr"] if bare(known) in bare(name)), None)
+
+
+def beside(
+    identity: Mapping[str, Any], name: str, tables: Mapping[str, pd.DataFrame], seen: list[str], denoisers: list[str]
+) -> list[Block]:
+    """A table of what the paper reports, ours in one column, the paper's in another; a dash where it has nothing. name:
+    of the model. seen, denoisers: the mitigations that are SEEN alone, and a denoiser alone."""
+    paper, cells, correlations = published(), tables["conditions"], tables["correlations"]
+    model, at_site = model_of_paper(name, paper), identity["site"] == ENCODER_MLP_ACT
+    r = correlations.loc[correlations["task"] != ALL, "pearson"]
+    ranges = ((r.mean(), r.min(), r.max()), (paper["pearson"][key] for key in ("mean", "lowest", "highest")))
+    texts = [f"{number(mean)} ({text.interval(low, high)})" for mean, low, high in ranges]
+    rows = [["Pearson r of SEE and GSR, mean (range)", "all", *texts, paper["source"]]]
+    add = lambda what, where, ours, theirs=text.NOTHING, source=paper["source"]: rows.append(
+        [what, where, ours, theirs, text.NOTHING if theirs == text.NOTHING else source]
+    )
+    known = {noise: paper["noises"].get(noise, noise) for noise in cells["noise"].unique()}
+    for noise, part in cells[cells["mitigation"] == NONE].groupby("noise", sort=False):
+        pair = paper["see"].get(known[noise]) if at_site else None
+        theirs = " → ".join(map(text.see, pair)) if pair else text.NOTHING
+        add("SEE, clean → noisiest (%)", noise, " → ".join(map(text.see, text.see_ends(part)[1])), theirs)
+    pairs = both_directions(tables["comparisons"])["difference"]
+    for mitigation in seen:
+        clean = cells[(cells["mitigation"] == mitigation) & cells["snr_db"].isna()]
+        tasks: Any = pooled_by(clean, "gsr", ["place", "task"]).items() if len(clean) else ()
+        for (place, task), gsr in tasks:
+            value = paper["clean_gsr"].get(model, {}).get(task)
+            add(f"GSR of clean audio with {in_words(mitigation)}", place, text.percent(gsr), text.percent(value))
+        gains = pairs[pairs.index.isin([(mitigation, denoiser, UP_TO) for denoiser in denoisers])]
+        if len(gains):
+            what = f"gain of {in_words(mitigation)} over the denoisers, mean"
+            add(what, "all", f"{text.points(gains.mean())} points", text.percent(paper["gain_over_denoisers"]))
+    bases: Any = tables["bases"].to_dict("records")
+    for basis in (basis for basis in bases if basis["mitigation"] == NONE):
+        ranks = paper["ranks"].get(model, {}).get(known.get(basis["noise"], basis["noise"])) if at_site else None
+        theirs = f"{plain(ranks)} (layers {paper['layers'][model]})" if ranks else text.NOTHING
+        add("ranks of the kept layers", basis["noise"], ranks_text(basis), theirs, paper["released"])
+    return [Text(NOTE), Grid(["what", "where", "ours", "the paper", "source"], rows, 2)]

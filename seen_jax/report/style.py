@@ -1,7 +1,5 @@
 """How figures look: Okabe-Ito colours, a marker and a dash for every series, legible at half size."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from seen_jax.errors import ConfigError
-from seen_jax.evaluate.trials import NONE, SEEN
+from seen_jax.mitigations.base import NONE, SEEN
 
 Arguments = ParamSpec("Arguments")
-
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8a8a8a")
 MARKERS = "osD^vPX*"
 HATCHES = ("", "//", "", "..", "", "\\\\", "", "xx")
@@ -26,24 +23,18 @@ LABELS = {
     "gsr": GSR_LABEL,
     "clean_gsr": "GSR of clean audio (%)",
     "see": SEE_LABEL,
-    "see_after": "SEE after SEEN (%)",
     "accuracy": "accuracy (%)",
     "wer": "WER (%)",
     "wer_clean": "WER against clean output (%)",
     "gain": "GSR gain (points)",
     "pearson": "Pearson r of SEE and GSR",
-    "spearman": "Spearman r of SEE and GSR",
     "snr_db": SNR_LABEL,
     "strength": "strength λ",
     "delta": "threshold δ",
     "semantic_alpha": "energy share \N{GREEK SMALL LETTER ALPHA}",
-    "clips": "clips of the calibration",
-    "calibration_snr_db": "SNR of the calibration (dB)",
-    "overlap": "overlap of the bases (0 to 1)",
-    "share": "noisy share of the clip (0 to 1)",
     "cosine": "cosine similarity",
 }
-SHARES = ("gsr", "accuracy", "wer", "wer_clean", "see", "see_after", "clean_gsr", "gain")  # drawn in percent
+PERCENT = ("(%)", "(points)")  # ends of labels whose shares are drawn times 100
 
 
 def styled(draw: Callable[Arguments, Any]) -> Callable[Arguments, Any]:
@@ -71,39 +62,31 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height))
 
 
-def save(figure: Any, folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Write a figure as PNG and as SVG (the same bytes each time); returns both paths."""
+def save(figure: Any, folder: Path, name: str) -> Path:
+    """Write a figure as SVG (the same bytes each time) and as PNG; returns the path of the latter."""
     import matplotlib
 
-    folder = Path(folder)
+    path = folder / f"{name}.png"
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": name}, STYLE):
-        figure.savefig(folder / f"{name}.png")
+        figure.savefig(path)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    return folder / f"{name}.png", folder / f"{name}.svg"
+    return path
 
 
 def look(index: int) -> dict[str, Any]:
     """Colour, marker and dashes of a series: 24 that can be told apart, also without colour."""
     lap = index // len(PALETTE)
-    return {
-        "color": PALETTE[index % len(PALETTE)],
-        "marker": MARKERS[(index + 3 * lap) % len(MARKERS)],
-        "linestyle": DASHES[lap % len(DASHES)],
-    }
+    colour, marker = PALETTE[index % len(PALETTE)], MARKERS[(index + 3 * lap) % len(MARKERS)]
+    return {"color": colour, "marker": marker, "linestyle": DASHES[lap % len(DASHES)]}
 
 
 def legend(figure: Any, title: str | None = None) -> None:
     """One legend for all panels, beside them; none for a single series without a name."""
-    named = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
-    entries = {label: handle for pairs in named for handle, label in pairs}
+    pairs = (pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True))
+    entries = {label: handle for handle, label in pairs}
     if entries:
         figure.legend(entries.values(), entries.keys(), title=title, loc="outside right upper")
-
-
-def hatch(index: int) -> str:
-    """Of a bar, so that bars of one colour differ."""
-    return HATCHES[(index + index // len(PALETTE)) % len(HATCHES)]
 
 
 def complete(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -116,20 +99,15 @@ def complete(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return kept
 
 
-def mitigations(table: pd.DataFrame) -> list[str]:
-    """In order of appearance, nothing first and SEEN second: their colours are the same in all figures."""
-    first = {NONE: 0, SEEN: 1}
-    return sorted(table["mitigation"].unique(), key=lambda name: first.get(name, 2))
-
-
 def places(cells: pd.DataFrame) -> pd.Series:
     """The task of every cell, with its data set where several share the task."""
     shared = cells.groupby("task")["dataset"].transform("nunique") > 1
     return cells["task"].where(~shared, cells["dataset"] + ": " + cells["task"])
 
 
-def scale(column: str) -> float:
-    return 100.0 if column in SHARES else 1.0
+def scale(text: str) -> float:
+    """That values are multiplied with under a label."""
+    return 100.0 if text.endswith(PERCENT) else 1.0
 
 
 def label(column: str) -> str:

@@ -1,7 +1,5 @@
 """The report of an experiment: index.html, self-contained, and report.md with its figures in files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,22 +9,18 @@ import pandas as pd
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate.findings import findings
 from seen_jax.evaluate.tables import ALL, UP_TO, band
-from seen_jax.evaluate.trials import NONE, SEEN
 from seen_jax.files import write_file
+from seen_jax.mitigations.base import NONE, SEEN
 from seen_jax.report import format as text
 from seen_jax.report import sections as results
 from seen_jax.report.blocks import Block, Facts, Link, Notice, Numbers, Section, to_html, to_markdown
-from seen_jax.report.format import BANDS, Target, level, percent, points, pooled
+from seen_jax.report.format import BANDS, Target, percent, points, pooled
 from seen_jax.report.players import ExampleClip, listen
-from seen_jax.report.published import beside
-from seen_jax.report.style import in_words, places
+from seen_jax.report.style import in_words, level, places
 
-PAGE, MARKDOWN = "index.html", "report.md"
-LEAD = (
-    "SEE is the share of a model's activation energy that lies along directions learnt from noise. SEEN takes that "
-    "part out during the forward pass. GSR is the share of answers that equal the model's own answer to the clean "
-    "clip. (Method: arXiv 2601.07331.)"
-)
+LEAD = "SEE is the share of a model's activation energy that lies along directions learnt from noise. SEEN takes that "
+LEAD += "part out during the forward pass. GSR is the share of answers that equal the model's own answer to the clean "
+LEAD += "clip. (Method: arXiv 2601.07331.)"
 TABLES = {
     "conditions": "scores of every data set, task, noise, SNR and mitigation",
     "correlations": "SEE against GSR per task and noise, and what the SNR alone gives",
@@ -51,24 +45,11 @@ def write_report(
     sections: Sequence[Section] = (),
     examples: Sequence[ExampleClip] = (),
 ) -> Path:
-    """Write index.html, report.md and figures/ into the folder of an experiment.
-
-    Args:
-        manifest: what manifest.json holds: `identity`, `model` (name, family, fingerprint, and perhaps parameters), and
-            what else is to be shown: versions, note, device, command, created, seconds (per stage). Its identity lists
-            the `mitigations`, each with its `name` and `steps` (a `kind` and its options).
-        tables: of `seen_jax.evaluate.tables.make_tables`; "bases" (noise, mitigation, site, calibrated, localised,
-            first_layer, ranks, layers); "diagnoses" of `seen_jax.evaluate.findings`. What is missing or empty has no
-            section.
-        sections: of the studies.
-        examples: items to listen to.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        ConfigError: the folder cannot be written.
-    """
+    """Write index.html, report.md and figures/ into the folder of an experiment, and return the path of the page.
+    manifest: what manifest.json holds (`seen_jax.evaluate.prepare.make_manifest`), the `note`, and `seconds` per stage.
+    tables: of `seen_jax.evaluate.tables.make_tables`; "bases" of `seen_jax.experiment.basis_table`; "diagnoses" of
+    `seen_jax.evaluate.findings`. What is missing or empty has no section. sections: of the studies. examples: items to
+    listen to. Raises ConfigError if the folder cannot be written."""
     target, identity, name = Target(folder), manifest["identity"], manifest["model"]["name"]
     arranged = {key: _arranged(tables[key], identity) if key in tables else pd.DataFrame() for key in TABLES}
     seen, denoisers = _alone(identity, "seen"), _alone(identity, "denoiser")
@@ -77,32 +58,31 @@ def write_report(
         shown = [Section(heading, blocks) for heading, blocks in _results(target, manifest, arranged, examples)]
         shown += sections
         if len(cells := arranged["conditions"]):
-            shown.append(Section("Beside the paper", beside(identity, name, arranged, seen, denoisers)))
+            if cells["items"].sum():
+                shown.append(Section("Beside the paper", results.beside(identity, name, arranged, seen, denoisers)))
             shown.append(Section("Failures", results.unanswered(target, cells, arranged["failures"])))
-        paths = [f"tables/{path.name}" for path in sorted((folder / "tables").glob("*.csv"))]
-        if paths:
-            about = {f"tables/{key}.csv": f": {what}" for key, what in TABLES.items()}
+        about = {f"tables/{key}.csv": f": {what}" for key, what in TABLES.items()}
+        if paths := [f"tables/{path.name}" for path in sorted((folder / "tables").glob("*.csv"))]:
             shown.append(Section("Files", [Link(path, path + about.get(path, "")) for path in paths]))
-        write_file(folder / MARKDOWN, to_markdown(title, LEAD, shown))
-        return write_file(folder / PAGE, to_html(title, LEAD, shown))
+        write_file(folder / "report.md", to_markdown(title, LEAD, shown))
+        return write_file(folder / "index.html", to_html(title, LEAD, shown))
     except OSError as error:
         raise ConfigError(f"cannot write the report in {folder}: {error.strerror or error}") from None
 
 
 def _alone(identity: Mapping[str, Any], kind: str) -> list[str]:
-    """The names of the mitigations that are of one kind ("seen" or "denoiser") and of no other."""
+    """The names of the mitigations that are of one kind and of no other."""
     return [m["name"] for m in identity["mitigations"] if [step["kind"] for step in m["steps"]] == [kind]]
 
 
 def _arranged(table: pd.DataFrame, identity: Mapping[str, Any]) -> pd.DataFrame:
     """Rows with the noises and mitigations in the order of the experiment, nothing first and SEEN second; conditions
     get the columns that sections write: place, audio and band."""
-    names = [m["name"] for m in identity["mitigations"]]
-    order = {"mitigation": sorted(names, key=lambda name: {NONE: 0, SEEN: 1}.get(name, 2))}
-    order["noise"] = [noise["name"] or noise["spec"] for noise in identity["noises"]]
-    ranks = {key: {name: i for i, name in enumerate(known)} for key, known in order.items() if key in table}
-    place = lambda column: column.map(lambda name: ranks[column.name].get(name, len(names) + 99))
-    table = table.sort_values(list(ranks), key=place, kind="stable", ignore_index=True) if ranks else table
+    mitigations = sorted((m["name"] for m in identity["mitigations"]), key=lambda m: {NONE: 0, SEEN: 1}.get(m, 2))
+    order = {"mitigation": mitigations, "noise": [noise["name"] or noise["spec"] for noise in identity["noises"]]}
+    rank = lambda column: column.map({name: i for i, name in enumerate(order[column.name])})  # missing ones come last
+    if keys := [key for key in order if key in table]:
+        table = table.sort_values(keys, key=rank, kind="stable", ignore_index=True)
     if "accuracy" in table:
         bands = band(table["snr_db"]).map(BANDS)
         table = table.assign(place=places(table), audio=table["snr_db"].map(level), band=bands)
@@ -110,25 +90,23 @@ def _arranged(table: pd.DataFrame, identity: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _results(
-    target: Target,
-    manifest: Mapping[str, Any],
-    tables: Mapping[str, pd.DataFrame],
-    examples: Sequence[ExampleClip],
+    target: Target, manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], examples: Sequence[ExampleClip]
 ) -> Iterator[tuple[str, list[Block]]]:
     """Titles and blocks of the sections about the answers, those that there are."""
     cells, bases, seen = tables["conditions"], tables["bases"], _alone(manifest["identity"], "seen")
-    if len(cells):
+    answered = len(cells) and cells["items"].sum()  # else every item failed
+    if answered:
         notices = [Notice(f.code, f.severity, f"{f.message}.") for f in findings(tables, bases, seen)]
         yield "In short", [_headline(tables, seen), *notices, *results.overview(target, tables["overall"])]
     yield "What was run", [Facts(_settings(manifest, tables))]
-    if len(cells):
+    if answered:
         yield "SEE against GSR", results.see_and_gsr(target, cells, tables["correlations"])
         yield "SEE against SNR", results.see_and_snr(target, cells)
     if examples:
         yield "Listen and compare", listen(target, examples)
     if len(bases):
         yield "Layers and ranks of the bases", results.noise_bases(target, bases, tables["diagnoses"])
-    if len(cells):
+    if answered:
         if cells["mitigation"].nunique() > 1:
             yield "Mitigations", results.of_mitigations(target, cells, tables, seen)
             yield "Clean damage", results.clean_damage(cells)
@@ -166,7 +144,7 @@ def _headline(tables: Mapping[str, pd.DataFrame], seen: Sequence[str]) -> Number
 
 
 def _settings(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """What was run, in words: facts that need some, then the rest of the settings as they are."""
+    """What was run: facts that need words, then the rest of the settings as they are."""
     identity, model, cells, bases = manifest["identity"], manifest["model"], tables["conditions"], tables["bases"]
     size = f"{model['parameters']:,} parameters, " if "parameters" in model else ""
     weights = f"{size}{identity['dtype']}, weights {model['fingerprint']}"
@@ -183,25 +161,20 @@ def _settings(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -
     names = [noise["name"] or noise["spec"] for noise in identity["noises"]]
     facts["Noises"] = ", ".join(n + " (unseen: the union of the other bases)" * (n in unseen) for n in names)
     facts["SNRs"] = ", ".join(map(level, identity["snrs"]))
-    facts["Mitigations"] = "; ".join(_mitigation(m) for m in identity["mitigations"])
+    shown = lambda step: _described({key: x for key, x in step.items() if key not in ("kind", "method")})
+    named = [(in_words(m["name"]), "; ".join(filter(None, map(shown, m["steps"])))) for m in identity["mitigations"]]
+    facts["Mitigations"] = "; ".join(name + f" ({options})" * bool(options) for name, options in named)
     facts |= {key.replace("_", " ").capitalize(): _described(identity.get(key)) for key in SETTINGS}
     facts["Note"] = text.plain(manifest.get("note"))
     facts["Versions"] = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     facts |= {key.title(): text.plain(manifest.get(key)) for key in ("device", "command", "created")}
-    seconds = manifest.get("seconds", {})
+    seconds = manifest["seconds"]
     longest = sorted(seconds, key=seconds.__getitem__)[-STAGES:]
-    shown = [f"{stage} {value:.0f}" for stage, value in seconds.items() if stage in longest]
+    stages = [f"{stage} {seconds[stage]:.0f}" for stage in seconds if stage in longest]
     if rest := [value for stage, value in seconds.items() if stage not in longest]:
-        shown.append(f"{len(rest)} other stages {sum(rest):.0f}")
-    facts["Seconds"] = ", ".join(shown)
+        stages.append(f"{len(rest)} other stages {sum(rest):.0f}")
+    facts["Seconds"] = ", ".join(stages)
     return {name: fact for name, fact in facts.items() if fact not in ("", text.NOTHING)}
-
-
-def _mitigation(entry: Mapping[str, Any]) -> str:
-    """A mitigation with what it sets itself."""
-    steps = [_described({k: v for k, v in step.items() if k not in ("kind", "method")}) for step in entry["steps"]]
-    options = "; ".join(text for text in steps if text)
-    return in_words(entry["name"]) + (f" ({options})" if options else "")
 
 
 def _described(value: Any) -> str:

@@ -1,10 +1,8 @@
 """What a study is: bases whose SEE is measured, rows that are made of the measurements, and a section of the report.
 
-A study is one file: an instance of a subclass of `Study` in a module of this package, or of an installed package that
-names it as an entry point of the group `seen_jax.studies`.
-"""
-
-from __future__ import annotations
+It needs `lab.calibrated` (noises with a basis), `lab.basis(noise)`, `lab.subjects` (`subject.item.wave`: mono float32
+at 16 kHz) and `lab.levels`; `measured.see[case]` is [levels, items], row 0 clean audio, then `measured.snrs`; and for
+correlations with intervals `seen_jax.evaluate.metrics.correlation`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -39,32 +37,21 @@ COLUMNS: Mapping[str, Column] = {
 
 
 class Study:
-    """One study. All studies of a run share one measuring pass, so all `cases` are made before any `rows`.
-
-    Attributes:
-        name: in the setting `studies`, and of the study's files.
-        title, lead: of its section.
-        names, values: columns of the section's table that tell rows apart, and those with numbers. Where the table is
-            long, numbers are means over the last names.
-        columns: headers and formats of those that are not in `COLUMNS`.
-        sweeps: figures of one column (the second) against another (the first), one line per value of a third.
-        clips: how many calibration clips it asks for, if the data set has them; 0: the experiment's.
-        measures: whether it needs the measuring pass.
-    """
+    """One study. All studies of a run share one measuring pass, so all `cases` are made before any `rows`."""
 
     name: str
-    title: str
+    title: str  # of its section
     lead: str
-    names: Sequence[str] = ("noise",)
-    values: Sequence[str] = ("rank", "pearson", "pearson_snr", "see_noisy", "see_clean")
+    names: Sequence[str] = ("noise",)  # columns of its table that tell rows apart; a long one has means over the last
+    values: Sequence[str] = ("rank", "pearson", "pearson_snr", "see_noisy", "see_clean")  # its numbers
+    # Headers and formats beside COLUMNS; they name axes and captions too. Annotate it as Mapping[str, Column].
     columns: Mapping[str, Column] = {}
+    # (x, y, group): a figure each, one line per group; up to four have bands where the rows have y_low and y_high.
+    # A y whose header ends with (%) or (points) is drawn times 100.
     sweeps: Sequence[tuple[str, str, str]] = ()
-    clips: int = 0
-    measures: bool = True
-
-    def sites(self, config: Any) -> Sequence[str]:
-        """Where it needs calibrations, beside the experiment's site."""
-        return ()
+    sites: Sequence[str] = ()  # where it needs calibrations, beside the experiment's site
+    clips: int = 0  # that it asks for; 0: as usual
+    measures: bool = True  # whether it needs the measuring pass
 
     def check(self, experiment: Any) -> None:
         """Raise ConfigError, before anything is run, for an experiment that it cannot study."""
@@ -87,8 +74,10 @@ class Study:
     def figures(self, rows: pd.DataFrame) -> Iterable[Figure]:
         """The section's figures."""
         for x, y, group in self.sweeps:
-            caption = f"{label(y)} against {label(x)}, for every {label(group)}."
-            yield f"{self.name}_{y}_{group}", caption, partial(line_sweep, rows, x, y, group)
+            labels = [label(self.columns[name][0] if name in self.columns else name) for name in (x, y, group)]
+            caption = f"{labels[1]} against {labels[0]}, for every {labels[2]}."
+            caption = caption[0].upper() + caption[1:]
+            yield f"{self.name}_{y}_{group}", caption, partial(line_sweep, rows, x, y, group, labels)
 
     def section(self, rows: pd.DataFrame, target: Target) -> list[Block]:
         """The lead, figures, a table, and a link to all rows."""

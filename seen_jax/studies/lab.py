@@ -1,16 +1,14 @@
 """What the studies work on: a few items that are mixed with every noise, and further calibrations."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from seen_jax.audio.mix import mix_at_snr
-from seen_jax.audio.sources import NoiseSource
+from seen_jax.audio import NoiseSource, mix_at_snr
+from seen_jax.calibrating import mixed
 from seen_jax.data.datasets import load_dataset
 from seen_jax.data.items import Item
 from seen_jax.data.leakage import SplitGuard
@@ -25,10 +23,11 @@ from seen_jax.models.batching import Prepared, Wave, group_requests, run_batches
 from seen_jax.models.model import Model
 from seen_jax.models.pooling import pool
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
-from seen_jax.progress import Progress, silent
+from seen_jax.progress import Progress, shifted, silent
 from seen_jax.subspace import Calibration, NoiseBasis, Statistics, union
 
 Level = float | None  # an SNR in dB, None: clean
+Hear = Callable[[int], Wave] | None  # of `run_batches`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,13 +46,8 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lab:
-    """What all studies of an experiment share.
-
-    Attributes:
-        subjects: the items, from the shortest to the longest.
-        clips: of calibration: the experiment's own first, then others of their data set.
-        calibrations: {(noise, site)}, at the experiment's SNR and of its clips.
-    """
+    """What all studies of an experiment share. subjects: the items, from the shortest to the longest. clips: of
+    calibration, the experiment's own first. calibrations: {(noise, site)}, at the experiment's SNR and of its clips."""
 
     config: ExperimentConfig
     model: Model
@@ -65,7 +59,6 @@ class Lab:
 
     @property
     def noises(self) -> list[str]:
-        """All that are tested."""
         return list(self.sources)
 
     @property
@@ -83,7 +76,6 @@ class Lab:
         return [snr for snr in self.config.snrs if snr <= BENDS]
 
     def calibration(self, noise: str) -> Calibration:
-        """The experiment's calibration of a noise."""
         return self.calibrations[noise, self.config.site]
 
     def basis(self, noise: str) -> NoiseBasis:
@@ -91,36 +83,36 @@ class Lab:
         return self.calibration(noise).select(self.config.selection) if noise in self.calibrated else self.union()
 
     def union(self) -> NoiseBasis:
-        """The union of all bases."""
         return union([self.basis(noise) for noise in self.calibrated])
 
     def run(
         self,
-        run: Callable[[Prepared], Sequence[Any]],
+        run: Callable[[Prepared], list[Any]],
         stage: str,
-        progress: Progress,
-        hear: Callable[[int], Wave] | None,
-        batch_size: int | None = None,
+        hear: Hear,
+        part: tuple[int, int] = (0, 1),
+        size: int = 0,
     ) -> list[Any]:
-        """`run_batches` on the subjects."""
+        """`run_batches` on the subjects. part: of the stage, one of how many."""
         requests = [subject.request for subject in self.subjects]
-        groups = group_requests(self.model, requests, batch_size or self.config.batch_size)
+        progress = shifted(self.progress, *(n * len(requests) for n in part))
+        groups = group_requests(self.model, requests, size or self.config.batch_size)
         return run_batches(self.model, requests, run, groups, hear, progress, stage)
 
     def answers(self, outputs: Sequence[str]) -> list[str]:
         """What GSR compares, from the output for every subject."""
-        items = [subject.item for subject in self.subjects]
-        letters = [answer_letter(out, i.choices) if i.letter else None for out, i in zip(outputs, items, strict=True)]
-        return [metrics.answer(*pair) for pair in zip(outputs, letters, strict=True)]
+        letter = lambda text, item: answer_letter(text, item.choices) if item.letter else None
+        pairs = zip(outputs, self.subjects, strict=True)
+        return [metrics.answer(text, letter(text, subject.item)) for text, subject in pairs]
 
 
 def open_lab(experiment: Experiment, sites: Sequence[str], clips: int, progress: Progress = silent) -> Lab:
     """The lab of an experiment, with calibrations at further sites and, if its data set has them, further clips.
-
-    Raises:
-        ConfigError: no item can be read and mixed with every noise.
-    """
-    subjects, waves, calibrations = subjects_of(experiment), clips_of(experiment, clips), experiment.calibrations
+    ConfigError if no item can be read and mixed with every noise."""
+    waves, calibrations = clips_of(experiment, clips), experiment.calibrations
+    subjects = sorted(subjects_of(experiment), key=lambda subject: len(subject.item.wave))
+    if not subjects:
+        raise ConfigError("no item of the studies can be read and mixed with every noise")
     lab = Lab(experiment.config, experiment.model, experiment.sources, subjects, waves, calibrations, progress)
     usual = experiment.config.calibration
     known = lambda site: all((noise, site) in lab.calibrations for noise in lab.calibrated)
@@ -129,28 +121,24 @@ def open_lab(experiment: Experiment, sites: Sequence[str], clips: int, progress:
     return dataclasses.replace(lab, calibrations={**made, **lab.calibrations})
 
 
-def subjects_of(experiment: Experiment) -> list[Subject]:
-    """The items that can be read and mixed with every noise, from the shortest to the longest."""
-    config, sources, subjects = experiment.config, experiment.sources.items(), []
+def subjects_of(experiment: Experiment) -> Iterator[Subject]:
+    """The items that can be read and mixed with every noise."""
+    config, sources = experiment.config, experiment.sources.items()
     for entries in experiment.entries.values():
         for i in sorted(in_turns(entries)[: config.study_items]):
             with contextlib.suppress(AudioError):
                 item = entries[i].item()
                 if config.permute_choices and item.choices:
-                    item, _ = permuted_choices(item, config.seed)
+                    item = permuted_choices(item, config.seed)
                 experiment.model.processor.checked(item.wave)
                 noises = {name: source.clip(i, len(item.wave), config.seed, "test") for name, source in sources}
                 for noise in noises.values():
                     mix_at_snr(item.wave, noise, 0.0)
-                subjects.append(Subject(i, item, request_of(experiment, entries[i], item), noises))
-    if not subjects:
-        raise ConfigError("no item of the studies can be read and mixed with every noise")
-    return sorted(subjects, key=lambda subject: len(subject.item.wave))
+                yield Subject(i, item, request_of(experiment, entries[i], item), noises)
 
 
 def clips_of(experiment: Experiment, count: int) -> list[Wave]:
-    """The experiment's clips of calibration, then others of their data set that can be read and are not tested, up to
-    `count` in all."""
+    """The experiment's clips of calibration, then readable, untested ones of their data set, up to `count` in all."""
     dataset, clips = experiment.config.calibration.dataset, experiment.config.calibration.clips
     known = calibration_entries(dataset, clips)
     waves = [entry.wave() for entry in known]
@@ -187,9 +175,6 @@ def calibrate(lab: Lab, sites: Sequence[str], snr: float, clips: int) -> dict[tu
 
 def calibration_waves(lab: Lab, noise: str, snr: float, clips: int) -> dict[str, list[Wave]]:
     """The first clips of calibration ("clean"), their noises ("noise") and both together ("noisy")."""
-    waves: dict[str, list[Wave]] = {"clean": list(lab.clips[:clips]), "noise": [], "noisy": []}
-    for i, wave in enumerate(waves["clean"]):
-        drawn = lab.sources[noise].clip(i, len(wave), lab.config.seed, "calibration")
-        waves["noisy"].append(mix_at_snr(wave, drawn, snr).audio)
-        waves["noise"].append((waves["noisy"][-1] - wave).astype(np.float32))
-    return waves
+    clean, source = lab.clips[:clips], lab.sources[noise]
+    drawn = [source.clip(i, len(wave), lab.config.seed, "calibration") for i, wave in enumerate(clean)]
+    return mixed(zip(clean, drawn, strict=True), snr)

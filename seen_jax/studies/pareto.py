@@ -1,10 +1,10 @@
-"""Noise that SEEN takes away against the harm that it does to clean audio."""
+"""The threshold delta and the energy share alpha of a selection, and what SEEN then takes of noise and clean audio."""
 
-from __future__ import annotations
-
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,31 @@ from jaxtyping import Float
 
 from seen_jax.report.figures import front, pareto
 from seen_jax.report.format import share
-from seen_jax.studies.base import ALPHA, Case, Column, Figure, Lab, Measurements
-from seen_jax.studies.delta import Delta
+from seen_jax.studies.base import ALPHA, Case, Column, Figure, Lab, Measurements, Study
 from seen_jax.studies.measure import identity, idle, mitigate
-from seen_jax.subspace import NoiseBasis
+from seen_jax.subspace import NoiseBasis, Selection
 
+DELTAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+ALPHAS = (0.8, 0.9, 0.95, 0.99)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 ANSWERED = (0.5, 1.0)  # strengths at which GSR is measured
 BASES = 4  # per noise whose GSR is measured
+
+
+class Delta(Study):
+    name = "delta"
+    title = f"Study: threshold δ and energy share {ALPHA}"
+    lead = "How far a noise direction may lie along the semantic ones, and how many of these there are."
+    names: Sequence[str] = ("delta", "semantic_alpha", "noise")
+    sweeps = (("delta", "pearson", "noise"), ("delta", "pearson", "semantic_alpha"))
+
+    def cases(self, lab: Lab) -> Iterator[Case]:
+        """The experiment's selection with other values. The complement has no delta."""
+        methods = [("threshold", delta) for delta in DELTAS] + [("complement", None)]
+        for noise, (method, delta), alpha in itertools.product(lab.calibrated, methods, ALPHAS):
+            changes: dict[str, Any] = {"method": method, "delta": delta or Selection.delta, "semantic_alpha": alpha}
+            basis = lab.calibration(noise).select(dataclasses.replace(lab.config.selection, **changes))
+            yield Case({"noise": noise, **changes, "delta": delta}, noise, basis)
 
 
 class Pareto(Delta):
@@ -58,12 +75,11 @@ class Pareto(Delta):
 
     def figures(self, rows: pd.DataFrame) -> Iterator[Figure]:
         method = rows["delta"].map("δ {:g}".format, na_action="ignore").fillna("complement")
-        labels = (
-            method + rows["semantic_alpha"].map(f", {ALPHA} {{:g}}".format) + rows["strength"].map(", λ {:g}".format)
-        )
+        alpha = rows["semantic_alpha"].map(f", {ALPHA} {{:g}}".format)
+        label = method + alpha + rows["strength"].map(", λ {:g}".format)
         axes = "damage: energy taken out of clean audio (%)", "suppression: energy taken out of noise (%)"
         caption = "The points that no other one beats; the line joins those of all noises together."
-        yield self.name, caption, partial(pareto, rows.assign(label=labels, group=rows["noise"]), *axes)
+        yield self.name, caption, partial(pareto, rows.assign(label=label, group=rows["noise"]), *axes)
 
     def shown(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows[rows["front"]]
@@ -95,4 +111,4 @@ def spread_bases(shares: Mapping[Case, float]) -> list[NoiseBasis]:
     return [list(different.values())[i].basis for i in chosen]
 
 
-PARETO = Pareto()
+DELTA, PARETO = Delta(), Pareto()

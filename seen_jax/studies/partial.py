@@ -1,7 +1,5 @@
 """Noise over part of the clip, at a random place: as loud there as at 0 dB over the whole clip."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -11,11 +9,11 @@ from jaxtyping import Float
 
 from seen_jax.edits import measuring
 from seen_jax.models.batching import Prepared
+from seen_jax.models.pooling import per_request
 from seen_jax.models.sites import Taps
 from seen_jax.report.format import plain, see
 from seen_jax.studies.base import Case, Column, Lab, Measurements, Study
-from seen_jax.studies.lab import Subject
-from seen_jax.studies.measure import frames_of, generated
+from seen_jax.studies.measure import generated
 
 PARTS = (0.25, 0.5, 0.75, 1.0)
 SNR = 0.0
@@ -49,29 +47,27 @@ def noisy_part(lab: Lab, noise: str, part: float) -> list[tuple[str, dict[str, f
     """(output, mean SEE of its frames) of every subject with noise over part of its clip."""
     model, basis = lab.model, lab.basis(noise)
     lalm, edits = model.tapped(Taps(see_frames=True)), measuring(model, basis)
-
-    def place(subject: Subject) -> tuple[int, int]:
-        return span(len(subject.item.wave), part, [lab.config.seed, subject.index, round(100 * part)])
+    spans = [span(len(s.item.wave), part, [lab.config.seed, s.index, round(100 * part)]) for s in lab.subjects]
 
     def hear(k: int) -> Float[np.ndarray, " samples"]:
-        noisy, wave = (slice(*place(lab.subjects[k])), lab.subjects[k].item.wave.copy())
+        noisy, wave = slice(*spans[k]), lab.subjects[k].item.wave.copy()
         wave[noisy] = lab.subjects[k].wave(noise, SNR)[noisy]
         return wave
 
     def run(prepared: Prepared) -> list[tuple[str, dict[str, float]]]:
         texts, out = generated(lab, lalm, prepared, edits)
-        clips = frames_of(model, basis.site, np.asarray(out.see[basis.site].frames), prepared)
+        clips = per_request(model, basis.site, out.see[basis.site].frames, prepared)
         sees = []
         for k, per_layer in zip(prepared.rows, clips, strict=True):
             frames = np.asarray(basis.mean_see(per_layer))
-            start, stop = (sample / len(lab.subjects[k].item.wave) for sample in place(lab.subjects[k]))
+            start, stop = (sample / len(lab.subjects[k].item.wave) for sample in spans[k])
             moment = (np.arange(len(frames)) + 0.5) / len(frames)
             inside = (moment >= start) & (moment < stop)
             parts = {"see": frames, "see_inside": frames[inside], "see_outside": frames[~inside]}
             sees.append({name: float(x.mean()) if len(x) else np.nan for name, x in parts.items()})
         return list(zip(texts, sees, strict=True))
 
-    return lab.run(run, f"{noise} over {part:.0%} of the clip", lab.progress, hear)
+    return lab.run(run, f"{noise} over {part:.0%} of the clip", hear)
 
 
 def span(samples: int, part: float, seed: Sequence[int]) -> tuple[int, int]:

@@ -1,11 +1,7 @@
 """Many selections of the method on the same items, and which of them works best on the model.
 
-Choose on validation data: on data sets that are not those on which the selection is shown afterwards.
-"""
+Choose on validation data: on data sets that are not those on which the selection is shown afterwards."""
 
-from __future__ import annotations
-
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
@@ -44,9 +40,7 @@ class Selections(Study):
     lead = "All selections are measured on the same answers. SEE should fall as GSR rises."
     names, values = CHOICES, ("mean_pearson", "worst", "clean_gsr", "see_noisy", "see_clean")
     columns: Mapping[str, Column] = {"mean_pearson": ("mean r", number), "worst": ("worst r", number)}
-
-    def sites(self, config: Any) -> Sequence[str]:
-        return SITES
+    sites = SITES
 
     def cases(self, lab: Lab) -> Iterator[Case]:
         """Numbered selections (the field "selection"), each with every calibrated noise."""
@@ -60,7 +54,7 @@ class Selections(Study):
                 for i, layers in enumerate(LAYERS, len(LAYERS) * k):
                     kept = resolve_layers(layers, len(basis.ranks), place)
                     fields = {"selection": i, "site": site, **options, "layers": layers, "noise": noise}
-                    yield Case(fields, noise, dataclasses.replace(basis, layers=kept))
+                    yield Case(fields, noise, basis.with_layers(kept))
 
     def rows(self, lab: Lab, cases: Sequence[Case], measured: Measurements) -> pd.DataFrame:
         """ranks: of all layers; spearman: of SEE and SNR. The same in all rows of a selection: mean_pearson over the
@@ -87,14 +81,14 @@ class Selections(Study):
         first = rows.astype({"clean_gsr": float}).groupby("selection")[["clean_gsr", "chosen", *CHOICES]].first()
         candidates = ranked(rows).join(first)
         columns = self.headed([*self.names, *self.values])
-        titled = lambda title, table: dataclasses.replace(grid(table, columns, len(CHOICES)), title=title)
+        titled = lambda title, table: grid(table, columns, len(CHOICES), title)
         texts = [Text(self.lead), Text(f"{len(candidates)} selections on {rows['noise'].nunique()} noises.")]
         if undefined := int(candidates["mean_pearson"].isna().sum()):
             texts.append(Text(f"For {undefined} of them SEE or GSR does not vary for some noise.", note=True))
         chosen = candidates[candidates["chosen"]]
         passed = bool((chosen["clean_gsr"] >= CLEAN_FLOOR).any())
         rule = RULE if passed else f"None was found to {KEPT}; this one correlates best, if any correlation is defined."
-        choice = [titled("The chosen selection", chosen), Text(rule, note=True)]
+        choice: list[Block] = [titled("The chosen selection", chosen), Text(rule, note=True)]
         best = titled(f"The first {BEST} in order of the mean correlation", candidates.head(BEST))
         return [*texts, *choice, by_choice(rows), best, *target.link(f"study_{self.name}")]
 
@@ -109,14 +103,8 @@ def ranked(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def checked(correlations: pd.Series, measure: Callable[[Sequence[int]], Sequence[float]]) -> pd.Series:
-    """Clean GSR of selections by number; missing where it was not measured.
-
-    It is measured for the first few, and for further ones until one keeps the floor and no other correlates as well.
-
-    Args:
-        correlations: of the selections, the best first, undefined last.
-        measure: from numbers of selections to their clean GSR.
-    """
+    """Clean GSR of selections by number: of the first few, and of further ones until one keeps the floor and no other
+    correlates as well; missing elsewhere. correlations: the best first, undefined last."""
     clean, defined = pd.Series(float("nan"), correlations.index), correlations.dropna()
     for start in range(0, len(defined), CHECKED):
         if defined.iloc[start] > defined[clean[defined.index] >= CLEAN_FLOOR].min() + TIE:  # NaN: none has passed
@@ -147,7 +135,7 @@ def by_choice(rows: pd.DataFrame) -> Grid:
     columns: dict[str, Column] = {"choice": ("choice", str), "value": ("value", str), "mean": ("mean r", number)}
     columns |= {"count": ("defined", plain), "size": ("rows", plain)}
     title = "Each choice by itself: mean over all selections and noises"
-    return dataclasses.replace(grid(pd.concat(tables), columns, 2), title=title)
+    return grid(pd.concat(tables), columns, 2, title)
 
 
 SELECTIONS = Selections()

@@ -10,22 +10,7 @@ from seen_jax.subspace.selection import Selection
 from seen_jax.subspace.statistics import Statistics, Streamed
 
 __all__ = [
-    "Calibration",
-    "Finding",
-    "Moments",
-    "NoiseBasis",
-    "Selection",
-    "Statistics",
-    "Streamed",
-    "diagnose",
-    "load_released",
-    "low_rank_edit",
-    "masked_mean",
-    "noise_energy",
-    "read_vectors",
-    "save_released",
-    "see",
-    "see_frames",
-    "seen",
-    "union",
-]
+    "Calibration", "Finding", "Moments", "NoiseBasis", "Selection", "Statistics", "Streamed", "diagnose",
+    "load_released", "low_rank_edit", "masked_mean", "noise_energy", "read_vectors", "save_released", "see",
+    "see_frames", "seen", "union",
+]  # fmt: skip

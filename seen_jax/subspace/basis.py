@@ -1,7 +1,4 @@
-"""The noise basis: per layer a few orthonormal directions that stand for noise, and the layers to use.
-
-Axes: L layers, D width, R rank padded with zero columns, r_l rank of layer l (may be 0).
-"""
+"""The noise basis. Axes: L layers, D width, R rank padded with zero columns, r_l rank of layer l (may be 0)."""
 
 import copy
 from collections.abc import Sequence
@@ -30,16 +27,11 @@ _ORTHONORMAL = 1e-4
 class NoiseBasis:
     """Noise directions of every layer of one site, and the layers to use. A pytree whose one leaf is `q`.
 
-    Attributes:
-        site: name of the place in the layer stack, for instance "encoder.mlp_act".
-        q: [L, D, R] float32; the first r_l columns of layer l are orthonormal, the others zero.
-        ranks: r_l of all L layers.
-        layers: the kept layers, ascending; the others are neither measured nor edited.
-        card: where it comes from (model, fingerprint, noise, SNR, selection), JSON values.
-
-    Raises:
-        BasisError: parts that do not fit each other, columns that are not orthonormal, NaN.
-
+    site: name of the place in the layer stack, for instance "encoder.mlp_act".
+    q, ranks: [L, D, R] float32; the first r_l (ranks) columns of layer l are orthonormal, the others zero.
+    layers: the kept ones, ascending; the others are neither measured nor edited.
+    card: where it comes from (model, fingerprint, noise, SNR, selection), JSON values.
+    Raises BasisError: parts that do not fit each other, columns that are not orthonormal, NaN.
     >>> q = jnp.eye(4)[None, :, :2]
     >>> subspace.NoiseBasis("encoder.resid", q, ranks=(2,), layers=(0,), card={"noise": "white"})
     NoiseBasis('encoder.resid', layers=(0,) of 1, ranks=(2,), noise='white')
@@ -67,6 +59,17 @@ class NoiseBasis:
         if bad := np.flatnonzero(error > _ORTHONORMAL).tolist():
             raise BasisError(f"the columns of the noise basis of {self.site} are not orthonormal in layers {bad}")
 
+    @classmethod
+    def of_columns(
+        cls, site: str, columns: Sequence[np.ndarray], layers: tuple[int, ...], card: dict[str, Any]
+    ) -> "NoiseBasis":
+        """From the directions [D, r_l] of each layer."""
+        ranks = tuple(x.shape[1] for x in columns)
+        q = np.zeros((len(columns), len(columns[0]), max(1, *ranks)), np.float32)
+        for padded, x in zip(q, columns, strict=True):
+            padded[:, : x.shape[1]] = x
+        return cls(site, jnp.asarray(q), ranks, layers, card)
+
     def __repr__(self) -> str:
         origin = "".join(f", {key}={self.card[key]!r}" for key in ("model", "noise") if key in self.card)
         return f"NoiseBasis({self.site!r}, layers={self.layers} of {len(self.ranks)}, ranks={self.ranks}{origin})"
@@ -91,8 +94,7 @@ class NoiseBasis:
         kept = np.isin(np.arange(len(self.ranks)), self.layers).astype(np.float32)
         if isinstance(strength, jax.Array):
             return strength * kept
-        scaled = np.multiply(kept, strength, dtype=np.float32)
-        return jnp.asarray(jax.device_put(scaled))  # on the host nothing is compiled
+        return jnp.asarray(jax.device_put(np.multiply(kept, strength, dtype=np.float32)))  # nothing is compiled
 
     def with_layers(self, layers: NamedLayers | tuple[int, ...]) -> "NoiseBasis":
         """The same directions (also on the device), other layers kept. ConfigError on unknown layers and on "auto"."""
@@ -101,19 +103,13 @@ class NoiseBasis:
         return basis
 
     def check(self, site: str, layers: int, width: int, fingerprint: str | None = None) -> None:
-        """Raise BasisError, naming what differs, unless this basis fits the model.
-
-        Args: the site, number of layers and width to be edited; fingerprints count where both have one.
-        """
-        expected = self.card.get("fingerprint")
-        pairs: list[tuple[str, object, object]] = [
-            ("site", self.site, site),
-            ("layers", self.q.shape[0], layers),
-            ("width", self.q.shape[1], width),
-        ]
-        if expected is not None and fingerprint is not None:
-            pairs.append(("model fingerprint", expected, fingerprint))
-        if differences := [f"{name} {here} (the model: {there})" for name, here, there in pairs if here != there]:
+        """Raise BasisError, naming what differs, unless this basis fits the site, number of layers and width to be
+        edited. Fingerprints count where both have one."""
+        depth, known_width, _ = self.q.shape
+        pairs: list[tuple[str, object, object]] = [("site", self.site, site), ("layers", depth, layers)]
+        pairs += [("width", known_width, width), ("model fingerprint", self.card.get("fingerprint"), fingerprint)]
+        differing = [pair for pair in pairs if pair[1] != pair[2] and None not in pair]
+        if differences := [f"{name} {here} (the model: {there})" for name, here, there in differing]:
             other = self.card.get("model") or "another model"
             raise BasisError(f"this noise basis was made for {other}: {', '.join(differences)}; calibrate this model")
 
@@ -143,27 +139,17 @@ register(NoiseBasis, leaves=("q",), static=("site", "ranks", "layers", "card"))
 def pad_rank(q: Any, least: int = 0) -> Any:
     """q [..., R] with zero columns up to the next multiple of `RANK_MULTIPLE` that is not below R or `least`."""
     columns = -(-max(least, q.shape[-1], 1) // RANK_MULTIPLE) * RANK_MULTIPLE - q.shape[-1]
-    widths = [(0, 0)] * (q.ndim - 1) + [(0, columns)]
     if not columns:
         return q
-    if isinstance(q, jax.core.Tracer):
-        return jnp.pad(q, widths)
-    return np.pad(np.asarray(q), widths)  # on the host nothing is compiled
+    widths = [(0, 0)] * (q.ndim - 1) + [(0, columns)]
+    return jnp.pad(q, widths) if isinstance(q, jax.core.Tracer) else np.pad(np.asarray(q), widths)
 
 
 def union(bases: Sequence[NoiseBasis]) -> NoiseBasis:
-    """One basis for several noises of one site and model: orthonormal columns that span all of theirs.
+    """One basis for several noises of one site and model: orthonormal columns that span all of theirs, in order of how
+    much the bases share them. It keeps every layer that any of them keeps.
 
-    Args:
-        bases: at least one. Each takes part at the layers that it keeps.
-
-    Returns:
-        A basis that keeps every layer that any of them keeps. Its columns are in order of how much the bases share
-        them.
-
-    Raises:
-        BasisError: no basis at all, or bases of different sites, shapes or models.
-
+    bases: each takes part at the layers that it keeps. BasisError: none, or of different sites, shapes or models.
     >>> subspace.union([basis, basis]).ranks == basis.ranks
     True
     """
@@ -178,10 +164,6 @@ def union(bases: Sequence[NoiseBasis]) -> NoiseBasis:
         parts = [np.asarray(b.q[layer, :, : b.ranks[layer]], np.float64) for b in bases if layer in b.layers]
         u, s, _ = np.linalg.svd(np.concatenate([np.zeros((width, 1)), *parts], axis=1), full_matrices=False)
         spans.append(u[:, s > _UNION_FLOOR])
-    ranks = tuple(span.shape[1] for span in spans)
-    q = np.zeros((depth, width, max(1, *ranks)), np.float32)
-    for layer, span in enumerate(spans):
-        q[layer, :, : span.shape[1]] = span
     layers = tuple(sorted({layer for basis in bases for layer in basis.layers}))
     shared: dict[str, Any] = {key: first.card[key] for key in ("model", "fingerprint") if key in first.card}
-    return NoiseBasis(first.site, jnp.asarray(q), ranks, layers, {**shared, "union": [b.card for b in bases]})
+    return NoiseBasis.of_columns(first.site, spans, layers, {**shared, "union": [b.card for b in bases]})

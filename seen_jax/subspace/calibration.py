@@ -1,14 +1,9 @@
-"""A calibration: pooled activations of clean and noise clips at one site, from which bases are selected.
-
-Source: arXiv 2601.07331, offline calibration. Axes: L layers, n clips, D width.
-The pooled activations themselves are stored, or factors of their second moments: every option of `Selection` can
-change without a forward pass.
-"""
+"""A calibration. Source: arXiv 2601.07331, offline calibration. Axes: L layers, n clips, D width."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +21,19 @@ from seen_jax.subspace.trees import register
 KIND = "calibration"
 SIDES = ("clean", "noise")
 SHARED = ("fingerprint", "noise", "snr_db", "prompt", "dtype")  # card keys in which merged calibrations agree
+ORIGIN = ("model", "fingerprint", "noise", "snr_db", "data")  # that a basis takes over
 STAMPS = ("date", "versions")  # of the moment of writing
 DOUBLE = frozenset({"sums", "clean.factor", "noise.factor", "difference.factor"})  # float64 in a folder
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The statistics of one site and one noise, from which bases are selected. A pytree of the arrays of `source`.
+    """Pooled activations of clean and noise clips at one site, or factors of their second moments. Bases are selected
+    from these without a forward pass. A pytree of the arrays of `source`.
 
-    Attributes:
-        site: name of the place in the layer stack, for instance "encoder.mlp_act".
-        source: activations of every clip, or what a stream keeps of them.
-        card: where they come from, JSON values. Keys that other parts read, all optional: "model" (name or path),
-            "fingerprint" (of its weights), "noise" (name), "snr_db", "data" ({"clean": [hashes], "noise": [hashes]}).
-
+    site, source: as of a `NoiseBasis`; activations of every clip, or what a stream keeps of them.
+    card: where they come from, JSON values. Keys that other parts read, all optional: "model" (name or path),
+        "fingerprint" (of its weights), "noise" (name), "snr_db", "data" ({"clean": [hashes], "noise": [hashes]}).
     >>> calibration
     Calibration('encoder.mlp_act', layers=4, clips=..., width=768, model='seen-tiny', noise='white', snr_db=0.0)
     >>> calibration.select(seen_jax.Selection(method="complement", layers="all")).layers
@@ -60,10 +54,8 @@ class Calibration:
         """The activations of every clip. Raises BasisError for a streamed calibration, which has none."""
         if isinstance(self.source, Statistics):
             return self.source
-        raise BasisError(
-            "this calibration was streamed: it keeps second moments, no activations of single clips; "
-            "calibrate without streaming for what needs those"
-        )
+        kept = "this calibration was streamed: it keeps second moments, no activations of single clips"
+        raise BasisError(f"{kept}; calibrate without streaming for what needs those")
 
     def curves(self) -> Curves:
         """Magnitude and direction over the layers, of clean against pure-noise activations."""
@@ -74,57 +66,31 @@ class Calibration:
         return localize(self.curves())
 
     def directions(self, center: bool = False, noise_source: NoiseSource = "pure") -> tuple[Directions, Directions]:
-        """Semantic and noise directions, computed once: a sweep over alpha and delta only masks them.
-
-        Raises:
-            BasisError: noise_source "difference" without noisy statistics.
-        """
-        sides: tuple[Side, ...] = ("clean", noise_source)
-        for side in sides:
-            if (side, center) not in self._known_directions:
-                self._known_directions[side, center] = self.source.directions(side, center)
-        return self._known_directions["clean", center], self._known_directions[noise_source, center]
+        """Semantic and noise directions, computed once: a sweep over alpha and delta only masks them. Raises BasisError
+        for the noise source "difference" without noisy statistics."""
+        return self._directions("clean", center), self._directions(noise_source, center)
 
     @cached_property
-    def _known_directions(self) -> dict[tuple[Side, bool], Directions]:
-        return {}
+    def _directions(self) -> Callable[[Side, bool], Directions]:
+        return cache(self.source.directions)
 
     def select(self, selection: Selection | None = None) -> NoiseBasis:
         """The noise basis under a selection (default: `Selection()`). It holds all layers and marks those to keep.
-
-        Raises:
-            BasisError: as `directions`. ConfigError: layers that this stack does not have.
-        """
-        selection = selection or Selection()
-        localization = self.localization()
+        Raises BasisError: as `directions`. ConfigError: layers that this stack does not have."""
+        selection, localization = selection or Selection(), self.localization()
         layers = resolve_layers(selection.layers, self.source.shape[0], localization)
         q, ranks = select_columns(*self.directions(selection.center, selection.noise_source), selection)
-        origin: dict[str, Any] = {
-            key: self.card[key] for key in ("model", "fingerprint", "noise", "snr_db", "data") if key in self.card
-        }
-        card: dict[str, Any] = {
-            **origin,
-            "clips": self.source.shape[1],
-            "selection": asdict(selection),
-            "localization": localization._asdict(),
-        }
+        card: dict[str, Any] = {key: self.card[key] for key in ORIGIN if key in self.card}
+        card |= {"clips": self.source.shape[1], "selection": asdict(selection), "localization": localization._asdict()}
         return NoiseBasis(self.site, q, tuple(ranks.tolist()), layers, card)
 
     def save(self, folder: str | Path, overwrite: bool = False, ranks: bool = True) -> Path:
-        """Write statistics.safetensors and card.json, all or nothing.
-
-        The card gains site, clips, curves, localisation and the ranks of the default selection; ranks=False leaves
-        those out and saves their SVD. Raises BasisError as `store.write_folder`: an existing folder is only replaced
-        with overwrite=True.
-        """
-        curves, localization = self.curves(), self.localization()
-        card: dict[str, Any] = {
-            **self.card,
-            "site": self.site,
-            "clips": self.source.shape[1],
-            "curves": {name: np.asarray(c).tolist() for name, c in curves._asdict().items()},
-            "localization": localization._asdict(),
-        }
+        """Write statistics.safetensors and card.json, all or nothing. The card gains site, clips, curves, localisation
+        and the ranks of the default selection; ranks=False leaves those out and saves their SVD. Raises BasisError as
+        `store.write_folder`: an existing folder is only replaced with overwrite=True."""
+        card = {**self.card, "site": self.site, "clips": self.source.shape[1]}
+        card["curves"] = {name: np.asarray(curve).tolist() for name, curve in self.curves()._asdict().items()}
+        card["localization"] = self.localization()._asdict()
         if ranks:
             card["default_ranks"] = list(self.select().ranks)
         return write_folder(folder, KIND, self.source.tensors(), card, overwrite)
@@ -146,33 +112,25 @@ class Calibration:
             raise BasisError(f"these calibrations cannot be merged, they differ in {', '.join(differences)}")
 
     def merge(self, *others: "Calibration") -> "Calibration":
-        """One calibration of the clips of all, such as parts of a data set calibrated on several machines.
-
-        It keeps single activations where all of them do. The card holds what all cards agree in, and all hashes.
-
-        Raises:
-            BasisError: another site, model, noise, SNR or shape; a clip that is in two of them; noisy activations in
-                some of them only.
-        """
+        """One calibration of the clips of all, such as parts of a data set calibrated on several machines. It keeps
+        single activations where all of them do. The card holds what all cards agree in, and all hashes. Raises
+        BasisError: another site, model, noise, SNR or shape; a clip in two of them; noisy activations in some only."""
         cards = [self.card, *(other.card for other in others)]
         for other in others:
             self.check_like(other.site, other.card)
         data = {side: [h for card in cards for h in (card.get("data") or {}).get(side, ())] for side in SIDES}
         each = [dict.fromkeys(hashes) for card in cards if (hashes := (card.get("data") or {}).get("clean"))]
         if twice := [h for h, count in Counter(h for hashes in each for h in hashes).items() if count > 1]:
-            raise BasisError(
-                f"{len(twice)} clean clips are in more than one of these calibrations (hashes {', '.join(twice[:3])}): "
-                "calibrate each clip in one part only"
-            )
+            hashes = f"hashes {', '.join(twice[:3])}"
+            problem = f"{len(twice)} clean clips are in more than one of these calibrations ({hashes})"
+            raise BasisError(f"{problem}: calibrate each clip in one part only")
         sources = [self.source, *(other.source for other in others)]
         kept = [source for source in sources if isinstance(source, Statistics)]
-        source: Statistics | Streamed
-        if len(kept) == len(sources):
-            source = reduce(Statistics.merge, kept)
-        else:
-            source = reduce(Streamed.merge, (s if isinstance(s, Streamed) else Streamed.of(s) for s in sources))
+        streams = (source if isinstance(source, Streamed) else Streamed.of(source) for source in sources)
+        alike = len(kept) == len(sources)
+        whole: Statistics | Streamed = reduce(Statistics.merge, kept) if alike else reduce(Streamed.merge, streams)
         card = {k: v for k, v in self.card.items() if k not in STAMPS and all(c.get(k) == v for c in cards)}
-        return Calibration(self.site, source, {**card, **({"data": data} if each else {})})
+        return Calibration(self.site, whole, {**card, **({"data": data} if each else {})})
 
 
 register(Calibration, leaves=("source",), static=("site", "card"))

@@ -15,12 +15,9 @@ SEMANTIC_SHARE = 0.05  # of the clean energy; the paper's clean SEE is 0.0035 to
 class Finding:
     """Something that is wrong with a calibration or a basis.
 
-    Attributes:
-        code: stable, for programs.
-        severity: "error", "warning" or "info".
-        message: what it means and what to do.
-        layers: the layers that it concerns; empty: all.
-
+    code, severity: stable, for programs.
+    message: what it means and what to do.
+    layers: those that it concerns; empty: all.
     >>> subspace.Finding("too-few-clips", "warning", "3 clips per side").layers
     ()
     """
@@ -31,59 +28,38 @@ class Finding:
     layers: tuple[int, ...] = ()
 
 
-def _shared_data(calibration: Calibration) -> int:
-    data = calibration.card.get("data")
-    if not isinstance(data, dict):
-        return 0
-    clean, noise = ({str(h) for h in data.get(side) or ()} for side in ("clean", "noise"))
-    return len(clean & noise)
-
-
 def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
-    """Check a basis and the calibration it was selected from.
+    """Check a basis and the calibration it was selected from. Findings come worst first; none when all is well.
 
-    Args:
-        calibration, basis: the two; the basis is one of `calibration.select`.
-
-    Returns:
-        Findings, worst first; empty when all is well. Codes: same-data, too-few-clips, rank-limited, no-layer-found,
-        empty-basis, empty-layers, semantic-basis, noise-not-above-clean. SEE here is that of the pooled calibration
-        activations, over the kept layers.
-
-    Raises:
-        BasisError: the basis belongs to another site, shape or model than the calibration.
-
+    Codes: same-data, too-few-clips, rank-limited, no-layer-found, empty-basis, empty-layers, semantic-basis,
+    noise-not-above-clean. SEE here is that of the pooled calibration activations, over the kept layers.
+    calibration, basis: one of its `select`. Raises BasisError: the basis belongs to another site, shape or model.
     >>> {finding.severity for finding in subspace.diagnose(calibration, basis)} <= {"error", "warning", "info"}
     True
     """
     depth, n, width = calibration.source.shape
     basis.check(calibration.site, depth, width, calibration.card.get("fingerprint"))
-    findings = _data_findings(calibration)
+    findings = []
+    clean, noise = (set((calibration.card.get("data") or {}).get(side) or ()) for side in ("clean", "noise"))
+    shared, difference = len(clean & noise), calibration.source.distance()
+    if shared or difference < SAME:
+        numbers = f"{shared} data hashes in common, activations differ by {difference:.2g} relative"
+        advice = "use clean requests on one side and pure noise on the other"
+        findings.append(Finding("same-data", "error", f"clean and noise clips are the same: {numbers}; {advice}"))
+    if n < FEW_CLIPS:
+        message = f"{n} clips per side: use {FEW_CLIPS} at least (the paper: 50)"
+        findings.append(Finding("too-few-clips", "warning", message))
     if full := tuple(layer for layer in basis.layers if basis.ranks[layer] >= max(1, n - 1)):
-        findings.append(
-            Finding(
-                "rank-limited",
-                "warning",
-                f"the rank is limited by the {n} clips, not by the selection: calibrate with more, "
-                "or use a smaller delta",
-                full,
-            )
-        )
+        limit = f"the rank is limited by the {n} clips, not by the selection"
+        message = f"{limit}: calibrate with more, or use a smaller delta"
+        findings.append(Finding("rank-limited", "warning", message, full))
     if not calibration.localization().found:
-        findings.append(
-            Finding(
-                "no-layer-found",
-                "info",
-                "no layer is above the mean magnitude and below the mean direction: layers='auto' falls "
-                "back to the last third",
-            )
-        )
+        rule = "no layer is above the mean magnitude and below the mean direction"
+        findings.append(Finding("no-layer-found", "info", f"{rule}: layers='auto' falls back to the last third"))
     empty = tuple(layer for layer in basis.layers if basis.ranks[layer] == 0)
     if len(empty) == len(basis.layers):
-        message = (
-            "no kept layer has a noise direction: SEE is 0 and SEEN does nothing; raise delta or use "
-            "method 'complement'"
-        )
+        effect = "no kept layer has a noise direction: SEE is 0 and SEEN does nothing"
+        message = f"{effect}; raise delta or use method 'complement'"
         findings.append(Finding("empty-basis", "error", message, empty))
     else:
         if empty:
@@ -91,25 +67,6 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
             findings.append(Finding("empty-layers", "info", message, empty))
         findings += _energy_findings(calibration, basis)
     return sorted(findings, key=lambda finding: ("error", "warning", "info").index(finding.severity))
-
-
-def _data_findings(calibration: Calibration) -> list[Finding]:
-    findings = []
-    n, difference = calibration.source.shape[1], calibration.source.distance()
-    if (shared := _shared_data(calibration)) or difference < SAME:
-        findings.append(
-            Finding(
-                "same-data",
-                "error",
-                f"clean and noise clips are the same: {shared} data hashes in common, activations differ by "
-                f"{difference:.2g} relative; use clean requests on one side and pure noise on the other",
-            )
-        )
-    if n < FEW_CLIPS:
-        findings.append(
-            Finding("too-few-clips", "warning", f"{n} clips per side: use {FEW_CLIPS} at least (the paper: 50)")
-        )
-    return findings
 
 
 def _energy_findings(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
@@ -120,10 +77,8 @@ def _energy_findings(calibration: Calibration, basis: NoiseBasis) -> list[Findin
     numbers = f"SEE of pooled clean activations {clean_see.mean():.2%}, of {name} ones {noise_see.mean():.2%}"
     findings = []
     if semantic := tuple(layer for layer, share in zip(kept, clean_see, strict=True) if share > SEMANTIC_SHARE):
-        message = (
-            f"the basis covers semantic directions: {numbers}; up to {clean_see.max():.1%} of clean energy "
-            "of a layer lies in it, so SEEN harms clean audio; lower delta or raise semantic_alpha"
-        )
+        effect = f"up to {clean_see.max():.1%} of clean energy of a layer lies in it, so SEEN harms clean audio"
+        message = f"the basis covers semantic directions: {numbers}; {effect}; lower delta or raise semantic_alpha"
         findings.append(Finding("semantic-basis", "warning", message, semantic))
     if noise_see.mean() <= clean_see.mean():
         message = f"noise does not raise SEE: {numbers}; try other layers, another site or 'complement'"

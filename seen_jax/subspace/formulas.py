@@ -1,8 +1,7 @@
 """The paper's formulas on plain arrays: pure, and safe under jit, vmap and grad.
 
-Source: arXiv 2601.07331 (SEE and SEEN); the affine edit is this project's. Axes: T frames, D width, R rank.
-Everything is computed in float32 with the highest matmul precision, whatever the dtype of the activations.
-This module imports nothing from the package: the models use it without knowing what a noise basis is.
+Source: arXiv 2601.07331 (SEE and SEEN); the affine edit is this project's. Axes: T frames, D width, R rank. Everything
+is computed in float32 with the highest matmul precision; the activations may be of any float dtype.
 """
 
 from typing import Any
@@ -21,15 +20,10 @@ def _matmul(x: Array, y: Array) -> Array:
 def masked_mean(
     a: Float[Array, "*#batch frames width"], mask: Shaped[Array, "*#batch frames"]
 ) -> Float[Array, "*#batch width"]:
-    """Mean over the valid frames: how a calibration pools a clip.
+    """Mean over the valid frames, how a calibration pools a clip: [..., D] float32; 0 where no frame is valid.
 
-    Args:
-        a: [..., T, D] activations of any float dtype. What padding frames hold, NaN included, has no influence.
-        mask: [..., T] of any dtype, true or non-zero at valid frames.
-
-    Returns:
-        [..., D] float32; 0 where no frame is valid.
-
+    a, mask: activations [..., T, D], and [..., T] of any dtype, true or non-zero at valid frames. What the others hold,
+        NaN included, has no influence.
     >>> subspace.masked_mean(jnp.array([[1.0], [3.0], [jnp.nan]]), jnp.array([1, 1, 0])).tolist()
     [2.0]
     """
@@ -38,31 +32,16 @@ def masked_mean(
     return total / jnp.maximum(valid.sum(axis=-2, dtype=jnp.float32), 1)
 
 
-def direction_energy(
-    a: Float[Array, "*batch width"], q: Float[Array, "width rank"]
-) -> tuple[Float[Array, "*batch rank"], Float[Array, "*batch"]]:
-    """Energy along each column of q and in all, ((a q_r)^2, ||a||^2), in squared activation units, float32."""
-    a = a.astype(jnp.float32)
-    return jnp.square(_matmul(a, q)), jnp.square(a).sum(axis=-1)
-
-
 def noise_energy(
     a: Float[Array, "*batch width"], q: Float[Array, "width rank"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
-    """Energy along a basis and in all, per frame.
+    """Energy along a basis and in all, (||a Q||^2, ||a||^2), each [...] float32, in squared activation units.
 
-    Args:
-        a: [..., D] activations of any float dtype.
-        q: [D, R] orthonormal or zero columns.
-
-    Returns:
-        (||a Q||^2, ||a||^2), each [...] float32, in squared activation units.
-
+    a, q: activations [..., D]; [D, R] orthonormal or zero columns.
     >>> [x.tolist() for x in subspace.noise_energy(jnp.array([[3.0, 4.0]]), jnp.eye(2)[:, :1])]
     [[9.0], [25.0]]
     """
-    energy, total = direction_energy(a, q)
-    return energy.sum(axis=-1), total
+    return jnp.square(_matmul(a, q)).sum(axis=-1), jnp.square(a.astype(jnp.float32)).sum(axis=-1)
 
 
 def energy_share(part: Float[Array, "..."], total: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -71,15 +50,9 @@ def energy_share(part: Float[Array, "..."], total: Float[Array, "..."]) -> Float
 
 
 def see_frames(a: Float[Array, "*batch frames width"], q: Float[Array, "width rank"]) -> Float[Array, "*batch frames"]:
-    """SEE of every frame at one layer: ||a Q||^2 / (||a||^2 + 1e-12).
+    """SEE of every frame at one layer: ||a Q||^2 / (||a||^2 + 1e-12), [..., T] float32 in [0, 1].
 
-    Args:
-        a: [..., T, D] activations of any float dtype.
-        q: [D, R] orthonormal or zero columns.
-
-    Returns:
-        [..., T] float32, in [0, 1].
-
+    a, q: activations [..., T, D]; [D, R] orthonormal or zero columns.
     >>> subspace.see_frames(jnp.array([[1.0, -1.0], [0.0, 0.0]]), jnp.eye(2)[:, :1]).tolist()
     [0.5, 0.0]
     """
@@ -87,28 +60,17 @@ def see_frames(a: Float[Array, "*batch frames width"], q: Float[Array, "width ra
 
 
 def see(
-    a: Float[Array, "*#batch frames width"],
-    q: Float[Array, "width rank"],
-    mask: Shaped[Array, "*#batch frames"],
+    a: Float[Array, "*#batch frames width"], q: Float[Array, "width rank"], mask: Shaped[Array, "*#batch frames"]
 ) -> Float[Array, "*#batch"]:
-    """SEE of a clip at one layer: the mean of `see_frames` over the valid frames.
+    """SEE of a clip at one layer: the mean of `see_frames` over the valid frames, [...] float32; 0 where there is none.
 
     Differentiable in a and q. `NoiseBasis.mean_see` takes the mean over the kept layers.
-
-    Args:
-        a: [..., T, D] activations of any float dtype.
-        q: [D, R] orthonormal or zero columns.
-        mask: [..., T], true or non-zero at valid frames.
-
-    Returns:
-        [...] float32, in [0, 1]; 0 where no frame is valid.
-
+    a, q, mask: activations [..., T, D]; [D, R] orthonormal or zero columns; [..., T], non-zero at valid frames.
     >>> float(subspace.see(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.eye(2)[:, :1], jnp.array([1, 1])))
     0.5
     """
     valid = mask.astype(bool)
-    a = jnp.where(valid[..., None], a, 0)  # before the ratio: NaN in padding would poison gradients
-    frames = see_frames(a, q)
+    frames = see_frames(jnp.where(valid[..., None], a, 0), q)  # masked first: NaN in padding would poison gradients
     return frames.sum(axis=-1) / jnp.maximum(valid.sum(axis=-1, dtype=jnp.float32), 1)
 
 
@@ -121,8 +83,7 @@ def _add(a: Array, change: Array) -> Array:
 
 @_add.defjvp
 def _add_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    a, change = primals
-    da, dchange = tangents
+    (a, change), (da, dchange) = primals, tangents
     return _add(a, change), (da.astype(jnp.float32) + dchange).astype(a.dtype)
 
 
@@ -140,19 +101,10 @@ def low_rank_edit(
 ) -> Float[Array, "*batch width"]:
     """The general affine edit a - scale (a U) V^T + bias.
 
-    SEEN is U = V = Q, bias = 0; a steering vector is scale = 0; a restoration map is U != V. Where the change is 0,
-    the activations come back bit for bit.
-
-    Args:
-        a: [..., D] activations.
-        u: [D, R] directions that are read; with leading axes, others for each item.
-        v: [D, R] directions that are written.
-        scale: a number, or [..., 1].
-        bias: [D], or [..., D].
-
-    Returns:
-        [..., D], computed in float32 and cast back to the dtype of a.
-
+    SEEN is U = V = Q, bias = 0; a steering vector is scale = 0; a restoration map is U != V. It is computed in float32
+    and cast back to the dtype of a; where the change is 0, the activations come back bit for bit.
+    a, u, v: activations [..., D]; directions [D, R] that are read (leading axes: others for each item) and written.
+    scale, bias: a number, or [..., 1]; [D], or [..., D].
     >>> u, v = jnp.eye(2)[:, :1], jnp.eye(2)[:, 1:]
     >>> subspace.low_rank_edit(jnp.array([3.0, 4.0]), u, v, -1.0, jnp.array([0.0, 10.0])).tolist()
     [3.0, 17.0]
@@ -170,25 +122,17 @@ def mapped_low_rank_edit(
     kernel: Float[Array, "width out"],
 ) -> Float[Array, "*batch out"]:
     """The edited activations times a kernel, from `mapped`, those of `a` itself: a W - scale (a U) (W^T V)^T + bias W.
-
-    The edit then costs no pass over activations of the full width beyond a U.
-    """
+    The edit then costs no pass over activations of the full width beyond a U."""
     return _add(mapped, low_rank_change(a, u, _matmul(kernel.T, v), scale, _matmul(bias, kernel)))
 
 
 def seen(
     a: Float[Array, "*batch width"], q: Float[Array, "width rank"], strength: ScalarLike = 1.0
 ) -> Float[Array, "*batch width"]:
-    """SEEN at one layer: a - strength (a Q) Q^T.
+    """SEEN at one layer: a - strength (a Q) Q^T, computed in float32 and cast back to the dtype of a.
 
-    Args:
-        a: [..., D] activations.
-        q: [D, R] orthonormal or zero columns; zeros alone are the identity, bit for bit.
-        strength: lambda; 1 takes the noise subspace out, 0 is the identity, bit for bit.
-
-    Returns:
-        [..., D], computed in float32 and cast back to the dtype of a.
-
+    a, q: activations [..., D]; [D, R] orthonormal or zero columns; zeros alone are the identity, bit for bit.
+    strength: lambda; 1 takes the noise subspace out, 0 is the identity, bit for bit.
     >>> subspace.seen(jnp.array([3.0, 4.0]), jnp.eye(2)[:, :1]).tolist()
     [0.0, 4.0]
     """

@@ -1,7 +1,4 @@
-"""Which layers to keep: where clean and noise activations are far apart and point different ways.
-
-Source: arXiv 2601.07331, layer localisation. Axes: L layers, n clips, D width.
-"""
+"""Which layers to keep. Source: arXiv 2601.07331, layer localisation. Axes: L layers, n clips, D width."""
 
 from typing import Literal, NamedTuple
 
@@ -13,7 +10,7 @@ from jaxtyping import Array, Float
 from seen_jax.errors import BasisError, ConfigError
 
 NamedLayers = Literal["auto", "all", "last_third", "middle_third", "first_third"]
-_THIRDS = {"first_third": 0, "middle_third": 1, "last_third": 2}
+_THIRDS = {"all": (0, 3), "first_third": (0, 1), "middle_third": (1, 2), "last_third": (2, 3)}  # from, to
 
 
 class Curves(NamedTuple):
@@ -35,10 +32,7 @@ def layer_curves(
     clean: Float[Array, "layers n width"] | Float[np.ndarray, "layers n width"],
     noise: Float[Array, "layers n width"] | Float[np.ndarray, "layers n width"],
 ) -> Curves:
-    """The two curves over layers, float32, from pooled activations aligned pair by pair.
-
-    The direction is 0 where either side is all zero.
-    """
+    """The two curves, float32, of activations aligned pair by pair; the direction is 0 where a side is all zero."""
     s, n = jnp.asarray(clean, jnp.float32), jnp.asarray(noise, jnp.float32)
     axes = (1, 2)
     norms = jnp.sqrt(jnp.square(s).sum(axes)) * jnp.sqrt(jnp.square(n).sum(axes))
@@ -47,10 +41,8 @@ def layer_curves(
 
 
 def localize(curves: Curves) -> Localization:
-    """l*: the earliest layer with magnitude above its mean over layers and direction below its mean.
-
-    Where no layer qualifies: the last third, found = False. Raises BasisError on NaN or infinite curves.
-    """
+    """l*: the earliest layer with magnitude above its mean over layers and direction below its mean; the last third
+    where none qualifies. Raises BasisError on NaN or infinite curves."""
     magnitude, direction = (np.asarray(c, np.float64) for c in curves)  # float64: equal values have an exact mean
     if not (np.isfinite(magnitude).all() and np.isfinite(direction).all()):
         raise BasisError("the localisation curves hold NaN or infinite values: calibrate again")
@@ -63,26 +55,19 @@ def localize(curves: Curves) -> Localization:
 def resolve_layers(
     layers: NamedLayers | tuple[int, ...], depth: int, localization: Localization | None = None
 ) -> tuple[int, ...]:
-    """Layer indices, ascending, for a name or an explicit tuple, of a stack of `depth` layers.
-
-    The thirds are [0, L//3), [L//3, 2L//3) and [2L//3, L). "auto" needs a localisation.
-
-    Raises:
-        ConfigError: an unknown name, an index outside the stack, or nothing left.
-    """
+    """Layer indices, ascending, for a name or an explicit tuple, of a stack of `depth` layers. The thirds are [0,
+    L//3), [L//3, 2L//3) and [2L//3, L); "auto" needs a localisation. Raises ConfigError: an unknown name, an index
+    outside the stack, or nothing left."""
     if layers == "auto":
         if localization is None:
             raise ConfigError("layers='auto' needs a localisation: name the layers or use a calibration")
         kept = tuple(range(localization.first, depth))
-    elif layers == "all":
-        kept = tuple(range(depth))
     elif isinstance(layers, str):
         if layers not in _THIRDS:
-            raise ConfigError(
-                f"unknown layers {layers!r}: use 'auto', 'all', {', '.join(map(repr, _THIRDS))} or indices"
-            )
-        third = _THIRDS[layers]
-        kept = tuple(range(third * depth // 3, (third + 1) * depth // 3))
+            known = ", ".join(map(repr, ("auto", *_THIRDS)))
+            raise ConfigError(f"unknown layers {layers!r}: use {known} or indices")
+        first, last = (third * depth // 3 for third in _THIRDS[layers])
+        kept = tuple(range(first, last))
     else:
         kept = tuple(sorted(set(layers)))
         if outside := [layer for layer in kept if not 0 <= layer < depth]:

@@ -2,11 +2,11 @@
 
 Axes: L layers, n clips, D width, m rows of a batch.
 
-The second moments X^T X of rows X [n, D] are kept as their square root: R of a QR decomposition, with R^T R = X^T X.
-R has the right singular vectors and singular values of X itself, where an eigendecomposition of X^T X in float64
-has lost what lies below 1e-6 of the largest singular value. A leading column of ones carries n and the mean
-along, and what is below the first row of R is the factor of the centred rows. Two factors merge by the QR of
-both, one above the other (TSQR: Demmel et al. 2012, SIAM J. Sci. Comput. 34).
+The second moments X^T X of rows X [n, D] are kept as their square root: R of a QR decomposition, with R^T R = X^T X. R
+has the right singular vectors and singular values of X itself, where an eigendecomposition of X^T X in float64 has lost
+what lies below 1e-6 of the largest singular value. A leading column of ones carries n and the mean along, and what is
+below the first row of R is the factor of the centred rows. Two factors merge by the QR of both, one above the other
+(TSQR: Demmel et al. 2012, SIAM J. Sci. Comput. 34).
 """
 
 from typing import NamedTuple
@@ -20,18 +20,15 @@ from seen_jax.subspace.svd import Directions, right_singular
 
 
 class Moments(NamedTuple):
-    """Moments of n rows per layer: a pytree of host arrays; every method returns a new one.
+    """Moments of rows of every layer: a pytree of host arrays; every method returns a new one. Up to D rows are kept as
+    they are, so a small set costs no more than its rows and is exactly them.
 
-    Up to D rows are kept as they are, so a small set costs no more than its rows and is exactly them.
-
-    Attributes:
-        n: number of rows.
-        factor: [L, D + 1, D + 1] float64, R of the rows (1, x) of all that is not pending; [L, 0, D + 1] before there
-            are more than D rows.
-        pending: batches [L, m, D] float32 of rows, at most D in all.
-
+    n: number of rows.
+    factor: [L, D + 1, D + 1] float64, R of the rows (1, x) of all that is not pending; [L, 0, D + 1] before there are
+        more than D rows.
+    pending: batches [L, m, D] float32 of rows, at most D in all.
     >>> rows = np.random.default_rng(0).standard_normal((2, 50, 8), np.float32)
-    >>> subspace.Moments.of(rows[:, :20]).update(rows[:, 20:]).shape
+    >>> subspace.Moments.of(rows[:, :20]).merge(subspace.Moments.of(rows[:, 20:])).shape
     (2, 50, 8)
     """
 
@@ -55,18 +52,11 @@ class Moments(NamedTuple):
         """(L, n, D)."""
         return self.factor.shape[0], int(self.n), self.factor.shape[2] - 1
 
-    def update(self, rows: Float[np.ndarray, "layers m width"]) -> "Moments":
-        """With further rows [L, m, D]. Raises BasisError as `of` and `merge`."""
-        return self.merge(Moments.of(rows))
-
     def merge(self, other: "Moments") -> "Moments":
         """Those of both sets of rows; associative and commutative up to rounding. BasisError unless L and D agree."""
         if self.factor.shape[::2] != other.factor.shape[::2]:
-            depth, _, width = self.shape
-            raise BasisError(
-                f"moments of {depth} layers and width {width} cannot be merged with those of {other.shape[0]} layers "
-                f"and width {other.shape[2]}"
-            )
+            mine, theirs = (f"{m.shape[0]} layers and width {m.shape[2]}" for m in (self, other))
+            raise BasisError(f"moments of {mine} cannot be merged with those of {theirs}")
         factors = [m.factor for m in (self, other) if m.factor.shape[1]]
         return _reduced(self.n + other.n, factors, [*self.pending, *other.pending], self.factor[:, :0])
 
@@ -74,11 +64,8 @@ class Moments(NamedTuple):
         """`right_singular` of all rows. One layer at a time: only one is in float64 twice."""
         if not self.factor.shape[1]:
             return right_singular(np.concatenate(self.pending, axis=1), center)
-        first = 1 if center else 0
-        each = [
-            right_singular(_r([self.factor], self.pending, layer)[None, first:, 1:], n=self.shape[1])
-            for layer in range(len(self.factor))
-        ]
+        factors = (_r([self.factor], self.pending, layer)[None, int(center) :, 1:] for layer in range(len(self.factor)))
+        each = [right_singular(factor, n=self.shape[1]) for factor in factors]
         return Directions(*(jnp.concatenate(parts) for parts in zip(*each, strict=True)))
 
     def energy_share(self, q: Float[Array | np.ndarray, "layers width rank"]) -> Float64[np.ndarray, " layers"]:
@@ -98,10 +85,7 @@ def _reduced(
     depth, _, augmented = none.shape
     if len(factors) < 2 and sum(rows.shape[1] for rows in pending) < augmented:
         return Moments(n, factors[0] if factors else none, tuple(pending))
-    out = np.empty((depth, augmented, augmented))
-    for layer in range(depth):
-        out[layer] = _r(factors, pending, layer)
-    return Moments(n, out, ())
+    return Moments(n, np.stack([_r(factors, pending, layer) for layer in range(depth)]), ())
 
 
 def _r(factors: list[np.ndarray], pending: list[np.ndarray] | tuple[np.ndarray, ...], layer: int) -> np.ndarray:

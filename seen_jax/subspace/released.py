@@ -4,8 +4,6 @@ PyTorch saves a zip archive: a pickle that names storages, and their bytes. It i
 unpickler that knows the four names such a list needs and refuses every other, so that no code of a file runs.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile
@@ -13,7 +11,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -21,21 +18,12 @@ from seen_jax.errors import BasisError
 from seen_jax.subspace.basis import NoiseBasis
 
 SITE = "encoder.mlp_act"  # what the authors hook in all three models
-_DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
 
 
 def read_vectors(path: str | Path) -> list[Float[np.ndarray, "width rank"]]:
-    """The matrices of a released file.
+    """The matrices of a released file: one [D, r_l], float32, per hooked layer; r_l may be 0.
 
-    Args:
-        path: a `.pt` file.
-
-    Returns:
-        One float32 matrix [D, r_l] per hooked layer; r_l may be 0.
-
-    Raises:
-        BasisError: a file that is missing, damaged, or holds anything but a list of float matrices.
-
+    path: a `.pt` file. BasisError: it is missing, damaged, or holds anything but a list of float matrices.
     >>> path = subspace.save_released(basis.with_layers("all"), folder / "vectors.pt")
     >>> [q.shape[1] for q in subspace.read_vectors(path)] == list(basis.ranks)
     True
@@ -61,19 +49,11 @@ def read_vectors(path: str | Path) -> list[Float[np.ndarray, "width rank"]]:
 
 
 def load_released(path: str | Path, layers: int, site: str = SITE) -> NoiseBasis:
-    """A released file as a noise basis.
+    """A released file as a noise basis, which keeps the layers of the file.
 
-    Args:
-        path: a `.pt` file.
-        layers: number of layers of the model; the matrices belong to the last ones.
-        site: the hooked site.
-
-    Returns:
-        A basis that keeps the layers of the file.
-
-    Raises:
-        BasisError: as `read_vectors`; more matrices than layers; columns that are not orthonormal.
-
+    path, site: a `.pt` file, and the hooked site.
+    layers: number of layers of the model; the matrices belong to the last ones.
+    Raises BasisError: as `read_vectors`; more matrices than layers; columns that are not orthonormal.
     >>> path = subspace.save_released(basis.with_layers((2, 3)), folder / "two_layers.pt")
     >>> subspace.load_released(path, layers=4).layers
     (2, 3)
@@ -82,35 +62,22 @@ def load_released(path: str | Path, layers: int, site: str = SITE) -> NoiseBasis
     if len(vectors) > layers:
         raise BasisError(f"{path} holds {len(vectors)} matrices for a stack of {layers} layers: another model's.")
     first = layers - len(vectors)
-    ranks = (0,) * first + tuple(x.shape[1] for x in vectors)
-    q = np.zeros((layers, len(vectors[0]), max(1, *ranks)), np.float32)
-    for layer, x in enumerate(vectors, start=first):
-        q[layer, :, : x.shape[1]] = x
-    card: dict[str, Any] = {"released": Path(path).name}
-    return NoiseBasis(site, jnp.asarray(q), ranks, tuple(range(first, layers)), card)
+    columns = [vectors[0][:, :0]] * first + vectors
+    return NoiseBasis.of_columns(site, columns, tuple(range(first, layers)), {"released": Path(path).name})
 
 
 def save_released(basis: NoiseBasis, path: str | Path) -> Path:
-    """Write the kept layers of a basis in the released form, for `torch.load(weights_only=True)`.
+    """Write the kept layers of a basis in the released form, for `torch.load(weights_only=True)`. Returns the path.
 
-    Args:
-        basis: its kept layers must be the last ones of the stack, as in the released files.
-        path: a new file.
-
-    Returns:
-        The path.
-
-    Raises:
-        BasisError: other layers, an existing file, or a disk that refuses.
-
+    basis, path: the kept layers must be the last ones of the stack, as in the released files; of a new file.
+    Raises BasisError: other layers, an existing file, or a disk that refuses.
     >>> subspace.save_released(basis.with_layers((3,)), folder / "one_layer.pt").name
     'one_layer.pt'
     """
     path, depth = Path(path).expanduser(), len(basis.ranks)
     if list(basis.layers) != list(range(basis.layers[0], depth)):
-        raise BasisError(
-            f"a released list covers the last layers of the stack, but {basis.layers} of {depth} are kept."
-        )
+        kept = f"{basis.layers} of {depth} are kept"
+        raise BasisError(f"a released list covers the last layers of the stack, but {kept}.")
     matrices = [np.asarray(basis.q[i, :, : basis.ranks[i]], "<f4") for i in basis.layers]
     try:
         with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
@@ -127,18 +94,29 @@ def save_released(basis: NoiseBasis, path: str | Path) -> Path:
     return path
 
 
+def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if 0 not in shape else -1
+    if offset < 0 or min((*shape, *stride), default=0) < 0 or last >= len(storage):
+        raise ValueError(f"a tensor of shape {shape} does not fit its storage")
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides).copy()
+
+
+_KNOWN = {
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "collections.OrderedDict": OrderedDict,
+    **{f"torch.{kind}Storage": np.dtype(code) for kind, code in (("Float", "<f4"), ("Double", "<f8"), ("Half", "<f2"))},
+}
+
+
 class _Reader(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(io.BytesIO(archive.read(root + "data.pkl")))
         self.archive, self.root = archive, root
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and name in _DTYPES:
-            return np.dtype(_DTYPES[name])
+        if f"{module}.{name}" in _KNOWN:
+            return _KNOWN[f"{module}.{name}"]
         raise BasisError(f"it refers to {module}.{name}, which a list of matrices does not need; nothing was run.")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
@@ -147,14 +125,6 @@ class _Reader(pickle.Unpickler):
         if len(storage) != count:
             raise ValueError(f"storage {key} holds {len(storage)} numbers, not {count}")
         return storage
-
-
-def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
-    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if 0 not in shape else -1
-    if offset < 0 or min((*shape, *stride), default=0) < 0 or last >= len(storage):
-        raise ValueError(f"a tensor of shape {shape} does not fit its storage")
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides).copy()
 
 
 def _pickled(shapes: list[tuple[int, ...]]) -> bytes:

@@ -1,9 +1,7 @@
 """Which noise directions make the basis.
 
 Source: arXiv 2601.07331, noise-only directions ("threshold"); "complement" is this project's alternative.
-Axes: L layers, n clips, D width, k directions, R rank, padded with zero columns.
-
-The mask functions take traced alpha and delta: a sweep is one `vmap` over masks of stored directions.
+Axes: L layers, n clips, D width, k directions, R rank, padded with zero columns. Alpha and delta may be traced.
 """
 
 from dataclasses import dataclass
@@ -81,10 +79,8 @@ def dominant_mask(
     energy: Energy = "sigma2",
     floor: Shaped[Array, "*layers"] | float = 0.0,
 ) -> Bool[Array, "*layers k"]:
-    """True for the fewest leading directions whose energy reaches the share alpha of the total.
-
-    alpha None: all of them. Never those with a singular value up to `floor` (numerical zero).
-    """
+    """True for the fewest leading directions whose energy reaches the share alpha of the total (None: all of them),
+    never for those with a singular value up to `floor` (numerical zero)."""
     above = s > jnp.asarray(floor)[..., None]
     if alpha is None:
         return above
@@ -120,10 +116,8 @@ def complement(
     noise_mask: Bool[Array, "layers k"],
     remainder: ScalarLike = 0.3,
 ) -> Float[Array, "layers width k"]:
-    """Masked noise directions without the masked semantic subspace, orthonormalised in order (Gram-Schmidt).
-
-    A direction of which no more than the length `remainder` (of 1) is left becomes a zero column.
-    """
+    """Masked noise directions without the masked semantic subspace, orthonormalised in order (Gram-Schmidt). A
+    direction of which no more than the length `remainder` (of 1) is left becomes a zero column."""
 
     def project_out(x: Array, rows: Array) -> Array:
         dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -146,11 +140,9 @@ def complement(
 def select_columns(
     semantic: Directions, noise: Directions, selection: Selection
 ) -> tuple[Float[Array, "layers width rank"], Int[np.ndarray, " layers"]]:
-    """Q [L, D, R] and the ranks [L], from the semantic and the noise directions of a calibration.
-
-    The columns are orthonormal, in order of singular value, zero from r_l on; R is the largest rank or 1. Centring and
-    the noise source of the selection are those of the directions.
-    """
+    """Q [L, D, R] and the ranks [L], from the semantic and the noise directions of a calibration. The columns are
+    orthonormal, in order of singular value, zero from r_l on; R is the largest rank or 1. Centring and the noise source
+    of the selection are those of the directions."""
     alpha, noise_alpha, energy = selection.semantic_alpha, selection.noise_alpha, selection.energy
     if selection.method == "threshold":
         mask = threshold_mask(semantic, noise, alpha, noise_alpha, selection.delta, energy, selection.absolute)

@@ -29,14 +29,9 @@ _see_by_layer = jax.jit(jax.vmap(see_frames))
 class Statistics:
     """Activations pooled per clip at one site, on the host, float32 (other float arrays are converted).
 
-    Attributes:
-        clean: [L, n, D], clean requests.
-        noise: [L, n, D], pure-noise clips, aligned pair by pair with the clean ones.
-        noisy: [L, n, D], the clean requests with their noise mixed in, or None.
-
-    Raises:
-        BasisError: different or empty shapes, NaN or infinite values.
-
+    clean, noise, noisy: each [L, n, D], aligned pair by pair: clean requests, pure-noise clips, and (or None) the clean
+        requests with their noise mixed in.
+    Raises BasisError: different or empty shapes, NaN or infinite values.
     >>> subspace.Statistics(clean=np.ones((4, 10, 16)), noise=np.zeros((4, 10, 16))).shape
     (4, 10, 16)
     """
@@ -46,21 +41,15 @@ class Statistics:
     noisy: Float[np.ndarray, "layers n width"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("clean", "noise", "noisy"):
-            value = getattr(self, name)
-            if value is None and name == "noisy":
-                continue
+        for name, value in self.tensors().items():
             array = np.asarray(value, np.float32)
             object.__setattr__(self, name, array)
             if array.ndim != 3 or 0 in array.shape:
                 raise BasisError(f"{name} activations must be [layers, clips, width], not {list(array.shape)}")
             if array.shape != self.clean.shape:
-                raise BasisError(
-                    f"{name} activations are {list(array.shape)}, the clean ones {list(self.clean.shape)}: "
-                    "calibrate with as many noise clips as clean ones, at the same site"
-                )
-            if not np.isfinite(array).all():
-                bad = np.flatnonzero(~np.isfinite(array).all(axis=(1, 2))).tolist()
+                shapes = f"{name} activations are {list(array.shape)}, the clean ones {list(self.clean.shape)}"
+                raise BasisError(f"{shapes}: calibrate with as many noise clips as clean ones, at the same site")
+            if bad := np.flatnonzero(~np.isfinite(array).all(axis=(1, 2))).tolist():
                 raise BasisError(f"{name} activations hold NaN or infinite values in layers {bad}")
 
     @property
@@ -80,11 +69,11 @@ class Statistics:
 
     def directions(self, side: Side, center: bool) -> Directions:
         """`right_singular` of the clean, the noise, or the noisy minus clean activations. BasisError without noisy."""
-        if side == "difference":
-            if self.noisy is None:
-                raise BasisError(NO_NOISY)
-            return right_singular(self.noisy - self.clean, center)
-        return right_singular(self.clean if side == "clean" else self.noise, center)
+        if side != "difference":
+            return right_singular(self.clean if side == "clean" else self.noise, center)
+        if self.noisy is None:
+            raise BasisError(NO_NOISY)
+        return right_singular(self.noisy - self.clean, center)
 
     def pooled_see(self, q: Float[Array, "layers width rank"]) -> dict[str, np.ndarray]:
         """SEE [L] of "clean" and of "noisy" pooled activations ("noise" without those), the mean over the clips."""
@@ -94,8 +83,7 @@ class Statistics:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """By name, as a folder keeps them."""
-        noisy = {} if self.noisy is None else {"noisy": self.noisy}
-        return {"clean": self.clean, "noise": self.noise, **noisy}
+        return {"clean": self.clean, "noise": self.noise} | ({} if self.noisy is None else {"noisy": self.noisy})
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Those of both sets of clips. BasisError: other layers or width, noisy activations in one of them only."""
@@ -108,11 +96,8 @@ class Statistics:
 class Streamed:
     """What a calibration keeps of clips that do not fit in memory: moments of each side, and sums over pairs.
 
-    Attributes:
-        clean, noise: moments of the pooled activations.
-        difference: moments of noisy minus clean activations, or None.
-        sums: [4, L] float64, ||S||^2, ||N||^2, <S, N> and ||S - N||^2 over all clips.
-
+    clean, noise, difference: moments of the pooled activations, and (or None) of noisy minus clean ones.
+    sums: [4, L] float64, ||S||^2, ||N||^2, <S, N> and ||S - N||^2 over all clips.
     >>> part = subspace.Streamed.of(calibration.statistics)
     >>> part.merge(part).shape == (4, 2 * calibration.source.shape[1], 768)
     True
@@ -142,9 +127,8 @@ class Streamed:
         mine, theirs = self.difference, other.difference
         _check_alike(self.shape, other.shape, (mine is None) == (theirs is None))
         difference = None if mine is None or theirs is None else mine.merge(theirs)
-        return Streamed(
-            self.clean.merge(other.clean), self.noise.merge(other.noise), difference, self.sums + other.sums
-        )
+        clean, noise = self.clean.merge(other.clean), self.noise.merge(other.noise)
+        return Streamed(clean, noise, difference, self.sums + other.sums)
 
     def curves(self) -> Curves:
         """`layer_curves` of all clips."""
@@ -194,12 +178,9 @@ class Streamed:
         for name in names:
             factor, pending = tensors[f"{name}.factor"], tensors[f"{name}.pending"]
             rows = factor.shape[1]
-            if (
-                factor.shape != (depth, rows, width + 1)
-                or rows not in (0, width + 1)
-                or pending.shape[::2] != (depth, width)
-                or not (n > width if rows else n == pending.shape[1])
-            ):
+            square = factor.shape == (depth, rows, width + 1) and rows in (0, width + 1)
+            counted = n > width if rows else n == pending.shape[1]
+            if not (square and pending.shape[::2] == (depth, width) and counted):
                 raise BasisError(f"{name}: factor {factor.shape} and rows {pending.shape} do not fit {n} clips")
             sides[name] = Moments(n, factor, (pending,) if pending.shape[1] else ())
         if tensors["sums"].shape != (4, depth):

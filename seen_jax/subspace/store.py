@@ -15,7 +15,8 @@ VERSION = 1
 FILES = {"calibration": "statistics.safetensors", "noise basis": "basis.safetensors"}  # by kind
 
 
-def _kind(folder: Path) -> str | None:
+def kind_of(folder: Path) -> str | None:
+    """What the card of a folder says, None without a card."""
     try:
         return json.loads((folder / CARD).read_text("utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
@@ -23,36 +24,25 @@ def _kind(folder: Path) -> str | None:
 
 
 def write_folder(
-    folder: str | Path,
-    kind: str,
-    tensors: Mapping[str, np.ndarray],
-    card: Mapping[str, Any],
-    overwrite: bool = False,
+    folder: str | Path, kind: str, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any], overwrite: bool
 ) -> Path:
-    """Write the tensors and card.json, all or nothing.
-
-    Format version, kind, shapes, date and package versions are added to the card; a date and versions that it
-    already holds stay. Returns the folder.
-
-    Raises:
-        BasisError: the folder exists (with overwrite: and is neither empty nor of the same kind), the card is
-            not JSON, or the disk refuses.
-    """
+    """Write the tensors and card.json, all or nothing, and return the folder. Format version, kind, shapes, date and
+    package versions are added to the card; a date and versions that it holds stay. Raises BasisError: the folder exists
+    (with overwrite: and is neither empty nor of the same kind), the card is not JSON, or the disk refuses."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     target = Path(folder).expanduser().resolve()
     if target.exists() and not overwrite:
         raise BasisError(f"{target} exists: choose another folder or pass overwrite=True")
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and _kind(target) != kind)):
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and kind_of(target) != kind)):
         raise BasisError(f"{target} is not a {kind} folder, so it is not replaced: choose another folder")
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     full = {"date": files.now(), "versions": files.versions(), **card, "kind": kind, "format_version": VERSION}
     try:
-        text = files.to_json({**full, "shapes": shapes})
+        text = files.to_json({**full, "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()}})
     except (TypeError, ValueError) as error:
         raise BasisError(f"the card of {target} cannot be written as JSON: {error}") from error
-    with files.write_folder(target, BasisError, lambda existing: _kind(existing) == kind) as fresh:
+    with files.write_folder(target, BasisError, lambda existing: kind_of(existing) == kind) as fresh:
         try:
             save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, fresh / FILES[kind])
         except SafetensorError as error:
@@ -64,15 +54,9 @@ def write_folder(
 def read_folder(
     folder: str | Path, kind: str, required: tuple[str, ...], double: frozenset[str] = frozenset()
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors (float32, those named in `double` float64) and the card of a folder that `write_folder` made.
-
-    Args:
-        required: card keys that must be there.
-
-    Raises:
-        BasisError: a missing folder or file, a truncated safetensors file, a card that is not JSON, of
-            another kind or version or lacks a key, tensors of another dtype or not of the card's shapes.
-    """
+    """The tensors (float32, those named in `double` float64) and the card of a folder that `write_folder` made. Raises
+    BasisError: a missing folder or file, a truncated safetensors file, a card that is not JSON, of another kind or
+    version or lacks a `required` key, tensors of another dtype or not of its shapes."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -90,10 +74,8 @@ def read_folder(
     if not isinstance(card, dict) or card.get("kind") != kind:
         raise BasisError(f"{source / CARD} is not the card of a {kind}")
     if card.get("format_version") != VERSION:
-        raise BasisError(
-            f"{source / CARD} has format version {card.get('format_version')!r}, "
-            f"this seen_jax reads {VERSION}: make the {kind} again"
-        )
+        version = f"{source / CARD} has format version {card.get('format_version')!r}, this seen_jax reads {VERSION}"
+        raise BasisError(f"{version}: make the {kind} again")
     if absent := [key for key in (*required, "shapes") if key not in card]:
         raise BasisError(f"{source / CARD} lacks {', '.join(absent)}: make the {kind} again")
     try:

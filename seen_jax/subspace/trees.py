@@ -6,20 +6,11 @@ from typing import Any
 import jax
 
 
-class Static:
+class Static(tuple):
     """Metadata of a pytree, compared by value. Its hash leaves out what cannot be hashed, such as a card."""
 
-    def __init__(self, *values: Any):
-        self.values = values
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Static) and self.values == other.values
-
     def __hash__(self) -> int:
-        return hash(tuple(value for value in self.values if not isinstance(value, dict)))
-
-    def __repr__(self) -> str:
-        return f"Static{self.values}"
+        return hash(tuple(value for value in self if not isinstance(value, dict)))
 
 
 def register(cls: type, leaves: Sequence[str], static: Sequence[str] = ()) -> None:
@@ -27,11 +18,11 @@ def register(cls: type, leaves: Sequence[str], static: Sequence[str] = ()) -> No
 
     def flatten(node: Any) -> tuple[list[tuple[Any, Any]], Static]:
         keyed = [(jax.tree_util.GetAttrKey(name), getattr(node, name)) for name in leaves]
-        return keyed, Static(*(getattr(node, name) for name in static))
+        return keyed, Static(getattr(node, name) for name in static)
 
     def unflatten(metadata: Static, values: Iterable[Any]) -> Any:
         node: Any = object.__new__(cls)
-        for name, value in zip((*leaves, *static), (*values, *metadata.values), strict=True):
+        for name, value in zip((*leaves, *static), (*values, *metadata), strict=True):
             object.__setattr__(node, name, value)
         return node
 

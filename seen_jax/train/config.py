@@ -1,16 +1,14 @@
 """Typed configuration of a training run (configs/seen_tiny.yaml)."""
 
-from __future__ import annotations
-
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSize:
-    """Shape of the Qwen2.5-Omni thinker to train. n_window: half an encoder chunk, in mel frames."""
+    """Shape of the Qwen2.5-Omni thinker to train."""
 
     n_mels: int = 80
-    n_window: int = 120
+    n_window: int = 120  # half an encoder chunk, in mel frames
     encoder_width: int = 192
     encoder_layers: int = 4
     encoder_heads: int = 3
@@ -22,26 +20,23 @@ class ModelSize:
 
 @dataclasses.dataclass(frozen=True)
 class DataSize:
-    """How many synthetic examples, and where they are kept. workers: processes, 0 for one per core."""
-
-    folder: str = "runs/seen_tiny_data"
+    folder: str = "runs/seen_tiny_data"  # of the synthetic examples
     train: int = 40_000
     validation: int = 800
     test: int = 1_600
-    workers: int = 0
+    workers: int = 0  # processes; 0 for one per core
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """AdamW steps with a linear warm-up over `warmup` steps, then a cosine from `lr` to `lr * final`. dtype: of
-    activations."""
+    """AdamW steps with a linear warm-up over `warmup` steps, then a cosine from `lr` to `lr * final`."""
 
     steps: int
     lr: float
     batch: int = 24
     final: float = 0.1
     warmup: int = 40
-    dtype: str = "bfloat16"
+    dtype: str = "bfloat16"  # of activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +62,9 @@ class TrainConfig:
     joint: Stage = Stage(steps=4200, lr=1e-3, final=0.05)
     noise: Stage = Stage(steps=1400, lr=6e-4, final=0.02, dtype="float32")
     augmentation: NoiseAugmentation = NoiseAugmentation()
-    word_weight: float = 0.5
+    word_weight: float = 0.5  # of the loss of the word head beside that of the answer
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    checkpoint_seconds: float = 120.0
-    eval_every: int = 500
+    checkpoint_seconds: float = 120.0  # between checkpoints: a killed run loses at most so much
+    eval_every: int = 500  # steps between validations in `joint` and `noise`
     eval_items: int = 400
-
-    def stage(self, name: str) -> Stage:
-        return getattr(self, name)

@@ -1,9 +1,7 @@
 """Examples on disk: shards of int16 audio next to JSON lines, written by several processes, resumable.
-
 A shard is `<split>-<number>.npy` (int16 [count, 38400], zero padded; sparse on most file systems) and a `.jsonl` of the
 same name: a header with the recipe and the count, then one line per example. The `.jsonl` is written last, so a shard
-with a matching header is complete.
-"""
+with a matching header is complete."""
 
 import json
 import multiprocessing
@@ -36,23 +34,15 @@ class Dataset:
     shards: tuple[np.ndarray, ...]
     meta: tuple[dict[str, Any], ...]
 
-    def __len__(self) -> int:
-        return len(self.meta)
-
     @cached_property
     def lengths(self) -> Int[np.ndarray, " examples"]:
         """Samples of each example before the zero padding."""
         return np.array([row["length"] for row in self.meta], np.int32)
 
     def audio(self, indices: Sequence[int] | Int[np.ndarray, " batch"]) -> Float[np.ndarray, "batch 38400"]:
-        """Waveforms of these examples, mono 16 kHz, zero padded to 2.4 s. Raises IndexError as lists do."""
-        batch = np.empty((len(indices), MAX_SAMPLES), np.float32)
+        """Waveforms of these examples, mono 16 kHz, zero padded to 2.4 s."""
         size = len(self.shards[0])  # all but the last one have the same size
-        for row, index in enumerate(indices):
-            if not 0 <= index < len(self):
-                raise IndexError(f"example {index} of {len(self)}")
-            batch[row] = self.shards[index // size][index % size]
-        return batch / np.float32(32768)
+        return np.stack([self.shards[i // size][i % size] for i in indices]) / np.float32(32768)
 
     def clips(self, indices: Sequence[int]) -> list[Float[np.ndarray, " samples"]]:
         """`audio` without the padding."""
@@ -66,57 +56,38 @@ def recipe_hash(split: str, seed: int) -> str:
 
 
 class Shard(NamedTuple):
-    """The `size` examples from `start` on, with audio at `path`. key: of `recipe_hash`."""
-
-    path: Path
-    key: str
+    path: Path  # of the audio
+    key: str  # of `recipe_hash`
     split: str
     seed: int
-    start: int
+    start: int  # index of the first example
     size: int
 
 
 def build_dataset(
-    folder: str | Path, n: int, split: str, seed: int = 0, workers: int | None = None, progress: Progress = silent
+    folder: str | Path, n: int, split: str, seed: int = 0, workers: int = 0, progress: Progress = silent
 ) -> Dataset:
-    """Make the first `n` examples of a split, the four tasks in turn, and keep them in `folder`.
-
-    Complete shards of the same recipe are kept, so an interrupted call can be repeated and `n` can grow. workers:
-    processes (None or 0: one per core, 1: this process); the result does not depend on them.
-
-    Raises ConfigError for a bad split, n or seed or a missing espeak-ng; AudioError if the disk is full or the folder
-    cannot be written.
-    """
-    sounds.check_known("split", split, sentences.SPLITS)
+    """Make the first `n` examples of a split, the four tasks in turn, and keep them in `folder`. Complete shards of the
+    same recipe are kept, so an interrupted call can be repeated and `n` can grow. workers: processes (0: one per core,
+    1: this process); the result does not depend on them. Raises ConfigError for a bad n or seed, or a missing
+    espeak-ng; AudioError if the folder cannot be written."""
     if not 0 < n <= SEED_STRIDE or seed < 0:
         raise ConfigError(f"a data set needs 1 to {SEED_STRIDE} examples and a seed of at least 0: n={n}, seed={seed}")
     key = recipe_hash(split, seed)
-    shards = [
-        Shard(Path(folder) / f"{split}-{number:05d}.npy", key, split, seed, start, min(SHARD_SIZE, n - start))
-        for number, start in enumerate(range(0, n, SHARD_SIZE))
-    ]
-    _write([shard for shard in shards if _read(shard) is None], workers or os.cpu_count() or 1, progress)
-    audio: list[np.ndarray] = []
-    meta: list[dict[str, Any]] = []
-    for shard in shards:
-        content = _read(shard)
-        if content is None:
-            raise AudioError(f"{shard.path} was changed meanwhile: build the data set again")
-        audio.append(content[0])
-        meta += content[1]
-    return Dataset(tuple(audio), tuple(meta))
-
-
-def _write(shards: Sequence[Shard], workers: int, progress: Progress) -> None:
-    if not shards:
-        return
-    done, total = 0, sum(shard.size for shard in shards)
+    path = lambda start: Path(folder) / f"{split}-{start // SHARD_SIZE:05d}.npy"
+    place = lambda start: (start, min(SHARD_SIZE, n - start))
+    shards = [Shard(path(start), key, split, seed, *place(start)) for start in range(0, n, SHARD_SIZE)]
+    missing, done = [shard for shard in shards if _read(shard) is None], 0
+    workers = max(1, min(workers or os.cpu_count() or 1, len(missing)))
     # spawn, because a fork of a process with JAX's threads can hang
-    with ProcessPoolExecutor(min(workers, len(shards)), multiprocessing.get_context("spawn")) as pool:
-        run = map if workers == 1 or len(shards) == 1 else pool.map
-        for count in run(_write_shard, shards):
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for count in (map if workers == 1 else pool.map)(_write_shard, missing):
             done += count
-            progress(f"making {shards[0].split} examples", done, total)
+            progress(f"making {split} examples", done, sum(shard.size for shard in missing))
+    contents = [content for shard in shards if (content := _read(shard))]
+    if len(contents) < len(shards):
+        raise AudioError(f"{folder} was changed meanwhile: build the data set again")
+    return Dataset(tuple(audio for audio, _ in contents), tuple(row for _, rows in contents for row in rows))
 
 
 def _write_shard(shard: Shard) -> int:
@@ -145,13 +116,9 @@ def _write_shard(shard: Shard) -> int:
 def _read(shard: Shard) -> tuple[np.ndarray, list[dict[str, Any]]] | None:
     """The audio (memory mapped) and metadata of a shard, or None unless it is complete and of this recipe."""
     try:
-        header, *lines = shard.path.with_suffix(".jsonl").read_text().splitlines()
-        if json.loads(header) != {"recipe": shard.key, "count": shard.size}:
-            return None
+        header, *rows = map(json.loads, shard.path.with_suffix(".jsonl").read_text().splitlines())
         audio = np.load(shard.path, mmap_mode="r")
-        rows = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return None
-    if audio.shape != (shard.size, MAX_SAMPLES) or audio.dtype != np.dtype("<i2") or len(rows) != shard.size:
-        return None
-    return audio, rows
+    complete = header == {"recipe": shard.key, "count": shard.size} and len(rows) == shard.size
+    return (audio, rows) if complete and (audio.shape, audio.dtype) == ((shard.size, MAX_SAMPLES), "<i2") else None

@@ -1,10 +1,9 @@
 """English speech from espeak-ng, in voices split into train, validation and test speakers.
+espeak-ng keeps state between utterances (flutter, breath noise, stress tables): a repeated call gives other samples.
+`say_words` therefore loads the library anew for each one (about 0.5 ms), so that its output is a pure function of its
+arguments, unless something else in the process holds the same library open."""
 
-espeak-ng keeps state between utterances (flutter, breath noise, stress tables), so that a repeated call gives other
-samples. `say_words` therefore loads the library anew for each utterance (about 0.5 ms). Its output is then a pure
-function of its arguments, unless something else in the process holds the same library open.
-"""
-
+import _ctypes
 import ctypes
 import sys
 import threading
@@ -12,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 from jaxtyping import Float
 
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.train.sounds import SAMPLE_RATE, check_known
+from seen_jax.train.sounds import SAMPLE_RATE
 
 # Accent and speaker ("variant") of an espeak-ng voice; "en" is British English. Whispered, croaking, robotic and
 # heavily processed speakers are left out. Held-out speakers are ordinary ones of both sexes: new, not harder.
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")
-SPEAKERS: dict[str, tuple[str, ...]] = {
+SPEAKERS = {
     "train": (
-        *("m1", "m2", "m4", "m5", "m7", "m8", "f1", "f2", "f5", "Alicia", "Andy", "Annie", "Denis", "Gene"),
-        *("Mario", "adam", "antonio", "benjamin", "david", "edward", "grandma", "john", "linda", "max"),
-        *("michel", "pablo", "paul", "quincy", "steph", "victor"),
+        "m1", "m2", "m4", "m5", "m7", "m8", "f1", "f2", "f5", "Alicia", "Andy", "Annie", "Denis", "Gene", "Mario",
+        "adam", "antonio", "benjamin", "david", "edward", "grandma", "john", "linda", "max", "michel", "pablo", "paul",
+        "quincy", "steph", "victor",
     ),
     "validation": ("m6", "f4", "Alex", "rob"),
     "test": ("m3", "f3", "Mike", "boris"),
-}
+}  # fmt: skip
 
 _RETRIEVAL, _DO_NOT_EXIT, _UTF8 = 2, 0x8000, 1  # synchronous samples; return errors instead of exit(); text encoding
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
@@ -40,48 +40,28 @@ class _Event(ctypes.Structure):
     """espeak_EVENT; audio_position in milliseconds."""
 
     _fields_ = (
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", ctypes.c_char * 8),
-    )
+        ("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8),
+    )  # fmt: skip
 
 
 def voices(split: str) -> tuple[str, ...]:
-    """Names such as "en-us+m1": every accent with every speaker of this split. ConfigError for an unknown split."""
-    check_known("split", split, SPEAKERS)
+    """Names such as "en-us+m1": every accent with every speaker of this split."""
     return tuple(f"{accent}+{speaker}" for speaker in SPEAKERS[split] for accent in ACCENTS)
 
 
 def say_words(
     text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50, stretch: float = 1.0
 ) -> tuple[Float[np.ndarray, " samples"], tuple[float, ...]]:
-    """Speak `text`.
+    """Speak `text`: a wave (mono float32, 16 kHz, peak 1, without the silence at both ends), and where each word begins
+    in seconds.
 
-    Args:
-        text: what to say.
-        voice: an espeak-ng voice name, "language+variant" (see `voices`).
-        rate: words per minute, 80..450.
-        pitch: base pitch of the speaker, 0..99, 50 is the speaker's own.
-        pitch_range: liveliness of the intonation, 0..99, 0 is monotone.
-        stretch: above 1 the recording is played slower, which lowers pitch and formants: a longer vocal tract.
+    voice: an espeak-ng voice name, "language+variant" (see `voices`). rate: words per minute, 80..450. pitch: 0..99, 50
+    is the speaker's own. pitch_range: liveliness of the intonation, 0..99, 0 is monotone. stretch: 0.5..2; above 1 the
+    recording is played slower, which lowers pitch and formants: a longer vocal tract.
 
-    Returns:
-        (wave, onsets): mono float32 at 16 kHz with a peak of 1 and the silence at both ends cut off; where each word
-        begins, in seconds.
-
-    Raises:
-        ConfigError: espeak-ng is missing or does not know the voice, or a stretch outside 0.5..2.
-        AudioError: nothing audible came out.
-    """
-    import soxr
-
-    if not 0.5 <= stretch <= 2.0:
-        raise ConfigError(f"the stretch of speech must be between 0.5 and 2, not {stretch}")
+    Raises ConfigError if espeak-ng is missing or does not know the voice, AudioError if nothing audible came out."""
     with _LOCK:
         samples, native_rate, onsets = _synthesise(text, voice, {_RATE: rate, _PITCH: pitch, _RANGE: pitch_range})
     peak = np.abs(samples).max(initial=0.0)
@@ -103,16 +83,13 @@ def sounding(wave: Float[np.ndarray, " samples"]) -> tuple[int, int]:
     return int(max(loud[0] - 1, 0) * block), int((loud[-1] + 2) * block)
 
 
-def _paths() -> tuple[str, str]:
+def _synthesise(text: str, voice: str, parameters: dict[int, int]) -> tuple[np.ndarray, int, list[float]]:
+    """(samples, their rate, begin of every word in seconds)."""
     try:
         import espeakng_loader
     except ImportError as error:
         raise ConfigError('speech synthesis needs espeak-ng: pip install "seen-jax[train]"') from error
-    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
-
-
-def _synthesise(text: str, voice: str, parameters: dict[int, int]) -> tuple[np.ndarray, int, list[float]]:
-    library_path, data_path = _paths()
+    data_path = str(espeakng_loader.get_data_path())
     chunks: list[np.ndarray] = []
     onsets: list[float] = []
 
@@ -127,7 +104,7 @@ def _synthesise(text: str, voice: str, parameters: dict[int, int]) -> tuple[np.n
             chunks.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float32))
         return 0
 
-    library = ctypes.CDLL(library_path)
+    library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
     try:
         source_rate = library.espeak_Initialize(_RETRIEVAL, 0, data_path.encode(), _DO_NOT_EXIT)
         if source_rate <= 0:
@@ -141,19 +118,12 @@ def _synthesise(text: str, voice: str, parameters: dict[int, int]) -> tuple[np.n
         for parameter, value in parameters.items():
             library.espeak_SetParameter(parameter, value, 0)
         encoded = text.encode() + b"\0"
-        size = ctypes.c_size_t(len(encoded))
-        library.espeak_Synth(encoded, size, 0, 0, 0, _UTF8, None, None)
+        library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded)), 0, 0, 0, _UTF8, None, None)
         library.espeak_Synchronize()
     finally:
         library.espeak_Terminate()
-        _unload(library)
+        if sys.platform == "win32":
+            _ctypes.FreeLibrary(library._handle)
+        else:
+            _ctypes.dlclose(library._handle)
     return np.concatenate(chunks) if chunks else np.zeros(0, np.float32), source_rate, onsets
-
-
-def _unload(library: ctypes.CDLL) -> None:
-    import _ctypes
-
-    if sys.platform == "win32":
-        _ctypes.FreeLibrary(library._handle)
-    else:
-        _ctypes.dlclose(library._handle)

@@ -1,67 +1,51 @@
 """The four tasks of the tiny audio language model: an endless stream of examples, each determined by its seed.
-
 Transcription, and four-way multiple choice about speech, sound events and music, all on clean audio.
-Prompts and answers are lower-case words and the letters A to D, separated by blanks.
-"""
+Prompts and answers are lower-case words and the letters A to D, separated by blanks."""
 
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from seen_jax.errors import ConfigError
 from seen_jax.train import music, sentences, sounds, speech
+from seen_jax.train.sounds import SAMPLE_RATE
 
 TASKS = ("transcription", "speech", "sound", "music")
 LETTERS = ("A", "B", "C", "D")
 COUNTS = ("one", "two", "three", "four")
-SAMPLE_RATE = 16_000
 MAX_SAMPLES = 12 * SAMPLE_RATE // 5
 
 TRANSCRIBE = "transcribe the speech"
 SPEECH_QUESTIONS = (
-    *("which {} is said", "which {} is named", "which {} is mentioned"),
-    *("what {} is said", "what is the {}", "name the {}"),
-)
+    "which {} is said", "which {} is named", "which {} is mentioned", "what {} is said", "what is the {}",
+    "name the {}",
+)  # fmt: skip
 SOUND_QUESTIONS = {
-    "single": "which sound is heard",
-    "first": "which sound comes first",
-    "last": "which sound comes last",
+    "single": "which sound is heard", "first": "which sound comes first", "last": "which sound comes last",
     "count": "how many sounds are heard",
-}
+}  # fmt: skip
 MUSIC_QUESTIONS = {"instrument": "which instrument is playing", "contour": "how does the melody move"}
+
+Spans = tuple[tuple[float, float], ...]
+Question = tuple[str, str, tuple[str, ...], str]  # prompt, answer, choices and letter of an `Example`
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One clip with a question and its answer.
-
-    audio: mono 16 kHz, at most 2.4 s, with a peak of 0.1 to 0.7. choices: the four words offered as A to D, and letter:
-    the right one; both empty for transcription. words: what the encoder should spell: the spoken words, the sound
-    events, or (instrument, contour). spans: when each of them sounds, (start, end) in seconds; a melody's instrument
-    stands for its first half, its contour for the second. voice: "" without speech.
-    """
+    """One clip with a question and its answer."""
 
     task: str
-    audio: Float[np.ndarray, " samples"]
+    audio: Float[np.ndarray, " samples"]  # mono 16 kHz, at most 2.4 s, with a peak of 0.1 to 0.7
     prompt: str
     answer: str
-    choices: tuple[str, ...]
-    letter: str
-    words: tuple[str, ...]
-    spans: tuple[tuple[float, float], ...]
-    voice: str
+    choices: tuple[str, ...]  # the four words offered as A to D; empty for transcription
+    letter: str  # of the right one
+    words: tuple[str, ...]  # what the encoder should spell: spoken words, sound events, or (instrument, contour)
+    spans: Spans  # (start, end) of each of these in seconds; of instrument and contour: the two halves of the clip
+    voice: str  # "" without speech
     seed: int
-
-
-class Question(NamedTuple):
-    prompt: str
-    answer: str
-    choices: tuple[str, ...] = ()
-    letter: str = ""
 
 
 def audible_words() -> tuple[str, ...]:
@@ -77,21 +61,19 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def make_example(task: str, split: str, seed: int) -> Example:
-    """The example of `task` in `split` with this seed: the same arguments always give the same example.
-
+    """The example of a task in a split with this seed (0 or more): the same arguments always give the same example.
     Sentences and speakers of one split never occur in another; clips of sounds and music come from separate random
-    streams. Raises ConfigError for an unknown task or split, a negative seed, or a missing espeak-ng.
-    """
-    sounds.check_known("task", task, TASKS)
-    sounds.check_known("split", split, sentences.SPLITS)
-    if seed < 0:
-        raise ConfigError(f"the seed of an example must not be negative: {seed}")
+    streams. Raises ConfigError where espeak-ng is missing."""
     rng = np.random.default_rng([zlib.crc32(f"{task}/{split}".encode()), seed])
     voice = ""
     if task in ("transcription", "speech"):
         sentence, filling, voice, wave, spans = _spoken(split, rng)
         words = tuple(sentence.split())
-        question = Question(TRANSCRIBE, sentence) if task == "transcription" else _ask_speech(filling, rng)
+        question: Question = (TRANSCRIBE, sentence, (), "")
+        if task == "speech":
+            category = _pick(tuple(filling), rng)
+            text = _pick(SPEECH_QUESTIONS, rng).format(category)
+            question = _choice(text, filling[category], sentences.WORDS[category], rng)
     elif task == "sound":
         words, question = _draw_sounds(rng)
         wave, spans = sounds.clip(words, rng)
@@ -108,30 +90,26 @@ def make_example(task: str, split: str, seed: int) -> Example:
     return Example(task, audio, *question, words, spans, voice, seed)
 
 
-def _pick(items: Sequence[str], rng: np.random.Generator) -> str:
+def _pick(items: Sequence[str], rng: sounds.Rng) -> str:
     return items[int(rng.integers(len(items)))]
 
 
-def _draw(items: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+def _draw(items: Sequence[str], count: int, rng: sounds.Rng) -> list[str]:
     return [items[int(i)] for i in rng.choice(len(items), count, replace=False)]
 
 
-def _choice(question: str, right: str, others: Sequence[str], rng: np.random.Generator) -> Question:
+def _choice(question: str, right: str, others: Sequence[str], rng: sounds.Rng) -> Question:
     """A four-way question; the three wrong options are drawn from `others`."""
     wrong = _draw([word for word in others if word != right], 3, rng)
     choices = tuple(_draw([right, *wrong], 4, rng))
     letter = LETTERS[choices.index(right)]
     options = " ".join(f"{word} {mark}" for word, mark in zip(choices, LETTERS, strict=True))
-    return Question(f"{question} options {options}", f"{right} {letter}", choices, letter)
+    return f"{question} options {options}", f"{right} {letter}", choices, letter
 
 
-def _spoken(
-    split: str, rng: np.random.Generator
-) -> tuple[str, dict[str, str], str, np.ndarray, tuple[tuple[float, float], ...]]:
-    """(sentence, its content words, voice, wave, spans), of this split and short enough for a clip.
-
-    Training speakers also get vocal tracts of other lengths, so that 30 of them are enough for new voices.
-    """
+def _spoken(split: str, rng: sounds.Rng) -> tuple[str, dict[str, str], str, np.ndarray, Spans]:
+    """(sentence, its content words, voice, wave, spans), of this split and short enough for a clip. Training speakers
+    also get vocal tracts of other lengths, so that 30 of them are enough for new voices."""
     voice = _pick(speech.voices(split), rng)
     while True:
         sentence, filling = sentences.draw_sentence(split, rng)
@@ -144,13 +122,7 @@ def _spoken(
                 return sentence, filling, voice, wave, tuple(zip(onsets, ends, strict=True))
 
 
-def _ask_speech(filling: dict[str, str], rng: np.random.Generator) -> Question:
-    category = _pick(tuple(filling), rng)
-    question = _pick(SPEECH_QUESTIONS, rng).format(category)
-    return _choice(question, filling[category], sentences.WORDS[category], rng)
-
-
-def _draw_sounds(rng: np.random.Generator) -> tuple[tuple[str, ...], Question]:
+def _draw_sounds(rng: sounds.Rng) -> tuple[tuple[str, ...], Question]:
     kind = _pick(tuple(SOUND_QUESTIONS), rng)
     question = SOUND_QUESTIONS[kind]
     # "Which of these four is among the sounds" is not asked: decoders of this size stay at 60 % on it.
@@ -170,9 +142,8 @@ def _draw_sounds(rng: np.random.Generator) -> tuple[tuple[str, ...], Question]:
     return tuple(events), _choice(question, right, kept + _draw(absent, 3 - len(kept), rng), rng)
 
 
-def _place(wave: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """(audio, lead-in in seconds), with a lead-in of up to 0.3 s, a tilt of up to 5 dB from low to high, and a random
-    level."""
+def _place(wave: np.ndarray, rng: sounds.Rng) -> tuple[np.ndarray, float]:
+    """(audio, lead-in in seconds): up to 0.3 s, a tilt of up to 5 dB from low to high, and a random level."""
     lead = int(min(rng.uniform(0, 0.3) * SAMPLE_RATE, MAX_SAMPLES - len(wave)))
     tilt = rng.uniform(-0.3, 0.3)
     tilted = wave.astype(np.float32)

@@ -1,49 +1,115 @@
 """Training of the tiny model: four stages, resumable after a kill at any moment."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jiwer
 import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import Array, Float
+from transformers import AutoTokenizer
 
-from seen_jax.errors import ConfigError
+from seen_jax.api import generate
+from seen_jax.data.letters import answer_letter
+from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.files import to_json, write_file
 from seen_jax.models.checkpoint import read_config
-from seen_jax.models.config import LalmConfig
+from seen_jax.models.config import DecoderConfig, LalmConfig
+from seen_jax.models.generate import Decoding
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model
-from seen_jax.models.processor import Processor
+from seen_jax.models.processor import Processor, Request
 from seen_jax.progress import Progress, silent
-from seen_jax.train.batches import Batcher
-from seen_jax.train.checkpoints import Checkpoints
 from seen_jax.train.config import TrainConfig
 from seen_jax.train.dataset import build_dataset
 from seen_jax.train.export import write_folder, write_weights
-from seen_jax.train.init import fit_projector, start_copying
-from seen_jax.train.measure import answers, task_scores
-from seen_jax.train.steps import State, features, make_step, optimizer
-from seen_jax.train.tasks import audible_words, vocabulary
+from seen_jax.train.steps import Batcher, State, features, make_step, optimizer
+from seen_jax.train.tasks import TASKS, audible_words, vocabulary
 
 STAGES = ("words", "text", "joint", "noise")
 LOG = "metrics.jsonl"
+# Starting values that let a small decoder learn to copy. Answers have the form "word letter" after options "red A green
+# B ...": find the word, then copy what follows it. From a plain start, small decoders stay at chance on the letter for
+# thousands of steps. Hence heads that match contents, and heads that look back by one.
+AMPLITUDE, PAIRS, DAMPING = 60.0**0.5, 3, 0.05
+
+Meta = Sequence[Mapping[str, Any]]  # of examples, see `Dataset.meta`
+
+
+def answers(model: Model, waves: Sequence[Float[np.ndarray, " _"]], meta: Meta) -> list[str]:
+    """The greedy answer to each example's prompt about its clip."""
+    requests = [Request([wave], row["prompt"]) for wave, row in zip(waves, meta, strict=True)]
+    return [answer.text for answer in generate(model, requests, decoding=Decoding(10), batch_size=50)]
+
+
+def key(row: Mapping[str, Any], output: str) -> str | None:
+    """What counts of an output: the letter that it means, the text of a transcript."""
+    return answer_letter(output, row["choices"]) if row["choices"] else output
+
+
+def task_scores(meta: Meta, outputs: Sequence[str]) -> dict[str, float]:
+    """Per task: `<task>` = share of right letters (multiple choice) or exact transcripts; `wer` of the transcripts."""
+    scores: dict[str, float] = {}
+    for task in TASKS:
+        pairs = [(row, output) for row, output in zip(meta, outputs, strict=True) if row["task"] == task]
+        if pairs:
+            scores[task] = float(np.mean([key(row, text) == (row["letter"] or row["answer"]) for row, text in pairs]))
+        if pairs and task == "transcription":
+            scores["wer"] = jiwer.wer([row["answer"] for row, _ in pairs], [output for _, output in pairs])
+    return scores
+
+
+def previous_token_bias(head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Query and key biases [head_dim] whose rotary score peaks at a distance of one position. Uses the fastest `PAIRS`
+    rotary pairs: pair p adds AMPLITUDE^2 cos((i - j - 1) w_p)."""
+    q, k, half = np.zeros(head_dim, np.float32), np.zeros(head_dim, np.float32), head_dim // 2
+    for p in range(PAIRS):
+        w = theta ** (-2 * p / head_dim)
+        q[p], q[p + half] = AMPLITUDE * np.cos(w), -AMPLITUDE * np.sin(w)
+        k[p] = AMPLITUDE
+    return q, k
+
+
+def start_copying(params: dict[str, Any], config: DecoderConfig, key: Array) -> dict[str, Any]:
+    """Decoder parameters with content matching in every layer (key = query projections) and two previous-token heads in
+    the first one, whose value and output maps are an orthonormal projection and its transpose."""
+    layers = jax.tree.map(jnp.array, params["layers"])
+    layers["k"]["kernel"] = layers["q"]["kernel"]
+    q_bias, k_bias = previous_token_bias(config.head_dim, config.rope_theta)
+    for head, head_key in enumerate(jax.random.split(key, 2)):
+        columns = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        for name, bias in (("q", q_bias), ("k", k_bias)):
+            layers[name]["kernel"] = layers[name]["kernel"].at[0, :, columns].multiply(DAMPING)
+            layers[name]["bias"] = layers[name]["bias"].at[0, columns].set(bias)
+        projection = jnp.linalg.qr(jax.random.normal(head_key, (config.width, config.head_dim)))[0]
+        layers["v"]["kernel"] = layers["v"]["kernel"].at[0, :, columns].set(projection)
+        layers["o"]["kernel"] = layers["o"]["kernel"].at[0, columns, :].set(projection.T)
+    return {**params, "layers": layers}
+
+
+def fit_projector(
+    states: Float[Array, "positions width"], targets: Float[Array, "positions output"], ridge: float = 1e-3
+) -> dict[str, Array]:
+    """Ridge regression of target embeddings on encoder states: kernel [width, output] and bias [output]."""
+    mean_x, mean_y = states.mean(0), targets.mean(0)
+    x, y = states - mean_x, targets - mean_y
+    gram = x.T @ x / len(x)
+    gram = gram + ridge * jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
+    kernel = jnp.linalg.solve(gram, x.T @ y / len(x))
+    return {"kernel": kernel, "bias": mean_y - mean_x @ kernel}
 
 
 def initial_params(config: LalmConfig, seed: int) -> dict[str, Any]:
     """Parameters of the model and of the word head, which is used in training only."""
     keys = jax.random.split(jax.random.key(seed), 3)
-    batch = Batch(
-        jnp.zeros((1, 8), jnp.int32),
-        jnp.array([8]),
-        jnp.zeros((1, config.encoder.pad_frames, config.encoder.n_mels)),
-        jnp.array([config.encoder.pad_frames]),
-        jnp.full((1, 8), -1, jnp.int32),
-    )
+    row, one = jnp.zeros((1, 8), jnp.int32), jnp.ones(1, jnp.int32)
+    batch = Batch(row, one, jnp.zeros((1, config.encoder.pad_frames, config.encoder.n_mels)), one, row)
     params = jax.jit(Lalm(config).init)(keys[0], batch)["params"]
     params = {**params, "decoder": start_copying(params["decoder"], config.decoder, keys[1])}
     labels = len(audible_words()) + 1
@@ -51,7 +117,7 @@ def initial_params(config: LalmConfig, seed: int) -> dict[str, Any]:
     return {"lalm": params, "head": {"kernel": kernel, "bias": jnp.zeros(labels)}}
 
 
-def connect(lalm: Lalm, params: Any, batcher: Batcher, clips: int = 600, size: int = 50) -> Any:
+def connect(lalm: Lalm, params: Any, batcher: Batcher) -> Any:
     """Start the projector: ridge regression from encoder states to the expected word embedding under the word head."""
     words = params["lalm"]["decoder"]["embed"]["embedding"][batcher.word_tokens]
 
@@ -62,8 +128,8 @@ def connect(lalm: Lalm, params: Any, batcher: Batcher, clips: int = 600, size: i
         return encoded.states, shares @ words, jnp.arange(encoded.states.shape[1]) < encoded.lengths[:, None]
 
     states, targets = [], []
-    for start in range(0, min(clips, len(batcher.data) // size * size), size):
-        x = batcher.batch(range(start, start + size))
+    for start in range(0, min(600, len(batcher.data.meta) // 50 * 50), 50):
+        x = batcher.batch(range(start, start + 50))
         state, target, valid = (np.asarray(a) for a in pairs(x.waves, x.samples))
         states.append(state[valid])
         targets.append(target[valid])
@@ -76,30 +142,26 @@ class Run:
     """One training run: its folder, data, model, and the state that it has reached."""
 
     def __init__(self, config: TrainConfig, progress: Progress = silent):
-        from transformers import AutoTokenizer
-
         self.config, self.folder, self.progress = config, Path(config.out), progress
-        self._claim()
+        text, path = to_json(dataclasses.asdict(config)), self.folder / "config.json"
+        if path.is_file() and path.read_text() != text:
+            other = "holds a run with another configuration: delete it, or choose another 'out'."
+            raise ConfigError(f"{self.folder} {other}")
+        write_file(path, text)
         self.model_folder = self.folder / "model"
         shape = write_folder(self.model_folder, config.model, vocabulary())
         self.lalm = Lalm(shape, unroll=max(shape.encoder.layers, shape.decoder.layers))
         self.processor = Processor(AutoTokenizer.from_pretrained(self.model_folder), *read_config(self.model_folder))
         size, folder = config.data, Path(config.data.folder)
-        self.data, self.validation = (
-            build_dataset(folder / split, n, split, config.seed, size.workers or None, progress)
-            for split, n in (("train", size.train), ("validation", size.validation))
-        )
+        build = lambda split, n: build_dataset(folder / split, n, split, config.seed, size.workers, progress)
+        self.data, self.validation = build("train", size.train), build("validation", size.validation)
         self.batcher = Batcher(self.data, self.processor.tokenizer, shape)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        self.checkpoints = ocp.CheckpointManager((self.folder / "checkpoints").absolute(), options=options)
 
-    def _claim(self) -> None:
-        """Remember the configuration; a run folder continues only with the one it began with."""
-        text, path = to_json(dataclasses.asdict(self.config)), self.folder / "config.json"
-        if path.is_file() and path.read_text() != text:
-            raise ConfigError(
-                f"{self.folder} holds a run with another configuration: delete it, or choose another 'out'."
-            )
-        write_file(path, text)
+    def _log(self, **entry: Any) -> None:
+        with (self.folder / LOG).open("a") as f:
+            f.write(json.dumps(entry) + "\n")
 
     def _fresh(self, name: str, params: Any) -> State:
         """The state at the start of a stage."""
@@ -108,27 +170,33 @@ class Run:
     def _restore(self) -> tuple[int, State]:
         """(stage, state) of the last checkpoint, or of the beginning."""
         state = self._fresh(STAGES[0], initial_params(self.lalm.config, self.config.seed))
-        last = self.checkpoints.latest()
+        last, log = self.checkpoints.latest_step(), self.folder / LOG
         if last is None:
-            (self.folder / LOG).unlink(missing_ok=True)
+            log.unlink(missing_ok=True)
             return 0, state
-        saved = self.checkpoints.restore(last, {"state": state._asdict(), "stage": jnp.int32(0)})
+        like = ocp.args.StandardRestore({"state": state._asdict(), "stage": jnp.int32(0)})
+        try:
+            saved = self.checkpoints.restore(last, args=like)
+        except (ValueError, OSError, KeyError) as e:
+            reason = f"does not fit this configuration or is damaged ({e}); delete the folder to start again."
+            raise CheckpointError(f"{self.folder / 'checkpoints' / str(last)} {reason}") from None
         stage, step = int(saved["stage"]), saved["state"]["step"]
-        self._cut_log(stage, int(step))
-        leaves = jax.tree.leaves(saved["state"]["optimizer"])
-        opt = jax.tree.unflatten(jax.tree.structure(state.optimizer), leaves)
+        lines = log.read_text().splitlines() if log.is_file() else []
+        place = lambda entry: (STAGES.index(entry["stage"]), entry["step"])
+        kept = [line for line in lines if place(json.loads(line)) <= (stage, int(step))]  # the others run again
+        write_file(log, "".join(line + "\n" for line in kept))
+        opt = jax.tree.unflatten(jax.tree.structure(state.optimizer), jax.tree.leaves(saved["state"]["optimizer"]))
         return stage, State(saved["state"]["params"], opt, step)
 
-    def _cut_log(self, stage: int, step: int) -> None:
-        """Drop entries later than the checkpoint: these steps run again."""
-        path = self.folder / LOG
-        lines = path.read_text().splitlines() if path.is_file() else []
-        kept = [x for x in lines if (STAGES.index((entry := json.loads(x))["stage"]), entry["step"]) <= (stage, step)]
-        write_file(path, "".join(line + "\n" for line in kept))
-
-    def log(self, **entry: Any) -> None:
-        with (self.folder / LOG).open("a") as f:
-            f.write(json.dumps(entry) + "\n")
+    def _save(self, total: int, stage: int, state: State) -> None:
+        """Keep the state after so many steps of all stages; a kill leaves the previous one intact."""
+        content = ocp.args.StandardSave({"state": state._asdict(), "stage": jnp.int32(stage)})
+        try:
+            self.checkpoints.save(total, args=content, force=True)
+            self.checkpoints.wait_until_finished()
+        except OSError as e:
+            folder = self.folder / "checkpoints"
+            raise CheckpointError(f"{folder}: the state of step {total} cannot be written ({e}).") from None
 
     def run(self) -> Path:
         """Train to the end (from the last checkpoint, if any) and return the model folder."""
@@ -142,40 +210,37 @@ class Run:
         write_weights(self.model_folder, jax.device_get(state.params["lalm"]))
         return self.model_folder
 
+    def _validate(self, state: State) -> dict[str, float]:
+        """Scores on the first `eval_items` examples of the validation split."""
+        variables = {"params": state.params["lalm"]}
+        model = Model(self.folder.name, self.model_folder, self.lalm, variables, self.processor, fingerprint="")
+        meta = self.validation.meta[: self.config.eval_items]
+        return task_scores(meta, answers(model, self.validation.clips(range(len(meta))), meta))
+
     def _run_stage(self, index: int, state: State) -> State:
         name, c = STAGES[index], self.config
-        stage, seed = c.stage(name), c.seed * 10 + index
+        stage, seed = getattr(c, name), c.seed * 10 + index
         train_step = make_step(c, name, self.lalm.clone(dtype=jnp.dtype(stage.dtype)), seed)
-        earlier = sum(c.stage(s).steps for s in STAGES[:index])
+        earlier = sum(getattr(c, stage).steps for stage in STAGES[:index])
         saved = time.monotonic()
         for step, x in self.batcher.stream(int(state.step), stage.steps, stage.batch, seed):
             began = time.monotonic()
             state, metrics = train_step(state, x)
             if step % 10 == 0:
                 values = {k: round(float(v), 5) for k, v in metrics.items()}
-                self.log(stage=name, step=step, seconds=round(time.monotonic() - began, 3), **values)
+                self._log(stage=name, step=step, seconds=round(time.monotonic() - began, 3), **values)
             self.progress(f"training: {name}", step + 1, stage.steps)
             last = step + 1 == stage.steps
             if name in ("joint", "noise") and ((step + 1) % c.eval_every == 0 or last):
-                scores = self.validate(state)
-                self.log(stage=name, step=step + 1, **{f"val_{k}": round(v, 4) for k, v in scores.items()})
+                scores = self._validate(state)
+                self._log(stage=name, step=step + 1, **{f"val_{k}": round(v, 4) for k, v in scores.items()})
             if last or time.monotonic() - saved > c.checkpoint_seconds:
-                self.checkpoints.save(earlier + step + 1, {"state": state._asdict(), "stage": jnp.int32(index)})
+                self._save(earlier + step + 1, index, state)
                 saved = time.monotonic()
         return state
 
-    def validate(self, state: State) -> dict[str, float]:
-        """Scores on the first `eval_items` examples of the validation split."""
-        variables = {"params": state.params["lalm"]}
-        model = Model(self.folder.name, self.model_folder, self.lalm, variables, self.processor, fingerprint="")
-        indices = range(min(self.config.eval_items, len(self.validation)))
-        meta = [self.validation.meta[i] for i in indices]
-        return task_scores(meta, answers(model, self.validation.clips(indices), meta))
-
 
 def train(config: TrainConfig, progress: Progress = silent) -> Path:
-    """Run or resume a training run; returns the Hugging Face folder of the trained model.
-
-    progress: called as progress("training: " + stage, steps done, steps of the stage), and while the data are made.
-    """
+    """Run or resume a training run; returns the Hugging Face folder of the trained model. progress: called as
+    progress("training: " + stage, steps done, steps of the stage), and while the data are made."""
     return Run(config, progress).run()

@@ -16,7 +16,7 @@ from outside import install
 from seen_jax.audio import find_audio, mix_at_snr, read_audio, synthetic_noise
 from seen_jax.audio.denoisers import base
 from seen_jax.audio.denoisers.base import denoiser
-from seen_jax.audio.denoisers.rnnoise import RNNoise
+from seen_jax.audio.denoisers.native import RNNoise
 from seen_jax.audio.denoisers.spectral import noise_power
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.registry import DENOISERS

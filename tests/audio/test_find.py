@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seen_jax.audio.io import AudioItem, find_audio
+from seen_jax.audio.find import AudioItem, find_audio
 from seen_jax.errors import AudioError
 
 

@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from seen_jax.audio.inputs import as_wave, is_one_clip
-from seen_jax.audio.io import check_wave, write_audio
+from seen_jax.audio.io import as_wave, check_wave, is_one_clip, write_audio
 from seen_jax.errors import AudioError
 
 WAVE = (0.3 * np.sin(np.arange(4000) / 7)).astype(np.float32)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from seen_jax.audio.io import audio_seconds, check_wave, decode_audio, find_audio, is_silent, read_audio, write_audio
+from seen_jax.audio.find import find_audio
+from seen_jax.audio.io import audio_seconds, check_wave, decode_audio, is_silent, read_audio, write_audio
 from seen_jax.errors import AudioError
 
 
@@ -189,14 +190,12 @@ def test_write_read_round_trip(tmp_path, name):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_write_resamples_and_refuses_or_saturates_clipping(tmp_path):
+def test_write_resamples_and_refuses_clipping(tmp_path):
     assert len(read_audio(write_audio(tmp_path / "a.wav", tone(rate=8000), 8000))) == 8000
     loud = tone() * 5
     with pytest.raises(AudioError, match=r"b\.wav would clip .* 1\.500"):
         write_audio(tmp_path / "b.wav", loud)
     assert not (tmp_path / "b.wav").exists()
-    clipped = read_audio(write_audio(tmp_path / "b.wav", loud, clip=True))
-    np.testing.assert_allclose(clipped, np.clip(loud, -1, 1), atol=1e-4)
 
 
 def test_write_errors(tmp_path):

@@ -36,8 +36,6 @@ def test_achieved_snr(n_clean, n_noise, snr_db, offset, loudness, seed):
     assert snr(clean, mixture.audio) == pytest.approx(snr_db, abs=1e-3)
     assert mixture.audio.shape == clean.shape
     assert mixture.audio.dtype == np.float32
-    assert mixture.peak == np.abs(mixture.audio).max()
-    assert mixture.clips_pcm16 == (mixture.peak > 1)
 
 
 def test_noise_is_looped_and_cut_and_keeps_its_shape():
@@ -52,8 +50,7 @@ def test_noise_is_looped_and_cut_and_keeps_its_shape():
 def test_no_clipping_and_no_normalisation():
     clean = wave(4000, 0, 0.5)
     loud = mix_at_snr(clean, wave(4000, 1), -10.0)
-    assert loud.peak > 1
-    assert loud.clips_pcm16
+    assert np.abs(loud.audio).max() > 1
     faint = mix_at_snr(clean, wave(4000, 1), 100.0)
     np.testing.assert_allclose(faint.audio, clean, atol=1e-4)
 

@@ -27,7 +27,7 @@ sys.exit(status)
 
 def test_ragged_clips_compile_few_programs(tmp_path):
     rows = ["id,path,answer"]
-    for i, item in enumerate(load_clips("demo", 5)):
+    for i, item in enumerate(clip for place, clip in enumerate(load_clips("demo")) if place % 12 < 5):
         samples = round(16_000 * (0.4 + 0.29 * i))  # 0.4 to 5.9 s
         path = write_audio(tmp_path / f"{i}.wav", np.resize(item.wave, samples))
         rows.append(f'{i},{path},"{item.answer}"')

@@ -24,8 +24,8 @@ from seen_jax.evaluate.prepare import prepare, request_of
 from seen_jax.experiment import evaluate, run
 from seen_jax.mitigations import restoration as restorations
 from seen_jax.mitigations.chain import make_chain
-from seen_jax.mitigations.restoration import Restoration, pair_frames
-from seen_jax.models.batching import Prepared
+from seen_jax.mitigations.restoration import Restoration
+from seen_jax.models.batching import Prepared, run_batches
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.sites import ENCODER_RESID
 from seen_jax.progress import silent
@@ -147,12 +147,12 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(config, reference, monkeyp
     answer_unit = experiments.answer_unit
     computed: list[str] = []
 
-    def one_more(experiment, unit, clean_answers):
+    def one_more(experiment, unit, clean):
         if computed and computed[-1] == "stop":
             computed.pop()
             raise KeyboardInterrupt
         computed.append(unit.key)
-        trials = answer_unit(experiment, unit, clean_answers)
+        trials = answer_unit(experiment, unit, clean)
         computed.append("stop")
         return trials
 
@@ -197,6 +197,17 @@ def test_a_broken_item_is_a_recorded_failure(config, world, tmp_path):
     assert "1.wav" in why["1", "white"] and "silence" in why["3", "white"]
     cells = [c for c in table(tables, "conditions") if c["task"] == "sound"]
     assert {(c["items"], c["failed"]) for c in cells} == {("2", "2")}
+
+
+def test_an_experiment_in_which_every_item_fails_has_its_report(config, world, tmp_path):
+    folder = tmp_path / "broken"
+    write_clips(folder, 3, seed=5)
+    for path in folder.glob("*.wav"):
+        path.write_bytes(b"RIFF")
+    data = (DatasetConfig(str(folder / "items.csv")),)
+    summary = evaluate(dataclasses.replace(config, datasets=data, mitigations=("none", "seen")))
+    assert summary["answers"] == 0 and summary["failed"] == 6  # three items, each with two noises
+    assert "could not be asked" in Path(summary["page"]).read_text()
 
 
 def test_audio_of_the_calibration_is_refused_in_a_test(config, world):
@@ -370,6 +381,8 @@ def test_short_names_of_mitigations():
         ({"snrs": (5, 5)}, "different SNRs"),
         ({"gate_layers": ()}, "gate layer or more"),
         ({"strength": float("nan")}, "finite number"),
+        ({"penalty": 0.0}, "positive, not 0"),
+        ({"temperature": 0.0}, "temperature of a restoration must be positive"),
     ],
 )
 def test_wrong_restorations_are_refused(options, message):
@@ -391,10 +404,10 @@ def test_a_restoration_is_fitted_once_and_goes_on_where_it_was_cut(config, monke
     assert (before.layer, before.gate_layers, len(before.maps.u)) == (1, (0, 2), 3)
     assert not before.maps.u[0].any() and before.maps.u[1].any()  # clean audio has no map
     (folder / "white_5.npz").unlink()
-    paired = []
-    monkeypatch.setattr(restorations, "pair_frames", lambda *args: paired.append(args) or pair_frames(*args))
+    passes = []
+    monkeypatch.setattr(restorations, "run_batches", lambda *args: passes.append(args) or run_batches(*args))
     after = prepare(config, silent).mitigations[name].steps[1]
-    assert len(paired) == 1
+    assert len(passes) == 1
     np.testing.assert_array_equal(after.maps.u, before.maps.u)
     np.testing.assert_array_equal(after.gate.weight, before.gate.weight)
     (folder / "white_5.npz").write_bytes(b"PK")

@@ -58,7 +58,7 @@ def test_units_are_done_and_counted_once_whatever_is_interrupted(units, starts, 
         path, alone = Path(folder) / ANSWERS, Path(folder) / "alone" / ANSWERS
         left = []
         for start in [*starts, [(units, False, 0)] * last]:
-            now, busy = [], {Ledger(path, i).own for i in range(len(start))}
+            now, busy = [], {Ledger(path, i).appended for i in range(len(start))}
             for i, (some, cut, more) in enumerate(start):
                 ledger = Ledger(path, i)
                 share = [name for n, name in enumerate(names) if Hosts(i, len(start)).owns(n)]
@@ -66,12 +66,12 @@ def test_units_are_done_and_counted_once_whatever_is_interrupted(units, starts, 
                 for name in pending[:some]:
                     ledger.add(name, rows(name))
                 if cut:
-                    with ledger.own.open("ab") as file:
+                    with ledger.appended.open("ab") as file:
                         file.write(b'{"unit": "half')
                 else:
                     now.append((ledger, pending[some : some + more]))
             for ledger, late in left:
-                if ledger.own not in busy:  # an index is one process's at a time
+                if ledger.appended not in busy:  # an index is one process's at a time
                     for name in late:
                         ledger.add(name, rows(name))
             left = now
@@ -104,12 +104,12 @@ def test_a_unit_done_twice_is_that_of_the_first_process(tmp_path):
 def test_another_process_may_be_in_the_middle_of_a_line(tmp_path):
     theirs, ours = Ledger(tmp_path / ANSWERS, 1), Ledger(tmp_path / ANSWERS)
     theirs.add("a", rows("a"))
-    with theirs.own.open("ab") as file:
+    with theirs.appended.open("ab") as file:
         file.write(b'{"unit": "b", ')
-    before = theirs.own.read_bytes()
+    before = theirs.appended.read_bytes()
     ours.refresh()
-    assert ours.done == {"a"} and theirs.own.read_bytes() == before
-    with theirs.own.open("ab") as file:
+    assert ours.done == {"a"} and theirs.appended.read_bytes() == before
+    with theirs.appended.open("ab") as file:
         file.write(b'"rows": []}\n')
     ours.refresh()
     assert ours.done == {"a", "b"}

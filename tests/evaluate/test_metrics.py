@@ -8,15 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seen_jax.errors import ConfigError
 from seen_jax.evaluate import metrics
 
 
 def test_gsr_is_the_share_of_equal_answers():
     assert metrics.gsr(["a", "b", "c", "D"], ["a", "x", "c", "d"]) == 0.5
     assert np.isnan(metrics.gsr([], []))
-    with pytest.raises(ConfigError, match="1 answers"):
-        metrics.gsr(["a", "b"], ["a"])
 
 
 words = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6).map(" ".join)
@@ -39,8 +36,6 @@ def test_word_errors_are_those_of_jiwer(pairs):
 def test_word_errors_know_no_case_and_punctuation():
     errors, count = metrics.word_errors(["The cat, it's here!", "..."], ["the CAT its here", "- !"])
     assert errors.tolist() == [0, 0] and count.tolist() == [4, 0]
-    with pytest.raises(ConfigError, match="0 hypotheses"):
-        metrics.word_errors(["a"], [])
 
 
 @pytest.mark.parametrize(
@@ -66,8 +61,6 @@ def test_wilson_interval_by_its_formula():
     assert metrics.wilson(hits, n) == pytest.approx((p, middle - half, middle + half))
     assert metrics.wilson(5, 5).high == 1.0
     assert np.isnan(metrics.wilson(0, 0)).all()
-    with pytest.raises(ConfigError):
-        metrics.wilson(3, 2)
 
 
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])
@@ -94,8 +87,6 @@ def test_correlation_of_exact_lines_and_ranks():
 def test_correlation_is_undefined_where_nothing_varies():
     for x, y in (([1, 1, 1, 1], [1, 2, 3, 4]), ([0.1] * 4, [1, 2, 3, 4]), ([1, 2], [1, 2]), ([], [])):
         assert np.isnan(metrics.correlation(x, y)).all()
-    with pytest.raises(ConfigError):
-        metrics.correlation([1, 2, 3], [1, 2])
 
 
 def test_cosines_by_hand():

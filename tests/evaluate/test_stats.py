@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seen_jax.errors import ConfigError
-from seen_jax.evaluate import stats
+from seen_jax.evaluate import metrics as stats
 
 
 def test_mcnemar_by_hand():
@@ -16,17 +15,15 @@ def test_mcnemar_by_hand():
     b = np.array([1, 0, 0, 0, 0, 0, 1, 1, 0, 1], bool)
     assert stats.mcnemar(a, b) == (5, 1, pytest.approx(2 * (1 + 6) / 2**6))
     assert stats.mcnemar(a, a) == (0, 0, 1.0)
-    assert stats.mcnemar([], []) == (0, 0, 1.0)
-    with pytest.raises(ConfigError, match="1 values cannot be compared with 2"):
-        stats.mcnemar([True, False], [True])
+    assert stats.mcnemar(a[:0], a[:0]) == (0, 0, 1.0)
 
 
 @given(arrays(bool, (2, 30)))
 def test_mcnemar_is_symmetric(hits):
-    first, second = stats.mcnemar(*hits), stats.mcnemar(*hits[::-1])
-    assert (first.only_a, first.only_b, first.p) == (second.only_b, second.only_a, second.p)
-    assert first.only_b - first.only_a == hits[1].sum() - hits[0].sum()
-    assert 0 < first.p <= 1
+    only_a, only_b, p = stats.mcnemar(*hits)
+    assert stats.mcnemar(*hits[::-1]) == (only_b, only_a, p)
+    assert only_b - only_a == hits[1].sum() - hits[0].sum()
+    assert 0 < p <= 1
 
 
 def test_two_items_have_three_resampled_means():
@@ -40,11 +37,11 @@ def test_intervals_are_those_of_scipy(monkeypatch):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=80), rng.normal(0.3, size=80)
     expected = scipy.stats.bootstrap((b - a,), np.mean, method="percentile", n_resamples=20000, rng=rng)
-    found = stats.paired_difference(a, b, range(80))
+    found = stats.mean_interval(b - a, range(80))
     assert found.value == pytest.approx(np.mean(b) - np.mean(a))
     interval = expected.confidence_interval
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.01)
-    assert stats.paired_difference(a, b, range(80), seed=1) == stats.paired_difference(a, b, range(80), seed=1) != found
+    assert stats.mean_interval(b - a, range(80), seed=1) == stats.mean_interval(b - a, range(80), seed=1) != found
 
 
 @settings(max_examples=30)
@@ -58,7 +55,7 @@ def test_an_interval_lies_within_the_values_and_turns_with_the_sign(values):
 
 def test_hits_of_two_mitigations():
     a, b = np.array([True, False] * 50), np.array([True, True] * 50)
-    found = stats.paired_difference(a, b, range(100))
+    found = stats.mean_interval(b.astype(float) - a, range(100))
     assert found.value == 0.5 and 0.35 < found.low < 0.45 and 0.55 < found.high < 0.65
 
 
@@ -77,10 +74,3 @@ def test_large_inputs_are_resampled_in_parts(monkeypatch):
     whole = stats.mean_interval(values, range(50))
     monkeypatch.setattr(stats, "CHUNK", 101)
     assert stats.mean_interval(values, range(50)) == pytest.approx(whole)
-
-
-def test_bad_values_are_refused():
-    with pytest.raises(ConfigError, match="1 of 2 values are not finite"):
-        stats.mean_interval([0.0, float("nan")], "ab")
-    with pytest.raises(ConfigError, match="2 values cannot be compared with 3"):
-        stats.mean_interval([1, 2, 3], ["a", "b"])

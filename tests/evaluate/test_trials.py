@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from seen_jax.evaluate.trials import Trial
+from seen_jax.evaluate.tables import Trial
 
 CONDITION = {"dataset": "d", "task": "music", "item": "i", "noise": "rain", "snr_db": -5.0, "mitigation": "none"}
 

@@ -10,7 +10,6 @@ from scipy import linalg
 
 from seen_jax.errors import ConfigError
 from seen_jax.mitigations.ridge import (
-    FrameSums,
     describe,
     fit_gate,
     fit_maps,
@@ -101,8 +100,8 @@ def test_the_cut_has_its_rank_and_keeps_the_leading_fitted_changes(seed, rank):
 def test_a_strength_scales_the_change_and_the_error_falls_up_to_one():
     noisy, clean, mask = pairs(0)
     sums = frame_sums(noisy, clean, mask)
-    error = lambda s: np.square(restored(fit_maps([sums], 1e-6, [s]), noisy, 0) - clean)[mask].sum()
-    whole, half = fit_maps([sums]), fit_maps([sums], strengths=[0.5])
+    error = lambda s: np.square(restored(fit_maps([sums], 1e-6, s), noisy, 0) - clean)[mask].sum()
+    whole, half = fit_maps([sums]), fit_maps([sums], strength=0.5)
     np.testing.assert_allclose(half.u @ half.v.T, 0.5 * whole.u @ whole.v.T, atol=1e-6)
     np.testing.assert_allclose(half.bias, 0.5 * whole.bias, atol=1e-6)
     assert error(1.0) < error(0.5) < error(0.0)
@@ -117,7 +116,9 @@ def test_the_gate_is_the_posterior_of_gaussians(seed):
     rng = np.random.default_rng(seed)
     condition = np.repeat(np.arange(3), 40)
     x = (rng.standard_normal((3, 4)) * 3)[condition] + rng.standard_normal((120, 4)) * [1, 2, 0.5, 1]
-    weights = fit_gate(x, condition, shrinkage=1e-9)(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seen_jax.mitigations.ridge.SHRINKAGE", 1e-9)
+        weights = fit_gate(x, condition)(x)
     means = np.stack([x[condition == k].mean(0) for k in range(3)])
     rest = x - means[condition]
     logs = np.stack([multivariate_normal(m, rest.T @ rest / 120).logpdf(x) for m in means], axis=1)
@@ -164,7 +165,7 @@ def test_a_pass_restores_one_clip_and_leaves_the_clean_one():
     from seen_jax.models.sites import ENCODER_RESID, Taps
 
     model = random_model()
-    batch = model.processor.prepare([Request([item.wave], item.prompt) for item in load_clips("validation", 1)[:2]])
+    batch = model.processor.prepare([Request([item.wave], item.prompt) for item in load_clips("validation")[::8][:2]])
     lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
     run = lambda edits: np.asarray(encode(lalm, model.variables, batch.audio, edits).records[ENCODER_RESID]["tap"])
     plain = run({})
@@ -181,24 +182,13 @@ def test_a_pass_restores_one_clip_and_leaves_the_clean_one():
 
 NOISY, CLEAN, MASK = pairs(0)
 SUMS = frame_sums(NOISY, CLEAN, MASK)
-X, OWN = np.arange(12.0).reshape(4, 3), np.array([0, 1, 0, 1])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: frame_sums(NOISY, CLEAN, np.ones_like(MASK)), "NaN"),
-        (lambda: ridge(SUMS, 0.0), "positive, not 0"),
-        (lambda: ridge(FrameSums(np.zeros((6, 6)), np.zeros((6, 5))), 0.1), "no frames"),
-        (lambda: fit_maps([None]), "condition with paired"),
-        (lambda: fit_maps([SUMS, frame_sums(*pairs(0, width=4))]), "one width"),
-        (lambda: fit_maps([SUMS], strengths=[1.0, 1.0]), "1 conditions"),
         (lambda: fit_maps([SUMS], rank=6), "from 1 to 5, not 6"),
-        (lambda: fit_gate(X, OWN[:3]), "one for each"),
-        (lambda: fit_gate(X, OWN * 2), r"\[1\] of 0 to 2"),
-        (lambda: fit_gate(X, OWN, shrinkage=0.0), "shrinkage"),
-        (lambda: restoration_edit(fit_maps([SUMS]), np.ones((2, 1)), 3, 3), "no layer 3 among 3"),
-        (lambda: restoration_edit(fit_maps([SUMS]), np.ones((2, 2)), 0, 3), "knows 2 conditions, the maps 1"),
     ],
 )
 def test_bad_inputs_are_named(call, message):

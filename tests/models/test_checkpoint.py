@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 from tiny_omni import Size, config_json, leaves_equal, write_checkpoint
 
@@ -27,7 +28,7 @@ from seen_jax.models.family import published_config
 from seen_jax.models.folders import find_folder
 from seen_jax.models.load import fingerprint, load
 from seen_jax.models.safetensors_files import INDEX, WEIGHTS, list_tensors
-from seen_jax.models.weights import flatten, slots
+from seen_jax.models.weights import slots
 from seen_jax.registry import FAMILIES
 
 
@@ -87,14 +88,14 @@ def test_tensors_that_audio_and_text_do_not_need_are_skipped(model, copy):
 def test_bfloat16_stays_or_becomes_float32(model, tmp_path):
     folder = write_checkpoint(tmp_path, dtype=ml_dtypes.bfloat16)
     config, family = read_config(folder)
-    stored = flatten(load_params(folder, config, family))
-    wide = flatten(load_params(folder, config, family, jnp.float32))
-    for path, leaf in flatten(model.variables["params"]).items():
+    stored = flatten_dict(load_params(folder, config, family, jnp.bfloat16))
+    wide = flatten_dict(load_params(folder, config, family, jnp.float32))
+    for path, leaf in flatten_dict(model.variables["params"]).items():
         assert stored[path].dtype == jnp.bfloat16 and wide[path].dtype == jnp.float32
         assert np.array_equal(wide[path], leaf.astype(jnp.bfloat16).astype(jnp.float32))
         assert np.array_equal(stored[path].astype(jnp.float32), wide[path])
     loaded = load(folder, dtype="bfloat16")
-    assert {str(x.dtype) for x in flatten(loaded.variables["params"]).values()} == {"bfloat16"}
+    assert {str(x.dtype) for x in flatten_dict(loaded.variables["params"]).values()} == {"bfloat16"}
     assert loaded.lalm.dtype == jnp.bfloat16
 
 
@@ -123,8 +124,8 @@ def test_loading_reports_its_progress(folder):
 def test_other_float_types_load_as_float32(model, copy, dtype):
     edit_tensors(copy, lambda tensors: tensors.update({key: x.astype(dtype) for key, x in tensors.items()}))
     config, family = read_config(copy)
-    params = flatten(load_params(copy, config, family, jnp.float32))
-    for path, leaf in flatten(model.variables["params"]).items():
+    params = flatten_dict(load_params(copy, config, family, jnp.float32))
+    for path, leaf in flatten_dict(model.variables["params"]).items():
         assert np.array_equal(params[path], np.asarray(leaf).astype(dtype).astype(np.float32))
 
 

@@ -13,7 +13,7 @@ from tiny_omni import pack, random_edit, random_row
 
 from seen_jax.errors import ConfigError
 from seen_jax.models.edits import Edit
-from seen_jax.models.encoder import encode_above, first_edited
+from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.generate_edits import generate_edits
 from seen_jax.models.sharding import make_mesh
@@ -161,9 +161,9 @@ def test_layers_below_the_first_edit_may_run_apart(model, batch):
         ),
     }
     assert first_edited(model.config.encoder, edits) == layers - 1
-    whole = encode_above(lalm, model.variables, batch.audio, edits, 0)
+    whole = lalm.apply(model.variables, batch.audio, edits, method="encode")
     for first in range(1, layers):
-        parts = encode_above(lalm, model.variables, batch.audio, edits, first)
+        parts = lalm.apply(model.variables, batch.audio, edits, first, method="encode")
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), parts, whole)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-from tiny_omni import hiss, random_edit, wave  # noqa: E402
+from tiny_omni import hiss, prompt_ids, random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
 from torch_granite import build_granite  # noqa: E402
 from torch_qwen3 import build_qwen3  # noqa: E402
@@ -193,7 +193,7 @@ def test_parity_of_several_clips_and_turns(pairs, family):
         clips = sum(part == AUDIO for message in messages for part in message["content"])
         request = Request([wave(3000), wave(20000, 1), wave(9000, 2)][:clips], messages=messages)
         expected = pair.original.inputs(request)
-        assert pair.model.processor.prompt_ids(request) == expected["input_ids"][0].tolist()
+        assert prompt_ids(pair.model, request) == expected["input_ids"][0].tolist()
         assert_equal(next(iter(pair.ours([request]))), pair.original.forward(request))
 
 
@@ -203,7 +203,7 @@ def test_parity_of_voxtrals_transcription_prompt(pairs):
     expected = pair.original.processor.apply_transcription_request(
         audio=[clip], model_id="any", language="en", sampling_rate=16000, format=["wav"]
     )
-    ids = pair.model.processor.prompt_ids(task_request(pair.model, "transcription", clip))
+    ids = prompt_ids(pair.model, task_request(pair.model, "transcription", clip))
     assert ids == expected["input_ids"][0].tolist()
 
 

@@ -13,15 +13,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
-from tiny_omni import random_edit, wave  # noqa: E402
+from tiny_omni import prompt_ids, random_edit, wave  # noqa: E402
 from torch_families import Tiny  # noqa: E402
 from torch_granite import MelSpectrogram, build_granite  # noqa: E402
 
-from seen_jax.audio.features import htk_filterbank, log_mel  # noqa: E402
+from seen_jax.audio.features import log_mel, mel_filterbank  # noqa: E402
 from seen_jax.errors import AudioError, CheckpointError  # noqa: E402
-from seen_jax.models.checkpoint import read_config, save_params  # noqa: E402
+from seen_jax.models.checkpoint import LORA, LORA_CONFIG, read_config, save_params  # noqa: E402
 from seen_jax.models.load import load  # noqa: E402
-from seen_jax.models.lora import LORA, LORA_CONFIG  # noqa: E402
 from seen_jax.models.model import forward  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
 from seen_jax.models.safetensors_files import WEIGHTS  # noqa: E402
@@ -164,13 +163,13 @@ def test_what_the_port_does_not_have_is_refused(copy, section, values, message):
 
 @pytest.mark.parametrize("n_mels", [40, 80])
 def test_parity_of_mel_filters(n_mels):
-    np.testing.assert_allclose(htk_filterbank(n_mels), MelSpectrogram(n_mels).bank, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(mel_filterbank(n_mels, htk=True), MelSpectrogram(n_mels).bank, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("samples", "tokens"), GOLDEN)
 def test_parity_of_token_counts(model, original, samples, tokens):
     request = Request([np.zeros(samples, np.float32)], "red")
-    assert model.processor.prompt_ids(request).count(model.config.audio_token) == tokens
+    assert prompt_ids(model, request).count(model.config.audio_token) == tokens
     assert original.processor.audio_processor._get_num_audio_features([samples]) == [tokens]
 
 
@@ -223,10 +222,10 @@ def test_the_prompt_is_text_in_the_folders_own_template(model):
     )
     own = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% endfor %}"
     request = Request([wave(3000), wave(3200)], messages=messages)
-    plain = model.processor.prompt_ids(request)
+    plain = prompt_ids(model, request)
     tokenizer.chat_template = own
     try:
-        ids = model.processor.prompt_ids(request)
+        ids = prompt_ids(model, request)
         text = render(own).replace("<|audio|>", "<|audio|>" * 3)
         assert ids == tokenizer(text, add_special_tokens=False)["input_ids"] != plain
     finally:

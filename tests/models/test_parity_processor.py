@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_omni import AUDIO, wave
+from tiny_omni import AUDIO, prompt_ids, wave
 
-from seen_jax.audio.features import frame_count
 from seen_jax.errors import AudioError, ConfigError
-from seen_jax.models.config import token_count
 from seen_jax.models.processor import Request
 from seen_jax.registry import FAMILIES
 
@@ -60,7 +58,7 @@ def test_parity_of_several_clips_with_a_system_turn(model, original):
     assert batch.tokens[0, : int(batch.lengths[0])].tolist() == expected["input_ids"][0].tolist()
     assert batch.frames.tolist() == expected["feature_attention_mask"].sum(1).tolist()
     with_system = Request([wave(3000)], "red", system="name the music")
-    assert model.processor.prompt_ids(with_system) == theirs(original, with_system)["input_ids"][0].tolist()
+    assert prompt_ids(model, with_system) == theirs(original, with_system)["input_ids"][0].tolist()
 
 
 def test_parity_of_features_in_a_batch(model, original):
@@ -78,9 +76,9 @@ def test_parity_of_features_in_a_batch(model, original):
      (320000, 2000, 500), (480000, 3000, 750)],
 )  # fmt: skip
 def test_parity_of_token_counts_of_samples(model, samples, frames, tokens):
-    assert frame_count(samples) == frames
-    assert token_count(frames) == tokens
-    ids = model.processor.prompt_ids(Request([np.zeros(samples, np.float32)], "red"))
+    assert -(-samples // 160) == frames
+    assert model.config.encoder.token_count(frames) == tokens
+    ids = prompt_ids(model, Request([np.zeros(samples, np.float32)], "red"))
     assert ids.count(AUDIO) == tokens
 
 
@@ -89,9 +87,9 @@ def test_parity_of_token_counts_of_samples(model, samples, frames, tokens):
     [(1, 0), (2, 0), (3, 1), (199, 50), (200, 50), (201, 50), (202, 50), (203, 51), (400, 100), (430, 107),
      (3000, 750)],
 )  # fmt: skip
-def test_parity_of_token_counts_of_frames(frames, tokens):
-    assert token_count(frames) == tokens
-    assert token_count(frames) == max(((frames - 1) // 2 + 1 - 2) // 2 + 1, 0)
+def test_parity_of_token_counts_of_frames(model, frames, tokens):
+    assert model.config.encoder.token_count(frames) == tokens
+    assert model.config.encoder.token_count(frames) == max(((frames - 1) // 2 + 1 - 2) // 2 + 1, 0)
 
 
 def test_the_default_template_is_the_published_one_for_audio_and_text(model):
@@ -111,11 +109,11 @@ def test_the_default_template_is_the_published_one_for_audio_and_text(model):
 
 def test_audio_index_points_at_the_tokens_of_the_right_clip(model):
     requests = [Request([wave(5000)], "red"), Request([wave(9000), wave(3300)], "the name")]
-    batch = model.processor.prepare(requests, text_multiple=8)
-    assert batch.tokens.shape[1] % 8 == 0
-    per_clip = int(token_count(batch.features.shape[1]))
+    batch = model.processor.prepare(requests)
+    assert batch.tokens.shape[1] % 32 == 0
+    per_clip = int(model.config.encoder.token_count(batch.features.shape[1]))
     index = np.asarray(batch.audio_index)
-    counts = [int(token_count(f)) for f in batch.frames]
+    counts = [int(model.config.encoder.token_count(f)) for f in batch.frames]
     expected = [[clip * per_clip + i for i in range(counts[clip])] for clip in range(3)]
     assert index[0][index[0] >= 0].tolist() == expected[0]
     assert index[1][index[1] >= 0].tolist() == expected[1] + expected[2]

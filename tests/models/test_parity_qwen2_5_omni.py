@@ -18,12 +18,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
-from tiny_omni import Row, Size, leaves_equal, pack, random_edit, random_row  # noqa: E402
+from tiny_omni import Row, Size, leaves_equal, pack, random_edit, random_row, token_count  # noqa: E402
 from torch_omni import Original, build, save  # noqa: E402
 
 from seen_jax.models import layers  # noqa: E402
 from seen_jax.models.checkpoint import load_params, read_config, save_params  # noqa: E402
-from seen_jax.models.config import conv_length, token_count  # noqa: E402
+from seen_jax.models.config import conv_length  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.lalm import Lalm, Output  # noqa: E402
 from seen_jax.models.model import forward  # noqa: E402

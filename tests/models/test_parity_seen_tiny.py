@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-from tiny_omni import Row  # noqa: E402
+from tiny_omni import Row, prompt_ids  # noqa: E402
 from torch_omni import Original  # noqa: E402
 
 from seen_jax.api import generate  # noqa: E402
@@ -56,7 +56,7 @@ def requests():
 def row(model, request) -> Row:
     audio, _ = model.processor.audio(request.audio)
     features = np.asarray(audio.features[0, : audio.frames[0]])
-    return Row(ids=model.processor.prompt_ids(request), features=[features])
+    return Row(ids=prompt_ids(model, request), features=[features])
 
 
 @pytest.fixture(scope="module")

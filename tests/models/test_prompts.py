@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from tiny_omni import prompt_ids
 
 from seen_jax.errors import ConfigError
 from seen_jax.models.prompts import TASKS, task_messages, task_request, templates
@@ -112,12 +113,12 @@ def test_braces_in_a_question_stay(model):
 
 def test_a_request_of_a_task_can_be_prepared(model):
     wave = np.ones(8000, np.float32)
-    ids = model.processor.prompt_ids(task_request(model, "transcription", wave))
+    ids = prompt_ids(model, task_request(model, "transcription", wave))
     text = model.processor.tokenizer.decode(ids)
     assert "automatic speech recognition" in text and ids.count(model.config.audio_token) == 12
     renamed = dataclasses.replace(model, name="seen-tiny")
     assert "transcribe the speech" in model.processor.tokenizer.decode(
-        model.processor.prompt_ids(task_request(renamed, "transcription", wave))
+        prompt_ids(model, task_request(renamed, "transcription", wave))
     )
 
 

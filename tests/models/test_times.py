@@ -16,9 +16,9 @@ from seen_jax.models.encoder import Audio, Encoder
 from seen_jax.models.family import published_config
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model
+from seen_jax.models.pooling import middle_frames, per_request, position_seconds, real_positions, token_frames
 from seen_jax.models.processor import Processor
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
-from seen_jax.models.times import middle_frames, per_request, position_seconds, real_positions, token_frames
 from seen_jax.registry import FAMILIES
 
 SECONDS = (2.0, 3.7, 61.3)  # the last one is several rows in most families that cut
@@ -36,9 +36,8 @@ def prepared(family, config, seconds: float):
 def times(family, seconds: float, site: str):
     config = published_config(family)
     model, group = prepared(family, config, seconds)
-    real = real_positions(model, site, group)
     at = position_seconds(model, site, group)
-    return per_request(site, at[None], real, group)[0][0], min(seconds, family.framing.seconds)
+    return per_request(model, site, at[None], group)[0][0], min(seconds, family.framing.seconds)
 
 
 @pytest.mark.filterwarnings("ignore:the clip lasts")

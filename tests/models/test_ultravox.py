@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from test_checkpoint import config_with, edit_json, edit_tensors
-from tiny_omni import OPENERS, WORDS, leaves_equal, random_params, wave
+from tiny_omni import OPENERS, WORDS, leaves_equal, prompt_ids, random_params, wave
 
 from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.models.checkpoint import gather, load_params, parameter_shapes, read_config, save_params
@@ -23,7 +23,7 @@ from seen_jax.models.processor import Request
 from seen_jax.models.safetensors_files import WEIGHTS
 from seen_jax.models.weights import slots
 from seen_jax.registry import FAMILIES
-from seen_jax.train.tokenizer import write_tokenizer
+from seen_jax.train.export import write_tokenizer
 
 ultravox = FAMILIES["ultravox"]
 
@@ -269,7 +269,8 @@ def test_published_sizes_without_allocating_them(text, projector_ln_mid, decoder
      (480000, [188]), (480001, [188, 1]), (1000000, [188, 188, 16])],
 )  # fmt: skip
 def test_token_counts(model, samples, tokens):
-    assert model.processor.tokens_of(np.zeros(samples)) == tokens
+    rows = model.processor.family.framing.rows(len(model.processor.checked(np.zeros(samples))))
+    assert [model.config.encoder.token_count(row.frames) for row in rows] == tokens
 
 
 def test_only_the_place_says_audio(model):
@@ -286,7 +287,7 @@ def test_only_the_place_says_audio(model):
 def test_a_prompt_with_another_number_of_places(model):
     for chat in ("which ?", "<|audio|> or <|audio|> ?"):
         with pytest.raises(ConfigError, match=r"audio places \(<\|audio\|>\) for 1 clips"):
-            model.processor.prompt_ids(Request([wave(4000)], messages=[{"role": "user", "content": chat}]))
+            prompt_ids(model, Request([wave(4000)], messages=[{"role": "user", "content": chat}]))
     places = model.processor.prompt(Request([], messages=[{"role": "user", "content": "say <|audio|> ?"}]), [[2, 1]])[1]
     assert np.diff(places).tolist() == [1, 1]
 

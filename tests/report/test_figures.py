@@ -16,7 +16,7 @@ from seen_jax.report import score_figures as scores
 from seen_jax.report import style
 
 NOISES = ("gauss", "crowd", "machine", "traffic", "wind", "shower", "water", "animal", "rain", "hum", "engine", "alarm")
-MITIGATIONS = ("wiener", "none", "seen", "wavelet", "rnnoise", "webrtc", "spectral_gating", "spectral_subtraction")
+MITIGATIONS = ("none", "seen", "wiener", "wavelet", "rnnoise", "webrtc", "spectral_gating", "spectral_subtraction")
 SNRS = (30, -10, 0, 10)
 TASKS = (("MMAU", "music"), ("MMAU", "speech"), ("LibriSpeech", "transcription"))
 
@@ -125,7 +125,8 @@ def test_axes_are_labelled_and_files_written(name, noises, tmp_path):
             continue
         assert axes.get_xlabel() or not place.is_last_row()
         assert axes.get_ylabel() or not place.is_first_col()
-    png, svg = style.save(figure, tmp_path / "new", name)
+    png = style.save(figure, tmp_path / "new", name)
+    svg = png.with_suffix(".svg")
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and b"<svg" in svg.read_bytes()[:1000]
     first = svg.read_bytes()
     style.save(FIGURES[name](noises), tmp_path / "new", name)
@@ -276,7 +277,7 @@ def test_front_by_hand():
 
 def test_pareto_names_the_points_of_the_front():
     rows = [
-        {"damage": d, "suppression": s, "label": label}
+        {"damage": d, "suppression": s, "label": label, "group": ""}
         for d, s, label in ((0.0, 0.1, "a"), (0.2, 0.1, "b"), (0.1, 0.5, "c_$"), (0.0, 0.1, "d"))
     ]
     figure = plots.pareto(pd.DataFrame(rows), "x", "y")
@@ -285,7 +286,7 @@ def test_pareto_names_the_points_of_the_front():
 
 
 def test_a_long_front_has_few_numbers():
-    rows = [{"damage": d, "suppression": d**0.5, "label": f"{d:g}"} for d in np.linspace(0, 1, 60)]
+    rows = [{"damage": d, "suppression": d**0.5, "label": f"{d:g}", "group": ""} for d in np.linspace(0, 1, 60)]
     numbers = [text.get_text() for text in plots.pareto(pd.DataFrame(rows), "x", "y").axes[0].texts]
     assert numbers == [str(i) for i in range(1, plots.MOST_NUMBERS + 1)]
     line = [(x, 0.0) for x in (0.0, 0.01, 0.02, 0.5, 0.98, 0.99, 1.0)]

@@ -9,9 +9,9 @@ from seen_jax.errors import ConfigError
 from seen_jax.models.model import forward
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.models.sites import Taps
-from seen_jax.studies import pooling
+from seen_jax.studies import calibration
+from seen_jax.studies.calibration import frame_directions
 from seen_jax.studies.lab import calibration_waves, open_lab
-from seen_jax.studies.pooling import frame_directions
 from seen_jax.studies.run import run_studies
 from seen_jax.subspace.svd import right_singular
 
@@ -44,7 +44,7 @@ def test_directions_are_of_the_real_frames(experiment, site, source, center):
 
 
 def test_a_wide_site_is_refused_before_anything_is_run(config, experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(pooling, "WIDEST", 50)
+    monkeypatch.setattr(calibration, "WIDEST", 50)
     other = dataclasses.replace(experiment, config=dataclasses.replace(config, out=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"'pooling' needs second moments of encoder\.mlp_act, 96 x 96"):
         run_studies(other)

@@ -34,10 +34,7 @@ def same(tables, expected):
 
 
 def test_all_studies_have_their_rows(done, config):
-    assert set(done) == {
-        *("localisation", "selections", "delta", "pareto", "transfer", "calibration_size", "calibration_snr"),
-        *("pooling", "strength", "layers", "partial"),
-    }
+    assert set(done) == set(STUDIES)
     assert set(done["localisation"]) == {"noise", "site", "magnitude", "direction", "l_star", "l_first"}
     assert set(done["strength"]) == {"noise", "strength", "snr_db", "gsr", "clean_gsr", "gain"}
     assert set(done["partial"]) == {"noise", "share", "see", "see_inside", "see_outside", "gsr"}

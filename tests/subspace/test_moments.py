@@ -36,7 +36,7 @@ def cut(rng, m, parts):
 
 
 def stream(batches):
-    return reduce(Moments.update, batches[1:], Moments.of(batches[0]))
+    return reduce(Moments.merge, map(Moments.of, batches))
 
 
 def projector(v):
@@ -112,7 +112,7 @@ def test_moments_are_a_pytree_and_are_not_changed():
     rows = rng.standard_normal((2, 30, 12)).astype(np.float32)
     before = Moments.of(rows)
     copy = jax.tree.map(np.array, before)
-    before.update(rows)
+    before.merge(before)
     assert jax.tree.all(jax.tree.map(np.array_equal, before, copy))
     assert copy.shape == (2, 30, 12) and copy.directions().v.shape == (2, 12, 12)
 
@@ -121,7 +121,7 @@ def test_moments_are_a_pytree_and_are_not_changed():
 def test_what_has_no_moments_is_refused(bad):
     rows = np.ones((3, 2, 4), np.float32)
     with pytest.raises(BasisError, match="3 layers and width 4 cannot be merged with those of 3 layers and width 5"):
-        Moments.of(rows).update(np.ones((3, 2, 5), np.float32))
+        Moments.of(rows).merge(Moments.of(np.ones((3, 2, 5), np.float32)))
     with pytest.raises(BasisError, match=r"layers, clips, width"):
         Moments.of(rows[:, :0])
     rows[1, 0, 0] = bad
@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_rows():
     rng = np.random.default_rng(0)
     state, sizes = Moments.of(np.ones((2, 1, 32))), []
     for _ in range(60):
-        state = state.update(rng.standard_normal((2, 9, 32)))
+        state = state.merge(Moments.of(rng.standard_normal((2, 9, 32))))
         sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(state)[1:]))
     assert state.shape == (2, 541, 32)
     assert max(sizes) <= 2 * (8 * 33 * 33 + 4 * 32 * 32)

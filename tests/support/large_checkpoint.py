@@ -26,7 +26,7 @@ from tiny_omni import OPENERS, WORDS, Size, config_json
 from seen_jax.models.checkpoint import load_params, parameter_shapes, read_config
 from seen_jax.models.safetensors_files import INDEX
 from seen_jax.models.weights import slots
-from seen_jax.train.tokenizer import write_tokenizer
+from seen_jax.train.export import write_tokenizer
 
 FULL = Size(
     n_mels=128, n_window=100, encoder_layers=32, encoder_width=1280, encoder_heads=20, encoder_ffn=5120, layers=2,
@@ -72,7 +72,7 @@ def peak() -> float:
 def load(folder: Path) -> float:
     config, family = read_config(folder)
     start = time.perf_counter()
-    params = jax.block_until_ready(load_params(folder, config, family))
+    params = jax.block_until_ready(load_params(folder, config, family, jnp.bfloat16))
     seconds = time.perf_counter() - start
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
     return seconds

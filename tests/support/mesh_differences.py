@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from golden_cases import FOLDER
 from tiny_omni import Size, random_basis, random_edit, wave, write_checkpoint
 
@@ -28,7 +29,6 @@ from seen_jax.models.model import Model
 from seen_jax.models.processor import Request
 from seen_jax.models.sharding import make_mesh
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR, Taps
-from seen_jax.models.weights import flatten
 
 MESHES = {"8x1": (8, 1), "1x8": (1, 8), "2x4": (2, 4)}
 MIXED = ("2x4",)
@@ -95,7 +95,7 @@ def in_one_call(model: Model) -> dict[str, Any]:
 
 def share_on_one(model: Model) -> float:
     """Share of the parameters' bytes that lies on one device."""
-    leaves = flatten(model.variables["params"]).values()
+    leaves = flatten_dict(model.variables["params"]).values()
     return sum(x.addressable_shards[0].data.nbytes for x in leaves) / sum(x.nbytes for x in leaves)
 
 

@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from seen_jax.models.checkpoint import parameter_shapes, read_config, save_params
-from seen_jax.models.config import LalmConfig, token_count
+from seen_jax.models.config import LalmConfig, conv_length
 from seen_jax.models.edits import Edit
 from seen_jax.models.lalm import Batch
 from seen_jax.models.sites import SITES
-from seen_jax.models.weights import unflatten
 from seen_jax.subspace import NoiseBasis
-from seen_jax.train.tokenizer import SPECIAL, write_tokenizer
+from seen_jax.train.export import SPECIAL, write_tokenizer
 
 ID = {token: i for i, token in enumerate(SPECIAL)}
 AUDIO, BOS, EOS = ID["<|AUDIO|>"], ID["<|audio_bos|>"], ID["<|audio_eos|>"]
@@ -113,7 +113,7 @@ def random_params(config: LalmConfig, seed: int) -> dict[str, Any]:
         return x * (2.0 if "lm_head" in path else 1.0) / np.sqrt(fan_in)
 
     shapes = parameter_shapes(config)
-    return unflatten({path: draw(path, shape).astype(np.float32) for path, shape in shapes.items()})
+    return unflatten_dict({path: draw(path, shape).astype(np.float32) for path, shape in shapes.items()})
 
 
 def write_checkpoint(folder: Path, size: Size | None = None, seed: int = 0, dtype: Any = np.float32) -> Path:
@@ -154,6 +154,17 @@ class Row:
     @property
     def frames(self) -> list[int]:
         return [len(x) for x in self.features]
+
+
+def prompt_ids(model, request) -> list[int]:
+    """Token ids of the whole prompt, each audio expanded to its audio tokens."""
+    batch = model.processor.prepare([request])
+    return np.asarray(batch.tokens)[0, : int(batch.lengths[0])].tolist()
+
+
+def token_count(frames):
+    """Audio tokens where pairs of positions are pooled, 25 a second: an odd last position is dropped."""
+    return conv_length(frames) // 2
 
 
 def random_row(frames: Sequence[int], n_mels: int, vocab: int, seed: int) -> Row:

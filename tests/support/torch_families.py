@@ -30,7 +30,7 @@ from seen_jax.models.sites import (
     PROJECTOR,
     SITES,
 )
-from seen_jax.train.tokenizer import write_tokenizer
+from seen_jax.train.export import write_tokenizer
 
 EXTRA = (
     *("<sound>", "<|pad|>", "<|begin_of_audio|>", "<|end_of_audio|>", "<|user|>", "<|assistant|>"),

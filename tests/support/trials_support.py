@@ -1,6 +1,6 @@
 """Made-up trials."""
 
-from seen_jax.evaluate.trials import Trial
+from seen_jax.evaluate.tables import Trial
 
 
 def trial(item="0", snr=None, mitigation="none", output="a", **other):

@@ -7,17 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_omni import prompt_ids
 
 from seen_jax.errors import ConfigError
 from seen_jax.models import layers
 from seen_jax.models.load import load
 from seen_jax.models.processor import Request
-from seen_jax.train.batches import frame_labels
 from seen_jax.train.config import DataSize, ModelSize, Stage, TrainConfig
-from seen_jax.train.init import fit_projector, previous_token_bias
-from seen_jax.train.steps import coloured_noise
+from seen_jax.train.steps import coloured_noise, frame_labels
 from seen_jax.train.tasks import audible_words
-from seen_jax.train.trainer import STAGES, Run, train
+from seen_jax.train.trainer import STAGES, Run, fit_projector, previous_token_bias, train
 
 pytest.importorskip("espeakng_loader", reason="speech synthesis needs the `train` extra")
 
@@ -99,7 +98,7 @@ def test_batches_match_the_processor(trained):
     batcher, model = trained.batcher, load(trained.model_folder)
     x = batcher.batch(range(6))
     for i in range(6):
-        ids = model.processor.prompt_ids(Request([x.waves[i, : x.samples[i]]], trained.data.meta[i]["prompt"]))
+        ids = prompt_ids(model, Request([x.waves[i, : x.samples[i]]], trained.data.meta[i]["prompt"]))
         np.testing.assert_array_equal(x.tokens[i, : x.lengths[i] - len(batcher.answers[i])], ids)
         assert (x.audio_index[i] >= 0).sum() == ids.count(model.config.audio_token)
 

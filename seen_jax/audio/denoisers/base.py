@@ -7,27 +7,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
 
-from seen_jax.audio.io import check_wave, is_silent
+from seen_jax.audio.io import Wave, check_wave, is_silent
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.registry import DENOISERS
-
-Wave = Float[np.ndarray, " samples"]
 
 
 @dataclass(frozen=True)
 class Denoiser:
     """A denoiser with its options. Call it with a wave; the same wave always gives the same result.
 
-    A subclass is a frozen dataclass that sets `name`, declares its options as fields made by `option`, and implements
-    `denoise`. Options are checked when it is created.
-
-    Attributes:
-        name: what configurations and tables call it.
-        package: the package that it imports, if any.
-        install: what to install for that package, as pip takes it.
-
+    A subclass (a module here, or a class of another package under the entry-point group "seen_jax.denoisers") is a
+    frozen dataclass that declares its options as fields made by `option`, and implements `denoise`. It sets `name`, for
+    configurations and tables; `package`, if it imports one; and `install`, what pip takes to install that package.
     >>> denoise = audio.denoiser("spectral_subtraction")
     >>> isinstance(denoise, audio.Denoiser), denoise(clips[0]).shape == clips[0].shape
     (True, True)
@@ -40,24 +32,17 @@ class Denoiser:
     def __post_init__(self) -> None:
         self.check_options({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
-    def __call__(self, wave: Any) -> Float[np.ndarray, " samples"]:
-        """Denoise one 16 kHz mono wave. Silence stays silence.
-
-        Returns:
-            float32 of the same length, not delayed against the input.
-
-        Raises:
-            AudioError: a wave that `check_wave` refuses, or one for which the denoiser gives no finite result.
-            ConfigError: the package is missing or cannot be loaded.
-        """
+    def __call__(self, wave: Any) -> Wave:
+        """Denoise one 16 kHz mono wave: float32 of the same length, not delayed. Silence stays silence. Raises
+        AudioError: a wave that `check_wave` refuses, or one for which the denoiser gives no finite result. ConfigError:
+        the package is missing or cannot be loaded."""
         wave = check_wave(wave, name=f"audio for {self.name}")
         if is_silent(wave):
             return wave
         out = self.denoise(wave)
         if out.shape != wave.shape or not np.isfinite(out).all():
-            raise AudioError(
-                f"{self.name} gave no valid wave for {len(wave)} samples with a peak of {np.abs(wave).max():g}"
-            )
+            what = f"{len(wave)} samples with a peak of {np.abs(wave).max():g}"
+            raise AudioError(f"{self.name} gave no valid wave for {what}")
         return out.astype(np.float32)
 
     def denoise(self, wave: Wave) -> Wave:
@@ -84,7 +69,7 @@ class Denoiser:
                 raise ConfigError(f"The denoiser {cls.name} has no option {name!r}. Its options: {known}.")
             kind, limits = type(fields[name].default), fields[name].metadata.get("limits", ())
             good = isinstance(value, (int, float) if kind is float else kind)
-            good = good and (kind is bool or not isinstance(value, bool))
+            good = good and isinstance(value, bool) == (kind is bool)
             if good and limits:
                 good = value in limits if kind is str else limits[0] <= value <= limits[1]
             if not good:
@@ -101,13 +86,8 @@ def option(default: Any, *limits: Any) -> Any:
 def denoiser(name: str, **options: float | int | bool | str) -> Denoiser:
     """A denoiser by its name.
 
-    Args:
-        name: one of `DENOISERS`.
-        options: the fields of its class.
-
-    Raises:
-        ConfigError: an unknown name or option, a value out of range, or a package that is not installed.
-
+    name, options: one of `DENOISERS`, and fields of its class.
+    Raises ConfigError: an unknown name or option, a value out of range, or a package that is not installed.
     >>> audio.denoiser("wiener").name
     'wiener'
     """

@@ -1,4 +1,4 @@
-"""Denoisers that weigh a spectrogram: spectral gating, spectral subtraction and the Wiener filter."""
+"""Denoisers that weigh a transform: spectral gating, spectral subtraction, the Wiener filter, wavelets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from seen_jax.audio.denoisers.base import Denoiser, Wave, option
 from seen_jax.audio.features import SAMPLE_RATE
 
 WINDOW, HOP = 512, 128  # 32 and 8 ms at 16 kHz
+WAVELETS = (*(f"db{i}" for i in range(1, 21)), *(f"sym{i}" for i in range(2, 21)), "haar")
 
 Power = Float[np.ndarray, "bins frames"]
 
@@ -17,10 +18,8 @@ Power = Float[np.ndarray, "bins frames"]
 @dataclass(frozen=True)
 class SpectralGating(Denoiser):
     """Spectral gating (noisereduce; Sainburg et al. 2020): a smoothed mask on the spectrogram.
-
     stationary: one threshold per frequency over the whole clip, else one that follows the last two seconds.
-    strength: the share of the noise to remove.
-    """
+    strength: the share of the noise to remove."""
 
     name = "spectral_gating"
     package = "noisereduce"
@@ -37,10 +36,7 @@ class SpectralGating(Denoiser):
 
 @dataclass(frozen=True)
 class _Masking(Denoiser):
-    """A denoiser that multiplies the spectrum by a gain, found from its power and that of the noise.
-
-    quiet: as in `noise_power`.
-    """
+    """A denoiser that multiplies the spectrum by a gain, from its power and that of the noise (`noise_power`)."""
 
     quiet: float = option(0.1, 0.0, 1.0)
 
@@ -60,10 +56,8 @@ class _Masking(Denoiser):
 @dataclass(frozen=True)
 class SpectralSubtraction(_Masking):
     """Spectral subtraction (Boll 1979) in power, with over-subtraction and spectral floor (Berouti et al. 1979).
-
     over_subtraction: how many times the noise power is subtracted from a frame at 0 dB; falls linearly to 1 at 20 dB.
-    floor: the share of the noise power that always stays.
-    """
+    floor: the share of the noise power that always stays."""
 
     name = "spectral_subtraction"
     over_subtraction: float = option(4.0, 1.0, 20.0)
@@ -78,11 +72,9 @@ class SpectralSubtraction(_Masking):
 
 @dataclass(frozen=True)
 class Wiener(_Masking):
-    """Wiener filter per frame and frequency with the decision-directed a-priori SNR (Ephraim and Malah 1984;
-    Scalart and Vieira Filho 1996).
-
-    smoothing: weight of the previous frame in the a-priori SNR. floor: smallest gain.
-    """
+    """Wiener filter per frame and frequency with the decision-directed a-priori SNR (Ephraim and Malah 1984; Scalart
+    and Vieira Filho 1996).
+    smoothing: weight of the previous frame in the a-priori SNR. floor: smallest gain."""
 
     name = "wiener"
     smoothing: float = option(0.98, 0.0, 1.0)
@@ -99,14 +91,32 @@ class Wiener(_Masking):
         return gain
 
 
-def noise_power(power: Power, quiet: float) -> Float[np.ndarray, "bins 1"]:
-    """Noise power per frequency: the mean over the quietest frames of the clip.
+@dataclass(frozen=True)
+class Wavelet(Denoiser):
+    """Soft thresholding of wavelet details (PyWavelets; Donoho 1995), sigma = MAD of the finest details / 0.6745.
+    level: octaves of detail, as far as the length allows. scale: of the threshold sigma sqrt(2 ln n)."""
 
-    Args:
-        power: of the clip, per frequency and frame.
-        quiet: the share of the frames that is averaged; at least one frame is. Frames that reach beyond the clip are
-            left out unless there are no others.
-    """
+    name = "wavelet"
+    package = "pywt"
+    wavelet: str = option("db8", *WAVELETS)
+    level: int = option(5, 1, 20)
+    scale: float = option(1.0, 0.0, 10.0)
+
+    def denoise(self, wave: Wave) -> Wave:
+        pywt = self.import_package()
+        level = min(self.level, pywt.dwt_max_level(len(wave), self.wavelet))
+        if level < 1:
+            return wave
+        approximation, *details = pywt.wavedec(wave.astype(np.float64), self.wavelet, level=level)
+        sigma = np.median(np.abs(details[-1])) / 0.6745
+        threshold = self.scale * sigma * np.sqrt(2 * np.log(len(wave)))
+        kept = [np.sign(d) * np.maximum(np.abs(d) - threshold, 0) for d in details]
+        return pywt.waverec([approximation, *kept], self.wavelet)[: len(wave)]
+
+
+def noise_power(power: Power, quiet: float) -> Float[np.ndarray, "bins 1"]:
+    """Noise power per frequency: the mean over the quietest frames of a clip, a share `quiet` of all but at least one.
+    Frames that reach beyond the clip are left out unless there are no others."""
     edge = WINDOW // HOP // 2
     inner = power[:, edge:-edge] if power.shape[1] > 2 * edge else power
     order = np.argsort(inner.sum(0), kind="stable")

@@ -1,26 +1,15 @@
 """What families share: known keys of config.json, the parts that they make, weight tables and chat templates."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from seen_jax.errors import CheckpointError
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig, RopeScaling
-from seen_jax.models.family import Chat, Counts, Family, Keys, check_places, expect, first, unsupported
-from seen_jax.models.weights import DENSE, Rule, conv1d, linear, norm
+from seen_jax.models.family import Chat, Counts, Family, Keys, Raw, check_places, expect, first, unsupported
+from seen_jax.models.weights import REVERSED, Rule, linear, norm
 
 PARITY = "parity with transformers on random tiny configs"
 COMPOSED = "parity with a reference composed of transformers' Whisper layers and {}, on random tiny configs"
 
-# Published key names of a family whose language model lies under `language_model`; newer checkpoints lost a level.
-LANGUAGE_MODEL_RENAMES = (
-    (r"^model\.language_model\.", "language_model.model."),
-    (r"^lm_head\.", "language_model.lm_head."),
-    (r"^model\.", ""),
-)
-
-# --- known keys of config.json ---
 
 TOP = Keys("audio_config text_config audio_token_id audio_token_index tie_word_embeddings", "vocab_size")
 PROJECTOR_GELU = Keys(only={"projector_hidden_act": ("gelu",)})
@@ -57,64 +46,39 @@ def model_type(*names: str) -> Keys:
     return Keys(only={"model_type": names})
 
 
-# --- parts of a configuration ---
-
-
-def whisper(audio: Mapping[str, Any], output_width: int, **fields: Any) -> EncoderConfig:
-    """A Whisper-like encoder from its section. Rows have the length of its table of positions, unless `fields` states
-    `pad_frames`."""
+def whisper(audio: Raw, output_width: int, **fields: Any) -> EncoderConfig:
+    """A Whisper-like encoder from its section. Rows fit its table of positions, or `pad_frames` of fields."""
     positions = audio.get("max_source_positions", 1500)
     return EncoderConfig(
-        n_mels=audio["num_mel_bins"],
-        width=first(audio, "d_model", "hidden_size"),
+        n_mels=audio["num_mel_bins"], width=first(audio, "d_model", "hidden_size"),
         layers=first(audio, "encoder_layers", "num_hidden_layers"),
         heads=first(audio, "encoder_attention_heads", "num_attention_heads"),
         ffn=first(audio, "encoder_ffn_dim", "intermediate_size"),
-        max_positions=positions,
-        output_width=output_width,
-        **{"pad_frames": 2 * positions, **fields},
-    )
+        max_positions=positions, output_width=output_width, **{"pad_frames": 2 * positions, **fields},
+    )  # fmt: skip
 
 
-def llama(raw: Mapping[str, Any], qkv_bias: bool, **fields: Any) -> DecoderConfig:
-    """A Llama or Qwen2 language model from the section text_config. Kinds of rotary embedding and attention that the
-    port does not have are refused by name."""
+def llama(raw: Raw, qkv_bias: bool, **fields: Any) -> DecoderConfig:
+    """A Llama or Qwen2 language model from text_config. Unknown rotary embeddings and attention are refused."""
     text, name = raw["text_config"], "text_config"
     expect(text, name, {"attention_bias": qkv_bias})
     if set(text.get("layer_types") or ()) - {"full_attention"}:
         raise unsupported(name, "layer_types", text["layer_types"], "expected 'full_attention' for every layer")
     window, longest = text.get("sliding_window"), text["max_position_embeddings"]
     if window is not None and window < longest:
-        raise unsupported(
-            name, "sliding_window", window, f"expected null, or max_position_embeddings ({longest}) or more"
-        )
+        least = f"max_position_embeddings ({longest})"
+        raise unsupported(name, "sliding_window", window, f"expected null, or {least} or more")
     rope = text["rope_parameters"]
     ROPE.check(rope, f"{name}.rope_parameters")
     llama3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     heads, width = text["num_attention_heads"], text["hidden_size"]
     return DecoderConfig(
-        vocab=text["vocab_size"],
-        width=width,
-        layers=text["num_hidden_layers"],
-        heads=heads,
-        kv_heads=text.get("num_key_value_heads") or heads,
-        head_dim=text.get("head_dim") or width // heads,
-        rope_theta=float(rope["rope_theta"]),
-        eps=text["rms_norm_eps"],
-        qkv_bias=qkv_bias,
+        vocab=text["vocab_size"], width=width, layers=text["num_hidden_layers"], heads=heads,
+        kv_heads=text.get("num_key_value_heads") or heads, head_dim=text.get("head_dim") or width // heads,
+        rope_theta=float(rope["rope_theta"]), eps=text["rms_norm_eps"], qkv_bias=qkv_bias,
         rope_scaling=RopeScaling(*(rope[key] for key in llama3)) if rope["rope_type"] == "llama3" else None,
         **{"ffn": text["intermediate_size"], "tied": bool(raw.get("tie_word_embeddings", False)), **fields},
-    )
-
-
-def token_id(raw: Mapping[str, Any], token: str, family: str) -> int:
-    """The id of a token that stands for audio and that config.json does not state."""
-    if raw["tokens"][token] is None:
-        raise CheckpointError(f"tokenizer.json has no token {token}, which stands for audio in {family}.")
-    return raw["tokens"][token]
-
-
-# --- published sizes ---
+    )  # fmt: skip
 
 
 def llama_sizes(width: int, ffn: int, layers: int, heads: int, kv_heads: int) -> dict[str, Any]:
@@ -132,14 +96,15 @@ def whisper_sizes(n_mels: int, width: int, layers: int, heads: int) -> dict[str,
     return {**sizes, "encoder_ffn_dim": 4 * width}
 
 
-# --- weight tables ---
-
-
 def tower_rules(key: str, norm_post: str, table: bool = False) -> list[Rule]:
     """The Whisper encoder under its Hugging Face names."""
-    stem = [*conv1d(f"{key}.conv1", "encoder.conv1"), *conv1d(f"{key}.conv2", "encoder.conv2")]
-    rules = [*stem, *tower_layer_rules(key, norm_post)]
+    rules = [*stem_rules(key), *tower_layer_rules(key, norm_post)]
     return rules + [Rule(f"{key}.embed_positions.weight", ("encoder", "positions"))] * table
+
+
+def stem_rules(key: str) -> list[Rule]:
+    """The two convolutions of a Whisper encoder."""
+    return [rule for name in ("conv1", "conv2") for rule in linear(f"{key}.{name}", f"encoder.{name}")]
 
 
 def tower_layer_rules(key: str, norm_post: str, k_bias: bool = False) -> list[Rule]:
@@ -151,18 +116,11 @@ def tower_layer_rules(key: str, norm_post: str, k_bias: bool = False) -> list[Ru
 
 def layer_rules(layer: str, names: tuple[str, ...], k_bias: bool = False) -> list[Rule]:
     """One encoder layer. names: of its first norm, of query, key, value and output, of its second norm and the MLP."""
-    norm1, q, k, v, out, norm2, fc1, fc2 = (f"{layer}.{name}" for name in names)
-    ours = "encoder.layers"
-    return [
-        *norm(norm1, f"{ours}.norm1"),
-        *linear(q, f"{ours}.q"),
-        *linear(k, f"{ours}.k", k_bias),
-        *linear(v, f"{ours}.v"),
-        *linear(out, f"{ours}.out"),
-        *norm(norm2, f"{ours}.norm2"),
-        *linear(fc1, f"{ours}.fc1"),
-        *linear(fc2, f"{ours}.fc2"),
-    ]
+    rules: list[Rule] = []
+    for ours, name in zip(("norm1", "q", "k", "v", "out", "norm2", "fc1", "fc2"), names, strict=True):
+        make = norm if ours.startswith("norm") else linear
+        rules += make(f"{layer}.{name}", f"encoder.layers.{ours}", ours != "k" or k_bias)
+    return rules
 
 
 def mlp_rules(key: str, bias: bool = True, joint: str = "_") -> list[Rule]:
@@ -170,35 +128,29 @@ def mlp_rules(key: str, bias: bool = True, joint: str = "_") -> list[Rule]:
     return [rule for i in "12" for rule in linear(f"{key}.linear{joint}{i}", f"encoder.proj{i}", bias)]
 
 
-def body_rules(
-    decoder: DecoderConfig, body: str = "language_model.model", head: str = "language_model.lm_head"
-) -> list[Rule]:
-    """The language model under its Hugging Face names. body: the key of the model, head: that of the output map."""
-    layer = f"{body}.layers.{{i}}"
+def body_rules(decoder: DecoderConfig, prefix: str = "language_model.") -> list[Rule]:
+    """The language model under its Hugging Face names, behind `prefix`."""
+    layer, ours = f"{prefix}model.layers.{{i}}", "decoder.layers"
+    norms = {"input_layernorm": "norm1", "post_attention_layernorm": "norm2"}
+    if decoder.qk_norm:
+        norms |= {"self_attn.q_norm": "q_norm", "self_attn.k_norm": "k_norm"}
+    gated = ("gate", "up", "down")
+    maps = {"mlp.gate": "experts.router"} if decoder.experts else {f"mlp.{name}_proj": name for name in gated}
     rules = [
-        Rule(f"{body}.embed_tokens.weight", ("decoder", "embed", "embedding")),
-        *norm(f"{body}.norm", "decoder.norm", bias=False),
-        *norm(f"{layer}.input_layernorm", "decoder.layers.norm1", bias=False),
-        *norm(f"{layer}.post_attention_layernorm", "decoder.layers.norm2", bias=False),
-        *linear(f"{layer}.self_attn.o_proj", "decoder.layers.o", bias=False),
+        Rule(f"{prefix}model.embed_tokens.weight", ("decoder", "embed", "embedding")),
+        *norm(f"{prefix}model.norm", "decoder.norm", bias=False),
+        *linear(f"{layer}.self_attn.o_proj", f"{ours}.o", bias=False),
     ]
     for name in "qkv":
-        rules += linear(f"{layer}.self_attn.{name}_proj", f"decoder.layers.{name}", decoder.qkv_bias)
-    if decoder.qk_norm:
-        for name in ("q_norm", "k_norm"):
-            rules += norm(f"{layer}.self_attn.{name}", f"decoder.layers.{name}", bias=False)
+        rules += linear(f"{layer}.self_attn.{name}_proj", f"{ours}.{name}", decoder.qkv_bias)
+    for key, name in norms.items():
+        rules += norm(f"{layer}.{key}", f"{ours}.{name}", bias=False)
+    for key, name in maps.items():
+        rules += linear(f"{layer}.{key}", f"{ours}.{name}", bias=False)
     if decoder.experts:
-        rules += linear(f"{layer}.mlp.gate", "decoder.layers.experts.router", bias=False)
-    for name in ("gate", "up", "down"):
-        if decoder.experts:
-            key = f"{layer}.mlp.experts.{{e}}.{name}_proj.weight"
-            rules.append(Rule(key, ("decoder", "layers", "experts", name), DENSE))
-        else:
-            rules += linear(f"{layer}.mlp.{name}_proj", f"decoder.layers.{name}", bias=False)
-    return rules if decoder.tied else rules + linear(head, "decoder.lm_head", bias=False)
-
-
-# --- chats and chat templates ---
+        where = ("decoder", "layers", "experts")
+        rules += [Rule(f"{layer}.mlp.experts.{{e}}.{name}_proj.weight", (*where, name), REVERSED) for name in gated]
+    return rules if decoder.tied else rules + linear(f"{prefix}lm_head", "decoder.lm_head", bias=False)
 
 
 def clips_of(chat: Chat, counts: Counts, audio: str) -> Iterator[Sequence[int]]:
@@ -240,16 +192,18 @@ def chatml(parts: str, start: str = SYSTEM, answer: str = "") -> str:
     return start + "{% for message in messages %}" + turn + "{% endfor %}" + end
 
 
-# --- families ---
-
-
 class LlamaFamily(Family):
     """A family with a Llama or Qwen2 language model. qkv_bias: whether its queries, keys and values have a bias."""
 
-    renames: tuple[tuple[str, str], ...] = LANGUAGE_MODEL_RENAMES
+    verified = PARITY
+    renames: tuple[tuple[str, str], ...] = (  # to a language model under `language_model`; newer folders lost a level
+        (r"^model\.language_model\.", "language_model.model."),
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^model\.", ""),
+    )
     qkv_bias = False
 
-    def decoder(self, raw: Mapping[str, Any]) -> DecoderConfig:
+    def decoder(self, raw: Raw) -> DecoderConfig:
         return llama(raw, self.qkv_bias)
 
 
@@ -287,7 +241,7 @@ class Thinker(LlamaFamily):
         "seconds_per_chunk user_token_id"
     )
 
-    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, raw: Raw) -> dict[str, Any]:
         full = super().complete(raw)
         if "thinker_config" in full:
             self.whole.check(full, "")

@@ -1,13 +1,10 @@
 """Audio Flamingo 3. Clips are read in windows of 30 s, up to 10 minutes."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from seen_jax.models.config import DecoderConfig, EncoderConfig
 from seen_jax.models.families import _parts
-from seen_jax.models.family import Keys
+from seen_jax.models.family import Keys, Raw
 from seen_jax.models.framing import WINDOW, Framing
 from seen_jax.models.weights import Rule
 
@@ -21,7 +18,6 @@ AUDIO_FIRST = (
 class AudioFlamingo3(_parts.WhisperFamily):
     name = "audio_flamingo_3"
     model_types = ("audioflamingo3",)
-    verified = _parts.PARITY
     published: ClassVar = {"text_config": {"model_type": "qwen2", "vocab_size": 151672, **_parts.QWEN2_7B}}
     framing = Framing(seconds=600.0, cut=True, piece=WINDOW, unit=WINDOW, filled="silence")
     qkv_bias = True
@@ -33,15 +29,9 @@ class AudioFlamingo3(_parts.WhisperFamily):
     audio = "<sound>"
     chat_template = _parts.chatml(AUDIO_FIRST)
 
-    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig:
-        return _parts.whisper(
-            raw["audio_config"],
-            decoder.width,
-            positions="table",
-            post=("pool", "norm", "mlp"),
-            hidden=decoder.width,
-            post_bias=raw["projector_bias"],
-        )
+    def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig:
+        width, bias, steps = decoder.width, raw["projector_bias"], ("pool", "norm", "mlp")
+        return _parts.whisper(raw["audio_config"], width, positions="table", post=steps, hidden=width, post_bias=bias)
 
     def projector_rules(self, encoder: EncoderConfig) -> list[Rule]:
         return _parts.mlp_rules("multi_modal_projector", encoder.post_bias)

@@ -1,52 +1,33 @@
 """Granite Speech. Clips up to 5 minutes: 10 audio tokens a second, and the published language model has 4096 positions.
-
 A conformer and a Q-Former instead of Whisper's encoder. The language model scales embeddings, residuals and attention;
-its logits are not divided by `logits_scaling`, as in transformers 5.24 (earlier ones did).
-"""
-
-from __future__ import annotations
+its logits are not divided by `logits_scaling`, as in transformers 5.24 (earlier ones did)."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from seen_jax.models.config import ConformerConfig, DecoderConfig, LalmConfig
 from seen_jax.models.families import _parts
-from seen_jax.models.family import Chat, Keys, expect
+from seen_jax.models.family import Chat, Keys, Raw, expect
 from seen_jax.models.framing import PairedFraming
-from seen_jax.models.weights import CONV1D, POINTWISE, Rule, conv1d, linear, norm
+from seen_jax.models.weights import POINTWISE, REVERSED, Rule, linear, norm
 
 
 class GraniteSpeech(_parts.LlamaFamily):
     name = "granite_speech"
     model_types = ("granite_speech",)
-    verified = _parts.PARITY
     published: ClassVar = {
-        "audio_token_index": 100352,
-        "has_lora_adapter": False,
-        "tie_word_embeddings": False,
+        "audio_token_index": 100352, "has_lora_adapter": False, "tie_word_embeddings": False,
         "encoder_config": {"model_type": "granite_speech_encoder", "num_layers": 16, "output_dim": 348},
         "projector_config": {
-            "model_type": "blip_2_qformer",
-            "cross_attention_frequency": 1,
-            "encoder_hidden_size": 1024,
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_attention_heads": 16,
-            "num_hidden_layers": 2,
+            "model_type": "blip_2_qformer", "cross_attention_frequency": 1, "encoder_hidden_size": 1024,
+            "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 2,
         },
         "text_config": {
-            "model_type": "granite",
-            "vocab_size": 100353,
-            **_parts.llama_sizes(2048, 4096, 40, 16, 4),
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0,
-            "embedding_multiplier": 12.0,
-            "residual_multiplier": 0.22,
-            "attention_multiplier": 0.0078125,
-            "logits_scaling": 8.0,
+            "model_type": "granite", "vocab_size": 100353, **_parts.llama_sizes(2048, 4096, 40, 16, 4),
+            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+            "attention_multiplier": 0.0078125, "logits_scaling": 8.0,
         },
-    }
+    }  # fmt: skip
     framing = PairedFraming(seconds=300.0)
     unused = (r"\.batch_norm\.num_batches_tracked$",)
     sections: ClassVar = {
@@ -56,23 +37,16 @@ class GraniteSpeech(_parts.LlamaFamily):
             "conv_kernel_size conv_expansion_factor",
             "dropout",
             {"use_max_pos_emb_in_pos_emb_calc": (True,)},
-        )
-        | _parts.model_type("granite_speech_encoder"),
+        ) | _parts.model_type("granite_speech_encoder"),
         "projector_config": Keys(
             "hidden_size num_hidden_layers num_attention_heads intermediate_size layer_norm_eps encoder_hidden_size",
             "vocab_size hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings",
-            {
-                "hidden_act": ("gelu",),
-                "cross_attention_frequency": (1,),
-                "use_qformer_text_input": (False,),
-                "position_embedding_type": ("absolute",),
-            },
-        )
-        | _parts.model_type("blip_2_qformer"),
-        "text_config": _parts.LLAMA
-        | Keys("embedding_multiplier residual_multiplier attention_multiplier", "logits_scaling")
-        | _parts.model_type("granite"),
-    }
+            {"hidden_act": ("gelu",), "cross_attention_frequency": (1,), "use_qformer_text_input": (False,),
+             "position_embedding_type": ("absolute",)},
+        ) | _parts.model_type("blip_2_qformer"),
+        "text_config": _parts.LLAMA | _parts.model_type("granite")
+        | Keys("embedding_multiplier residual_multiplier attention_multiplier", "logits_scaling"),
+    }  # fmt: skip
     audio = "<|audio|>"
     chat_template = (
         "{% for message in messages %}{% if message['role'] == 'user' %}USER: {{ message['content'] }}\n ASSISTANT:"
@@ -80,46 +54,30 @@ class GraniteSpeech(_parts.LlamaFamily):
     )
 
     def flat(self, chat: Chat) -> list[Any]:
-        """The published templates take texts: the parts of a message are _parts.joined."""
+        """The published templates take texts: the parts of a message are joined."""
         return _parts.joined(chat, self.audio)
 
-    def config(self, raw: Mapping[str, Any], eos: tuple[int, ...], pad: int | None) -> LalmConfig:
+    def config(self, raw: Raw, eos: tuple[int, ...], pad: int | None) -> LalmConfig:
         return dataclasses.replace(super().config(raw, eos, pad), lora=raw["has_lora_adapter"])
 
-    def decoder(self, raw: Mapping[str, Any]) -> DecoderConfig:
-        text = raw["text_config"]
-        return _parts.llama(
-            raw,
-            self.qkv_bias,
-            embedding_scale=float(text["embedding_multiplier"]),
-            residual_scale=float(text["residual_multiplier"]),
-            attention_scale=float(text["attention_multiplier"]),
-        )
+    def decoder(self, raw: Raw) -> DecoderConfig:
+        scale = lambda part: float(raw["text_config"][f"{part}_multiplier"])
+        scales = {f"{part}_scale": scale(part) for part in ("embedding", "residual", "attention")}
+        return _parts.llama(raw, self.qkv_bias, **scales)
 
-    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> ConformerConfig:
+    def encoder(self, raw: Raw, decoder: DecoderConfig) -> ConformerConfig:
         encoder, former, width = raw["encoder_config"], raw["projector_config"], raw["encoder_config"]["hidden_dim"]
         expect(former, "projector_config", {"encoder_hidden_size": width})
         return ConformerConfig(
-            n_mels=encoder["input_dim"],
-            width=width,
-            layers=encoder["num_layers"],
-            heads=encoder["num_heads"],
-            head_dim=encoder["dim_head"],
-            ffn=width * encoder["feedforward_mult"],
-            output_width=decoder.width,
-            pad_frames=encoder["context_size"],
-            distance=encoder["max_pos_emb"],
-            conv=width * encoder["conv_expansion_factor"],
-            kernel=encoder["conv_kernel_size"],
-            labels=encoder["output_dim"],
-            window=raw["window_size"],
-            queries=raw["window_size"] // raw["downsample_rate"],
-            query_width=former["hidden_size"],
-            query_layers=former["num_hidden_layers"],
-            query_heads=former["num_attention_heads"],
-            query_ffn=former["intermediate_size"],
-            query_eps=former["layer_norm_eps"],
-        )
+            n_mels=encoder["input_dim"], width=width, layers=encoder["num_layers"], heads=encoder["num_heads"],
+            head_dim=encoder["dim_head"], ffn=width * encoder["feedforward_mult"], output_width=decoder.width,
+            pad_frames=encoder["context_size"], distance=encoder["max_pos_emb"],
+            conv=width * encoder["conv_expansion_factor"], kernel=encoder["conv_kernel_size"],
+            labels=encoder["output_dim"], window=raw["window_size"],
+            queries=raw["window_size"] // raw["downsample_rate"], query_width=former["hidden_size"],
+            query_layers=former["num_hidden_layers"], query_heads=former["num_attention_heads"],
+            query_ffn=former["intermediate_size"], query_eps=former["layer_norm_eps"],
+        )  # fmt: skip
 
     def rules(self, config: LalmConfig) -> list[Rule]:
         block, ours = "encoder.layers.{i}", "encoder.layers"
@@ -134,9 +92,9 @@ class GraniteSpeech(_parts.LlamaFamily):
             *linear(f"{block}.attn.to_out", f"{ours}.out"),
             Rule(f"{block}.attn.rel_pos_emb.weight", ("encoder", "layers", "distances")),
             *norm(f"{block}.conv.norm", f"{ours}.norm_conv"),
-            *conv1d(f"{block}.conv.up_conv", f"{ours}.conv_up", POINTWISE),
-            *conv1d(f"{block}.conv.down_conv", f"{ours}.conv_down", POINTWISE),
-            Rule(f"{block}.conv.depth_conv.conv.weight", ("encoder", "layers", "depthwise"), CONV1D),
+            *linear(f"{block}.conv.up_conv", f"{ours}.conv_up", layout=POINTWISE),
+            *linear(f"{block}.conv.down_conv", f"{ours}.conv_down", layout=POINTWISE),
+            Rule(f"{block}.conv.depth_conv.conv.weight", ("encoder", "layers", "depthwise"), REVERSED),
             *norm(f"{block}.conv.batch_norm", f"{ours}.norm_batch"),
             Rule(f"{block}.conv.batch_norm.running_mean", ("encoder", "layers", "norm_batch", "mean")),
             Rule(f"{block}.conv.batch_norm.running_var", ("encoder", "layers", "norm_batch", "var")),

@@ -1,18 +1,12 @@
-"""MiniCPM-o 2.6 (audio + text). Clips are read in slices of 30 s.
+"""MiniCPM-o 2.6 (audio + text). Clips are read in slices of 30 s. Its encoder looks back without end and forward to the
+end of the own second; its prompt wraps every second of audio. Vision, speech output and their weights are skipped."""
 
-Its encoder looks back without end and forward to the end of the own second; its prompt wraps every second of audio.
-Vision, speech output and their weights are skipped. The folder's own classes are remote code, which never runs.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from seen_jax.errors import CheckpointError
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.families import _parts
-from seen_jax.models.family import Keys
+from seen_jax.models.family import Keys, Raw, completed
 from seen_jax.models.framing import WINDOW, Framing
 from seen_jax.models.weights import Rule
 
@@ -61,34 +55,22 @@ class MiniCPMo(_parts.LlamaFamily):
         groups = [min(GROUP, tokens - i) for i in range(0, tokens, GROUP)]
         return "".join("<|audio_start|>" + "<unk>" * n + "<|audio_end|>" for n in groups)
 
-    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, raw: Raw) -> dict[str, Any]:
         """The language model's keys stand at the top level."""
-        from transformers import Qwen2Config, WhisperConfig
-
         if "audio_config" not in raw:
             raise CheckpointError("config.json has no audio_config: only MiniCPM-o 2.6 with its audio is supported.")
-        text = Qwen2Config.from_dict({key: raw[key] for key in _parts.LLAMA.known if key in raw}).to_dict()
-        audio = WhisperConfig.from_dict(dict(raw["audio_config"])).to_dict()
-        return {**raw, "audio_config": audio, "text_config": text}
+        text = completed("qwen2", {key: raw[key] for key in _parts.LLAMA.known if key in raw})
+        return {**raw, "audio_config": completed("whisper", raw["audio_config"]), "text_config": text}
 
-    def audio_token(self, raw: Mapping[str, Any]) -> int:
-        return _parts.token_id(raw, "<unk>", self.name)
-
-    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig:
+    def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig:
         return _parts.whisper(
-            raw["audio_config"],
-            decoder.width,
-            post=("norm", "mlp", "pool"),
-            hidden=decoder.width,
-            activation="relu",
-            positions="table",
-            pad_frames=200,
-            block=50,
-        )
+            raw["audio_config"], decoder.width, post=("norm", "mlp", "pool"), hidden=decoder.width, activation="relu",
+            positions="table", pad_frames=200, block=50,
+        )  # fmt: skip
 
     def rules(self, config: LalmConfig) -> list[Rule]:
         projector = _parts.mlp_rules("audio_projection_layer", joint="")
-        body = _parts.body_rules(config.decoder, "llm.model", "llm.lm_head")
+        body = _parts.body_rules(config.decoder, "llm.")
         return [*_parts.tower_rules("apm", "layer_norm", table=True), *projector, *body]
 
 

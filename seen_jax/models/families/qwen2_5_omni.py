@@ -1,17 +1,11 @@
-"""Qwen2.5-Omni thinker, audio + text.
+"""Qwen2.5-Omni thinker, audio + text. Loads the published checkpoints (keys under `thinker.`) and those that current
+`transformers` writes, without vision, talker, token2wav and `audio_bos_eos_token`, which is never used."""
 
-Loads the published checkpoints (keys under `thinker.`) and those that current `transformers` writes. Vision, talker
-and token2wav weights are skipped; `audio_bos_eos_token` is in every checkpoint and never used.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.families import _parts
-from seen_jax.models.family import Keys, expect
+from seen_jax.models.family import Keys, Raw, expect
 from seen_jax.models.framing import Framing
 from seen_jax.models.weights import Rule, linear
 
@@ -31,18 +25,14 @@ class Qwen25Omni(_parts.Thinker):
     audio = "<|AUDIO|>"
     chat_template = _parts.chatml(_parts.in_order("<|audio_bos|><|AUDIO|><|audio_eos|>"))
 
-    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig:
+    def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig:
         audio = raw["audio_config"]
         expect(audio, "audio_config", {"output_dim": decoder.width})
         return _parts.whisper(audio, decoder.width, pad_frames=2 * audio["n_window"], chunked=True)
 
     def rules(self, config: LalmConfig) -> list[Rule]:
         projector = linear("audio_tower.proj", "encoder.proj")
-        return [
-            *_parts.tower_rules("audio_tower", "ln_post"),
-            *projector,
-            *_parts.body_rules(config.decoder, "model", "lm_head"),
-        ]
+        return [*_parts.tower_rules("audio_tower", "ln_post"), *projector, *_parts.body_rules(config.decoder, "")]
 
 
 FAMILY = Qwen25Omni()

@@ -1,18 +1,15 @@
-"""Ultravox on a Llama (up to 0.6). Clips are read in chunks of 30 s.
-
-Its published folders hold the audio tower and the projector, and name the language model's folder (`text_model_id`).
-No token stands for audio: the prompt says where it lies. The folder's own classes are remote code, which never runs.
-"""
+"""Ultravox on a Llama (up to 0.6). Clips are read in chunks of 30 s. Its published folders hold the audio tower and the
+projector, and name the language model's folder (`text_model_id`). No token stands for audio: the prompt says where it
+lies."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.families import _parts
-from seen_jax.models.family import Chat, Counts, Keys, check_places, expect
+from seen_jax.models.family import Chat, Counts, Keys, Raw, check_places, completed, expect
 from seen_jax.models.folders import Part
 from seen_jax.models.framing import Framing
 from seen_jax.models.weights import Rule, norm
@@ -91,28 +88,26 @@ class Ultravox(_parts.WhisperFamily):
             ids += [tokenizer.eos_token_id] * sum(rows) + piece
         return ids, places
 
-    def complete(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, raw: Raw) -> dict[str, Any]:
         """The end-of-text token is only what the config states, not the default of Llama's class."""
-        from transformers import LlamaConfig, WhisperConfig
-
         text, audio = dict(raw.get("text_config") or {}), dict(raw.get("audio_config") or {})
         expect(text, "text_config", {"model_type": "llama"})
         expect(audio, "audio_config", {"model_type": "whisper"})
-        full = LlamaConfig.from_dict(text).to_dict() | {"eos_token_id": text.get("eos_token_id")}
-        return {**raw, "text_config": full, "audio_config": WhisperConfig.from_dict(audio).to_dict()}
+        full = completed("llama", text) | {"eos_token_id": text.get("eos_token_id")}
+        return {**raw, "text_config": full, "audio_config": completed("whisper", audio)}
 
-    def audio_token(self, raw: Mapping[str, Any]) -> int:
+    def audio_token(self, raw: Raw) -> int:
         return -1
 
-    def config(self, raw: Mapping[str, Any], eos: tuple[int, ...], pad: int | None) -> LalmConfig:
+    def config(self, raw: Raw, eos: tuple[int, ...], pad: int | None) -> LalmConfig:
         turn = raw["tokens"][END_OF_TURN]
         stops = eos if turn is None or turn in eos else (*eos, turn)
         return dataclasses.replace(super().config(raw, eos, pad), stop_tokens=stops)
 
-    def decoder(self, raw: Mapping[str, Any]) -> DecoderConfig:
+    def decoder(self, raw: Raw) -> DecoderConfig:
         return _parts.llama(raw, self.qkv_bias, tied=bool(raw["text_config"]["tie_word_embeddings"]))
 
-    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig:
+    def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig:
         return _parts.whisper(
             raw["audio_config"],
             decoder.width,

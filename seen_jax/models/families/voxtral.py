@@ -1,17 +1,12 @@
-"""Voxtral. Clips are filled up to whole windows of 30 s, and the language model reads the silence too.
+"""Voxtral. Clips are filled up to whole windows of 30 s, and the language model reads the silence too. The tokenizer
+(tekken.json) needs mistral-common: `pip install "seen-jax[voxtral]"`."""
 
-The tokenizer (tekken.json) needs mistral-common: `pip install "seen-jax[voxtral]"`.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from seen_jax.errors import ConfigError
 from seen_jax.models.config import DecoderConfig, EncoderConfig
 from seen_jax.models.families import _parts
-from seen_jax.models.family import Chat, Counts, Keys
+from seen_jax.models.family import Chat, Counts, Keys, Raw
 from seen_jax.models.framing import WINDOW, Framing
 from seen_jax.models.weights import Rule
 
@@ -19,24 +14,19 @@ from seen_jax.models.weights import Rule
 class Voxtral(_parts.WhisperFamily):
     name = "voxtral"
     model_types = ("voxtral",)
-    verified = _parts.PARITY
     published: ClassVar = {"audio_token_id": 24}
     framing = Framing(seconds=2400.0, unit=WINDOW, segment=3000, filled="silence", keys="seen")
     sections: ClassVar = {
         "": _parts.TOP | _parts.PROJECTOR_GELU | Keys(ignores="hidden_size"),
-        "audio_config": _parts.WHISPER
-        | Keys(ignores="head_dim num_key_value_heads")
-        | _parts.model_type("voxtral_encoder"),
+        "audio_config": _parts.WHISPER | _parts.model_type("voxtral_encoder")
+        | Keys(ignores="head_dim num_key_value_heads"),
         "text_config": _parts.LLAMA | _parts.model_type("llama", "mistral"),
-    }
+    }  # fmt: skip
     audio = "[AUDIO]"
 
     def prompt(self, tokenizer: Any, chat: Chat, counts: Counts, audio_token: int) -> tuple[list[int], list[int]]:
-        """Mistral's instruct format, version 7, of user and assistant turns. A last turn
-        {"role": "transcribe", "content": "en"} asks for a transcript in that language.
-
-        Control tokens are ids, never text, so nothing that a user writes is taken for one.
-        """
+        """Mistral's instruct format, version 7. A turn {"role": "transcribe", "content": "en"} asks for a transcript
+        in that language. Control tokens are ids, never text, so nothing that a user writes is taken for one."""
         control = lambda name: int(tokenizer.convert_tokens_to_ids(name))
         text = lambda words: tokenizer.encode(words, add_special_tokens=False)
         ids, clips = [control("<s>")], _parts.clips_of(chat, counts, self.audio)
@@ -59,18 +49,12 @@ class Voxtral(_parts.WhisperFamily):
             ids.append(control("[/INST]" if role == "user" else "</s>"))
         return ids, places
 
-    def encoder(self, raw: Mapping[str, Any], decoder: DecoderConfig) -> EncoderConfig:
-        audio = raw["audio_config"]
+    def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig:
+        audio, width = raw["audio_config"], decoder.width
         return _parts.whisper(
-            audio,
-            decoder.width,
-            positions="table",
-            post=("norm", "stack", "mlp"),
-            stack=audio["intermediate_size"] // audio["hidden_size"],
-            hidden=decoder.width,
-            post_bias=False,
-            padding_tokens=True,
-        )
+            audio, width, positions="table", post=("norm", "stack", "mlp"), hidden=width, post_bias=False,
+            stack=audio["intermediate_size"] // audio["hidden_size"], padding_tokens=True,
+        )  # fmt: skip
 
     def projector_rules(self, encoder: EncoderConfig) -> list[Rule]:
         return _parts.mlp_rules("multi_modal_projector", encoder.post_bias)
