@@ -12,12 +12,12 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from seen_jax.audio import as_wave, is_silent
 from seen_jax.calibrating import calibrate, calibrate_stream
 from seen_jax.edits import check_edits, joined, linear_map, measuring, projection, steering
-from seen_jax.errors import ConfigError
+from seen_jax.errors import ConfigError, SeenError
 from seen_jax.models.batching import Group, Prepared, group_requests, run_batches
 from seen_jax.models.edits import Edits, See
 from seen_jax.models.generate import Decoding
@@ -66,15 +66,17 @@ class Answer:
 
     text: without special tokens. tokens: the generated ids before the stop token.
     see, see_after: SEE of the input before and after SEEN, of the same pass; None without a basis.
+    finished: whether it ended by itself; False if it was cut at `Decoding.max_new_tokens`.
 
     >>> seen_jax.Answer("a dog", (5, 7))
-    Answer(text='a dog', see=None, see_after=None)
+    Answer(text='a dog', see=None, see_after=None, finished=True)
     """
 
     text: str
     tokens: tuple[int, ...] = dataclasses.field(repr=False)
     see: float | None = None
     see_after: float | None = None
+    finished: bool = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -116,8 +118,9 @@ def score(
     prompt: one for all clips or one per clip; it matters at decoder sites only.
     frames: also return SEE over time, `Score.frames` and `Score.times`.
     batch_size: clips per pass. progress: called as progress(what is done, clips done, clips in all).
-    Raises AudioError for clips that cannot be used, BasisError for a basis of another model, and ConfigError for
-    prompts that are not as many as the clips and for a batch size below 1.
+    Raises AudioError for clips that cannot be used, BasisError for a basis of another model, ConfigError for prompts
+    that are not as many as the clips and for a batch size below 1, and SeenError that names a clip whose SEE is not
+    finite.
 
     >>> result = seen_jax.score(model, clips[0], basis, frames=True)
     >>> 0 < result.see < 1, result.frames.shape == (4, len(result.times))
@@ -143,6 +146,7 @@ def score_groups(
     def run(prepared: Prepared) -> list[Score]:
         see = jax.device_get(measured(model, lalm, prepared, edits)[1][site])
         before, energy = (of_requests(model, site, x, prepared) for x in (see.before, see.energy))
+        _check_finite(model, prepared, np.isfinite(before).all(0) & np.isfinite(energy).all(0), "its SEE is")
         mean = np.asarray(basis.mean_see(before))
         over_time: Any = [()] * len(mean)
         if frames:
@@ -169,10 +173,12 @@ def generate(
 
     model, audio, prompt, batch_size, progress: as for `score`.
     basis: apply SEEN along this basis, and report SEE before and after. strength: lambda of SEEN; 0 only measures.
-    decoding: how to generate; greedily, 32 tokens at most, by default.
+    decoding: how to generate; greedily, 256 tokens at most, by default. `model.decoding()` is what the model's folder
+    wants, which may be to sample.
     edits: further edits {site: Edit}, such as `steering`, at other sites than the basis.
     seed: of the draws, when sampling. An answer does not depend on its batch.
-    Raises AudioError, BasisError and ConfigError as `score`, and ConfigError for edits that do not fit the model.
+    Raises AudioError, BasisError and ConfigError as `score`, ConfigError for edits that do not fit the model, and
+    SeenError that names a clip for which the model's logits are not finite.
 
     >>> answers = seen_jax.generate(model, clips, "transcribe the speech", basis=basis, batch_size=4)
     >>> len(answers), 0 < answers[0].see < 1
@@ -186,13 +192,16 @@ def generate(
     def run(prepared: Prepared) -> list[Answer]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(chosen.seed), jnp.asarray(prepared.rows))
         out = jax.device_get(generate_batch(model.lalm, model.variables, prepared.batch, edits, decoding, keys))
+        _check_finite(model, prepared, out.finite)
         ids = [tuple(row[:n].tolist()) for row, n in zip(out.tokens, out.lengths, strict=True)]
         columns: list[Any] = [model.processor.decode(out.tokens, out.lengths), ids]
         if basis is not None:
             see = out.see[basis.site]
             means = (np.asarray(basis.mean_see(x)) for x in (see.before, see.after))
             columns += [of_requests(model, basis.site, mean, prepared).tolist() for mean in means]
-        return [Answer(*row) for row in zip(*columns, strict=True)]
+        answers = [Answer(*row) for row in zip(*columns, strict=True)]
+        ends = out.finished.tolist()
+        return [dataclasses.replace(answer, finished=end) for answer, end in zip(answers, ends, strict=True)]
 
     groups = group_requests(model, requests, chosen.batch_size)
     return run_batches(model, requests, run, groups, progress=chosen.progress, stage="answering")
@@ -214,7 +223,8 @@ def run(
     model, audio, prompt, batch_size, progress: as for `score`.
     sites: whose activations to return, of `SITES`. All of them at 7B are more than a gigabyte per clip.
     edits: {site: Edit}, such as `projection`, `steering` or `linear_map`.
-    Raises AudioError as `score`, and ConfigError for an unknown site and for edits that do not fit the model.
+    Raises AudioError as `score`, ConfigError for an unknown site and for edits that do not fit the model, and SeenError
+    that names a clip for which the model's logits are not finite.
 
     >>> seen_jax.run(model, clips[0], sites=["encoder.resid"], edits=seen_jax.projection(model, basis))
     Run(logits=[..., 913], activations={'encoder.resid': [4, ..., 192]}, see=['encoder.mlp_act'])
@@ -231,14 +241,29 @@ def run(
         activations, sees = {site: cut(site) for site in taps.sites}, {}
         for site, values in see.items():
             sees[site] = jax.tree.map(lambda x, site=site: of_requests(model, site, x, prepared), values)
+        lengths = np.asarray(prepared.batch.lengths).tolist()
+        finite = [np.isfinite(row[:length]).all() for row, length in zip(logits, lengths, strict=True)]
+        _check_finite(model, prepared, np.asarray(finite))
         results = []
-        for row, length in enumerate(np.asarray(prepared.batch.lengths).tolist()):
+        for row, length in enumerate(lengths):
             parts = {site: values[row] for site, values in activations.items()}
             results.append(Run(logits[row, :length], parts, jax.tree.map(lambda x, row=row: x[..., row], sees)))
         return results
 
     groups = group_requests(model, requests, batch_size)
     return run_batches(model, requests, one_batch, groups, progress=progress, stage="running")
+
+
+def _check_finite(
+    model: Model, prepared: Prepared, finite: Bool[np.ndarray, " rows"], what: str = "the model's logits are"
+) -> None:
+    """Raise SeenError that names the first clip whose numbers are not finite."""
+    if not finite.all():
+        clip = min(prepared.rows[row] for row in np.flatnonzero(~finite))
+        advice = "a weight or an edit is too large for the model"
+        if model.lalm.dtype == jnp.float16:
+            advice = "float16 ends at 65504: load the model with dtype bfloat16 or float32"
+        raise SeenError(f"clip {clip}: {what} not finite (NaN or infinite): {advice}.")
 
 
 def _requests(clips: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:

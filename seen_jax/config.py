@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
     overrides: command-line tokens that win over the file, `--joint.steps 100` or `--joint.steps=100`. A sequence may be
     written `1,2,3`, and a bool without a value is true. ConfigError for a file that is missing, unreadable or not YAML
     (with the line), and for all that `build` refuses."""
-    where = str(Path(path).expanduser())
+    where = str(Path(os.path.expanduser(path)))
     values = _read(Path(where))
     _override(values, overrides)
     tokens = " ".join(overrides).replace(": ", ":")  # a colon and a blank would end the name of the file

@@ -1,8 +1,33 @@
 """Errors that a user can act on. The command line prints their message and exits 1, without a traceback."""
 
+from collections.abc import Iterable
+
+LONGEST = 600  # characters of a message
+
+
+def one_line(text: object) -> str:
+    """A text that may hold anything, in one line: what cannot be printed is escaped, and never reaches a terminal.
+
+    >>> one_line("two\\nlines\\x1b[2J")
+    'two lines\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).split()))
+
 
 class SeenError(Exception):
-    """Base of every error that seen_jax raises on purpose: what was wrong, where, and what to do."""
+    """Base of every error that seen_jax raises on purpose: what was wrong, where, and what to do, in one line.
+
+    Names and texts from files may hold anything: what cannot be printed is escaped, and what is too long is cut.
+    listed: things that the message is about, each in a line of its own below it.
+
+    >>> str(SeenError("there is no file\\n\\x1b[2J.wav"))
+    'there is no file \\\\x1b[2J.wav'
+    """
+
+    def __init__(self, message: str, listed: Iterable[str] = ()) -> None:
+        line, half = one_line(message), LONGEST // 2
+        line = line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
+        super().__init__("\n  ".join([line, *map(one_line, listed)]))
 
 
 class AudioError(SeenError):

@@ -1,10 +1,14 @@
 """Files and folders that appear whole or not at all, and what identifies their contents."""
 
 import contextlib
+import functools
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -14,13 +18,17 @@ from typing import Any
 
 from seen_jax.errors import ConfigError, SeenError
 
+DAY = 86_400  # seconds
+_HIDDEN = re.compile(r"[0-9a-f]{32}(\.old)?")
+_unfinished: dict[Path, Callable[[], None]] = {}  # {hidden file or folder: how to delete it} of this process
 PACKAGES = ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")
 
 
 def write_file(path: Path, content: str | bytes | Callable[[Path], Any], error: type[SeenError] = ConfigError) -> Path:
     """Write a file through a hidden one beside it, so that it is complete or absent; folders are created. content: text
     (UTF-8), bytes, or a function that writes to a path. error: raised where the disk refuses, with the reason."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")  # short: a name has 255 bytes at most
+    _unfinished[partial] = tidy = lambda: partial.unlink(missing_ok=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
@@ -29,12 +37,15 @@ def write_file(path: Path, content: str | bytes | Callable[[Path], Any], error: 
             partial.write_bytes(content.encode() if isinstance(content, str) else content)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+        share(partial)
         partial.replace(path)
-    except OSError as e:
-        raise error(f"cannot write {path}: {e.strerror or e}; what was written before is kept") from e
+    except (OSError, UnicodeError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise error(f"cannot write {path}: {reason}; what was written before is kept") from e
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            tidy()
+        del _unfinished[partial]
     return path
 
 
@@ -44,10 +55,12 @@ def write_folder(
 ) -> Iterator[Path]:
     """A hidden folder beside `target` to write into; it takes the target's place when the block ends without an error.
     error: raised where the disk refuses or `target` is in use. mine: whether a non-empty folder may be replaced."""
-    target = target.expanduser().resolve()
+    target = Path(os.path.expanduser(target)).resolve()
+    restore_folder(target)
     _check_free(target, error, mine)
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    fresh = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}")
     old = fresh.with_name(fresh.name + ".old")
+    _unfinished[fresh] = tidy = functools.partial(_tidy, target, fresh, old)
     try:
         fresh.mkdir(parents=True)
         yield fresh
@@ -56,13 +69,51 @@ def write_folder(
             target.rename(old)
         fresh.rename(target)
     except OSError as e:
-        if old.exists() and not target.exists():
-            old.rename(target)
         raise error(f"cannot write {target}: {e.strerror or e}") from e
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        tidy()
+        del _unfinished[fresh]
+
+
+def _tidy(target: Path, fresh: Path, old: Path) -> None:
+    with contextlib.suppress(OSError):
+        if old.exists() and not target.exists():
+            old.rename(target)
+    shutil.rmtree(fresh, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_unfinished() -> None:
+    """Delete the hidden files and folders of writers that an interruption has broken off, even as they tidied up."""
+    for tidy in list(_unfinished.values()):
+        with contextlib.suppress(OSError):
+            tidy()
+
+
+def restore_folder(target: Path) -> None:
+    """Put back the folder that `write_folder` was replacing when it was killed, and delete what it left behind.
+
+    Only what nobody has changed for a day is deleted: another process may be writing.
+    """
+    with contextlib.suppress(OSError):
+        for path in target.parent.glob(f".{glob.escape(target.name[:100])}.*"):
+            if not _HIDDEN.fullmatch(path.name.rpartition(f"{target.name[:100]}.")[2]):
+                continue
+            if path.suffix == ".old" and not target.exists():
+                path.rename(target)
+            elif time.time() - path.stat().st_mtime > DAY:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that a new one has here; some libraries make files for their owner alone."""
+    probe = path.with_name(f".{uuid.uuid4().hex}.mode")
+    _unfinished[probe] = functools.partial(probe.unlink, missing_ok=True)
+    probe.touch()
+    path.chmod(probe.stat().st_mode & 0o777)
+    probe.unlink()
+    del _unfinished[probe]
 
 
 def _check_free(target: Path, error: type[SeenError], mine: Callable[[Path], bool]) -> None:
@@ -75,13 +126,76 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for anything else: NaN, deep nesting and lone surrogates too."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999 is infinite, "\\ud800" no text
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
 def digest(parts: Iterable[str | bytes]) -> str:
     """16 hexadecimal digits that identify a sequence of texts or bytes (SHA-256; where each part ends counts)."""
     hashed = hashlib.sha256()
     for part in parts:
-        content = part.encode() if isinstance(part, str) else part
+        content = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         hashed.update(len(content).to_bytes(8, "little") + content)
     return hashed.hexdigest()[:16]
+
+
+def file_parts(path: Path) -> Iterator[bytes]:
+    """The bytes of a file in parts, for `digest`."""
+    with path.open("rb") as file:
+        while part := file.read(1 << 24):
+            yield part
+
+
+def file_mark(path: Path) -> str:
+    """Identifies a file without reading all of a large one: its size and 64 parts of 16 KB spread over it."""
+    size, part = path.stat().st_size, 1 << 14
+    with path.open("rb") as file:
+        offsets = range(0, size, max(size // 64, part))
+        return digest([str(size), *(file.read(part) for offset in offsets if file.seek(offset) == offset)])
+
+
+def check_name(kind: str, name: str) -> str:
+    """A name that files may have, as it is. ConfigError for another: it must stay inside its folder and be readable."""
+    plain = name.isprintable() and name == name.strip() and not set(name) & set('/\\:*?"<>|')
+    if not plain or name.startswith((".", "-")) or not 0 < len(name.encode()) <= 100:
+        raise ConfigError(
+            f"the {kind} {name!r:.120} cannot name a file: give it a `name` of up to 100 letters and digits"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs. Raises ConfigError where another process holds it.
+
+    The lock ends with the process, however that ends. Windows and some network drives have no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process works in {path.parent}: wait for it, or choose another one") from None
+        except PermissionError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+        except OSError:  # the drive has no locks
+            pass
+        yield
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:

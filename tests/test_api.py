@@ -16,7 +16,7 @@ import seen_jax
 from seen_jax import Decoding, Request, projection
 from seen_jax.audio import write_audio
 from seen_jax.audio.mix import mix_at_snr
-from seen_jax.errors import AudioError, BasisError, ConfigError
+from seen_jax.errors import AudioError, BasisError, ConfigError, SeenError
 from seen_jax.models.config import conv_length
 from seen_jax.models.generate import _generate
 from seen_jax.models.load import load
@@ -163,6 +163,14 @@ def test_generate_reports_see_and_reads_the_tokens(model, clips, basis, answers)
         assert answer.see == pytest.approx(score.see, abs=1e-6)
         assert answer.see_after == pytest.approx(0, abs=1e-6)
     assert len({answer.tokens for answer in answers}) > 1
+
+
+def test_an_answer_says_whether_it_was_cut(model, clips, answers):
+    for answer in answers:
+        assert answer.finished == (len(answer.tokens) < 8)
+    short = seen_jax.generate(model, clips[:2], "name the color", decoding=Decoding(1), batch_size=2)
+    assert [answer.finished for answer in short] == [not answer.tokens for answer in short]
+    assert not all(answer.finished for answer in short)
 
 
 def test_strength_zero_measures_and_changes_nothing(model, clips, basis, answers):
@@ -463,7 +471,7 @@ def test_edits_that_do_not_fit_the_model_are_refused(model, clips, basis):
 def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, clips, basis, monkeypatch):
     chex.clear_trace_counter()
     traced_once = chex.assert_max_traces(_generate.__wrapped__, n=1)
-    monkeypatch.setattr("seen_jax.models.generate._generate", jax.jit(traced_once, static_argnums=(0, 5, 6)))
+    monkeypatch.setattr("seen_jax.models.generate._generate", jax.jit(traced_once, static_argnums=(0, 5)))
     call = functools.partial(seen_jax.generate, model, clips[:2], "red", decoding=Decoding(8), batch_size=2)
     wide = random_basis(model.config, ENCODER_MLP_ACT, (1, 14, 9))
     bases = [basis, basis.with_layers("all"), wide]
@@ -510,3 +518,34 @@ def test_reprs_are_short_and_treescope_shows_everything(model, clips, basis):
         seen_jax.Answer("red", (1, 2)),
     ):
         assert type(value).__name__ in treescope.render_to_text(value)
+
+
+# --- numbers that are not finite ---
+
+
+def test_a_clip_whose_numbers_are_not_finite_is_named(model, clips, basis):
+    """The word "blue" has no embedding; clip 3 alone is asked about it."""
+    token = model.processor.tokenizer("blue", add_special_tokens=False)["input_ids"][0]
+    prompts = ["red"] * 3 + ["blue", "red"]
+    params = model.variables["params"]
+    table = params["decoder"]["embed"]["embedding"].at[token].set(jnp.nan)
+    decoder = {**params["decoder"], "embed": {"embedding": table}}
+    broken = dataclasses.replace(model, variables={"params": {**params, "decoder": decoder}})
+    expected = functools.partial(pytest.raises, SeenError)
+    logits = r"^clip 3: the model's logits are not finite \(NaN or infinite\): a weight or an edit is too large"
+    with expected(match=logits):
+        seen_jax.generate(broken, clips, prompts, basis=basis, batch_size=2, decoding=Decoding(2))
+    with expected(match=logits):
+        seen_jax.run(broken, clips, prompts, batch_size=2)
+    at_decoder = random_basis(model.config, DECODER_RESID, RANKS, layers=(1, 2))
+    with expected(match=r"^clip 3: its SEE is not finite \(NaN or infinite\)"):
+        seen_jax.score(broken, clips, at_decoder, prompts, batch_size=2)
+    prompts[3] = "red"
+    assert len(seen_jax.generate(broken, clips, prompts, basis=basis, batch_size=2, decoding=Decoding(2))) == 5
+
+
+def test_numbers_beyond_float16_say_which_types_help(model, clips):
+    half = dataclasses.replace(model, lalm=model.lalm.clone(dtype=jnp.float16))
+    large = seen_jax.steering(model, DECODER_RESID, np.full(model.config.decoder.width, 6e4, np.float32), 2.0)
+    with pytest.raises(SeenError, match=r"clip 0: .* float16 ends at 65504: load the model with dtype bfloat16"):
+        seen_jax.generate(half, clips[0], "red", edits=large, decoding=Decoding(1))

@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -325,7 +326,7 @@ def test_generate_with_and_without_seen(world, tmp_path):
     for row in data["clips"]:
         assert 0 <= row["see_after"] < row["see"] <= 1
     plain_only = run(*argv).data
-    assert [set(row) for row in plain_only["clips"]] == [{"id", "path", "prompt", "answer"}] * 2
+    assert [set(row) for row in plain_only["clips"]] == [{"id", "path", "prompt", "answer", "finished"}] * 2
     saved = run(*argv[:-1], "--basis", world.white, *SEEN, "--out", tmp_path / "new" / "answers.csv")
     assert f"written: {tmp_path}/new/answers.csv" in saved.err
     with (tmp_path / "new" / "answers.csv").open(newline="") as file:
@@ -362,6 +363,29 @@ def test_sampling_follows_the_seed(world):
     argv = ["generate", world.clips / "clip0.wav", "--model", world.model, "--temperature", 2, "--top-k", 50, "--json"]
     texts = [run(*argv, "--top-p", 0.9, "--seed", seed).data["clips"][0]["answer"] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_an_answer_that_is_cut_says_so(world):
+    argv = ["generate", world.clips / "clip0.wav", "--model", world.model, "--json"]
+    cut = run(*argv, "--max-new-tokens", 1)
+    assert [row["finished"] for row in cut.data["clips"]] == [False]
+    assert "1 of 1 answers were cut at --max-new-tokens 1." in cut.err
+    whole = run(*argv)
+    long = not whole.data["clips"][0]["finished"]
+    assert ("cut at --max-new-tokens 256." in whole.err) == long
+
+
+def test_sampling_as_published(world, tmp_path):
+    model = Path(shutil.copytree(world.model, tmp_path / "model"))
+    argv = ["generate", world.clips / "clip0.wav", "--model", model, "--max-new-tokens", 8, "--json"]
+    texts = lambda *more: [run(*argv, *more, "--seed", seed).data["clips"][0]["answer"] for seed in (1, 2)]
+    greedy = texts()
+    assert greedy[0] == greedy[1] == texts("--as-published")[0]
+    path = model / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": True, "temperature": 2.0}))
+    drawn = texts("--as-published")
+    assert drawn[0] != drawn[1] and texts() == greedy
+    assert drawn == texts("--temperature", 2, "--top-k", 50)
 
 
 def test_models(world):

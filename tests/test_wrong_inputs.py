@@ -134,6 +134,7 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ((*CALIBRATE, "--site", "encoder.mlp_akt"), 1, ("'encoder.mlp_akt'", "Did you mean 'encoder.mlp_act'?")),
     ((*CALIBRATE, "--clips", "-3"), 2, ("--clips", "-3")),
     ((*CALIBRATE, "--seed", "-1"), 2, ("--seed", "-1")),
+    ((*GENERATE, "--seed", "9223372036854775808"), 2, ("--seed is 9223372036854775808", "9223372036854775807")),
     ((*CALIBRATE, "--batch-size", "0"), 2, ("--batch-size", "0")),
     ((*CALIBRATE, "--batchsize", "4"), 2, ("--batchsize", "Did you mean --batch-size?")),
     # models
@@ -177,7 +178,7 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ((*SCORE, "--basis", "{bad}/no_card"), 1, ("{bad}/no_card", "card.json")),
     ((*SCORE, "--basis", "{bad}/broken_card"), 1, ("{bad}/broken_card/card.json",)),
     ((*SCORE, "--basis", "{bad}/no_statistics"), 1, ("{bad}/no_statistics/statistics.safetensors is missing",)),
-    ((*SCORE, "--basis", "{bad}/truncated_calibration"), 1, ("{bad}/truncated_calibration", "damaged or truncated")),
+    ((*SCORE, "--basis", "{bad}/truncated_calibration"), 1, ("{bad}/truncated_calibration is damaged",)),
     (
         (*SCORE, "--basis", "{bad}/several"),
         1,
@@ -202,6 +203,7 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ((*GENERATE, "--top-p", "0"), 1, ("top_p", "0.0")),
     ((*GENERATE, "--top-k", "-2"), 1, ("top_k", "-2")),
     ((*GENERATE, "--max-new-tokens", "0"), 1, ("max_new_tokens", "0")),
+    ((*GENERATE, "--as-published", "--top-k", "2"), 1, ("--as-published", "--top-k", "leave out one")),
     ((*GENERATE, "--prompt", "  "), 1, ("--prompt is empty",)),
     ((*GENERATE, "--prompt", "<|AUDIO|>"), 1, ("2 audio places", "1 clips")),
     # configurations

@@ -27,17 +27,18 @@ _RATES = (1_000, 1_000_000)
 _MPEG_SLACK = 2 * 1152  # the length in an MP3 header may be off by the encoder's own frames
 _MARGIN = SAMPLE_RATE // 10  # more than the resampler's filter reaches, in samples at 16 kHz
 _LATE = 0.01  # seconds that a segment may end behind its file: rounding in somebody's table
+_BLOCK = 1 << 20  # frames
 _PIPED = 0x7FFF0000  # a program that writes WAV to a pipe declares about 2**31 or 2**32 bytes
 _DECLARED = re.compile(r"data\s*: (\d+) \(should be (\d+)\)")
 
 
 def read_audio(
-    path: str | Path, channel: int | Literal["mean"] = 0, start: float = 0.0, seconds: float | None = None
+    path: str | Path, channel: int | Literal["mean"] = "mean", start: float = 0.0, seconds: float | None = None
 ) -> Wave:
     """Read WAV, FLAC, OGG, MP3 and whatever else libsndfile decodes, as 16 kHz mono float32.
 
     path: an audio file of any rate and number of channels.
-    channel: counted from 0; the first by default, as in the paper's protocol. "mean" averages all of them.
+    channel: "mean" of all channels, as librosa and the models' own processors take, or one of them, counted from 0.
     start, seconds: read only this segment; up to rounding it has the samples of the same cut of the whole file.
     Raises AudioError: missing file, a folder, undecodable or truncated data, no samples (silence is allowed), NaN or
     infinity, no such channel, a segment that is not within the file.
@@ -54,7 +55,11 @@ def read_audio(
 
 
 def decode_audio(
-    data: bytes | Path, name: str, channel: int | Literal["mean"] = 0, start: float = 0.0, seconds: float | None = None
+    data: bytes | Path,
+    name: str,
+    channel: int | Literal["mean"] = "mean",
+    start: float = 0.0,
+    seconds: float | None = None,
 ) -> Wave:
     """`read_audio` for the bytes of a file, with the same result and errors.
 
@@ -66,18 +71,19 @@ def decode_audio(
     """
     import soundfile
 
-    with _decoding(name), soundfile.SoundFile(data if isinstance(data, Path) else io.BytesIO(data)) as file:
+    with _decoding(name), soundfile.SoundFile(_opened(data)) as file:
         rate, declared, log = file.samplerate, file.frames, file.extra_info
         first, frames, kept = 0, declared, slice(None)
         if start or seconds is not None:
             first, frames, kept = _segment(name, rate, declared, start, seconds)
         if first:
             file.seek(first)
-        pcm = file.read(frames, dtype="float32", always_2d=True)
+        pcm = _read_blocks(file, frames)
     if len(pcm) == 0:
         raise AudioError(f"{name} holds no samples.")
     cut = _DECLARED.search(log)  # what libsndfile says of a WAV chunk larger than the file
-    if len(pcm) < frames - _MPEG_SLACK or (cut and int(cut[2]) < int(cut[1]) < _PIPED):
+    cut_short = (cut and int(cut[2]) < int(cut[1]) < _PIPED) or _size(data) < _promised_size(data)
+    if len(pcm) < frames - _MPEG_SLACK or cut_short:
         raise AudioError(f"{name} is truncated: its header promises more audio than it holds ({len(pcm)} frames).")
     channels = pcm.shape[1]
     if channel != "mean" and channel not in range(channels):
@@ -95,18 +101,58 @@ def audio_seconds(path: str | Path) -> float:
     import soundfile
 
     with _decoding(path):
-        return float(soundfile.info(os.path.expanduser(path)).duration)
+        return float(soundfile.info(_opened(Path(os.path.expanduser(path)))).duration)
+
+
+def _opened(data: bytes | Path) -> Any:
+    """What soundfile opens: names that are no UTF-8 as bytes, for it encodes texts strictly."""
+    if isinstance(data, bytes):
+        return io.BytesIO(data)
+    name = str(data)
+    return name if name.isascii() or os.name == "nt" else os.fsencode(name)
 
 
 @contextmanager
 def _decoding(name: str | Path) -> Iterator[None]:
-    import soundfile
-
+    """Whatever libsndfile and its wrapper raise about a file becomes an AudioError."""
     try:
         yield
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        text = f"Cannot decode {name}: {str(error).rstrip('.')}. Is it an audio file, and complete?"
-        raise AudioError(text) from error
+    except AudioError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise AudioError(f"Cannot decode {name}: {reason}. Is it an audio file, and complete?") from error
+
+
+def _read_blocks(file: Any, frames: int) -> Float[np.ndarray, "frames channels"]:
+    """Frames from here on, a block at a time: a header may promise more than any memory holds."""
+    blocks = []
+    while frames > 0 and len(block := file.read(min(frames, _BLOCK), dtype="float32", always_2d=True)):
+        blocks.append(block)
+        frames -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+
+
+def _size(data: bytes | Path) -> int:
+    return data.stat().st_size if isinstance(data, Path) else len(data)
+
+
+def _promised_size(data: bytes | Path) -> int:
+    """Bytes that the file should have by its first header; 0 where that does not say. libsndfile takes a cut AIFF, AU,
+    W64 or RF64 file for a shorter one."""
+    head = data[:28] if isinstance(data, bytes) else b""
+    if isinstance(data, Path):
+        with data.open("rb") as file:
+            head = file.read(28)
+    if head[:4] == b"FORM":
+        return int.from_bytes(head[4:8], "big") + 8
+    if head[:4] == b".snd" and head[8:12] != b"\xff\xff\xff\xff":
+        return int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+    if head[:4] == b"riff":
+        return int.from_bytes(head[16:24], "little")
+    if head[:4] == b"RF64" and head[12:16] == b"ds64":
+        return int.from_bytes(head[20:28], "little") + 8
+    return 0
 
 
 def _segment(name: str, rate: int, declared: int, start: float, seconds: float | None) -> tuple[int, int, slice]:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import os
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from seen_jax.audio.find import AUDIO_SUFFIXES
 from seen_jax.audio.io import Wave, check_wave
 from seen_jax.audio.noise import MATLAB, Segment, draw, is_synthetic, nearest_noise, noise_seconds, synthetic_noise
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.files import digest, file_mark
 
 PARTS = ("calibration", "test")
 MUSAN = ("noise", "music", "speech")
@@ -52,9 +54,14 @@ class NoiseSource:
         if not segments:
             voices = self.voices[PARTS.index(part) :: len(PARTS)]
             return synthetic_noise(self.name, samples, zlib.crc32(f"{part}/{seed}/{index}".encode()), voices or None)
-        key = zlib.crc32(f"{self.name}/{part}".encode())
+        key = zlib.crc32(f"{self.name}/{part}".encode(errors="surrogateescape"))
         order = np.random.default_rng([key, seed]).permutation(len(segments))
         return draw(segments[order[index % len(segments)]], samples, np.random.default_rng([key, seed, index]))
+
+    def contents(self) -> str:
+        """Identifies the recordings of both parts, or the voices, by what is in them."""
+        marks = (f"{s} {file_mark(s.path)}" for s in (*self.calibration, *self.test))
+        return digest(itertools.chain([self.name], marks, (voice.tobytes() for voice in self.voices)))
 
 
 def noise_source(spec: str | Path, speech: Sequence[np.ndarray] = ()) -> NoiseSource:
@@ -180,7 +187,7 @@ def _divide(groups: Groups) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
     if len(groups) == 1:
         calibration, test = zip(*map(_halves, next(iter(groups.values()))), strict=True)
         return calibration, test
-    number = lambda key: int(hashlib.sha256(key.encode()).hexdigest(), 16)
+    number = lambda key: int(hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest(), 16)
     ordered = sorted(groups, key=number)
     parts = [[key for key in ordered if number(key) % 2 == odd] for odd in (0, 1)]
     if not all(parts):

@@ -1,5 +1,3 @@
-import sys
+from seen_jax.cli import console
 
-from seen_jax.cli import main
-
-sys.exit(main())
+console()

@@ -1,16 +1,29 @@
 """What the commands read: clips, noises, models, bases. Everything is checked before a model is loaded."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seen_jax.audio import AudioItem, NoiseSource, find_audio, is_silent, mix_at_snr, noise_source, read_audio
+from seen_jax.audio import (
+    AudioItem,
+    NoiseSource,
+    audio_seconds,
+    find_audio,
+    is_silent,
+    mix_at_snr,
+    noise_source,
+    read_audio,
+)
+from seen_jax.cli._output import note
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.models.checkpoint import read_config
+from seen_jax.models.family import Family
 from seen_jax.models.folders import find_folder
 from seen_jax.models.load import load
 from seen_jax.models.model import Model
@@ -19,6 +32,7 @@ from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.progress import Progress
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors, store
 
+Numbered = tuple[int, AudioItem]  # its place among all clips that were named
 RELEASED = ".pt"  # suffix of a basis in the form that the paper's authors released
 
 
@@ -29,6 +43,7 @@ class Inputs:
     model: Model
     items: list[AudioItem]
     clips: list[np.ndarray]  # 16 kHz mono float32
+    left_out: list[dict[str, str]]  # of `ClipReader`
     basis: NoiseBasis | None
     folder: Path | None  # of the basis
     noise: NoiseSource | None
@@ -44,7 +59,7 @@ class Inputs:
     def facts(self) -> dict[str, Any]:
         """The names of all, as JSON values."""
         basis, noise = self.folder and str(self.folder), self.noise and self.noise.name
-        return {"model": self.model.name, "basis": basis, "noise": noise}
+        return {"model": self.model.name, "basis": basis, "noise": noise, "left_out": self.left_out}
 
 
 def read_inputs(args: Any, fields: Mapping[str, Any], snrs_db: Sequence[float], progress: Progress) -> Inputs:
@@ -54,35 +69,84 @@ def read_inputs(args: Any, fields: Mapping[str, Any], snrs_db: Sequence[float], 
     if basis is not None and calibration is not None:
         warn_of(str(folder), [asdict(finding) for finding in diagnose(calibration, basis)])
     noise = read_noise(args.noise) if args.noise else None
-    items = find_audio(args.audio)
-    clips = read_clips(items, snrs_db, progress)
-    model = load_model(args, items, clips, progress)
+    check_snrs(snrs_db)
+    every = list(enumerate(find_audio(args.audio)))
+    reader = ClipReader(args.model, bool(snrs_db), args.strict or len(every) == 1)
+    numbered, clips = reader.read_all(every, progress)
+    items, model = [item for _, item in numbered], load_model(args, progress)
     try:
         if basis is not None:
             basis.check(basis.site, *model.config.site_shape(basis.site), model.fingerprint)
     except BasisError as e:
         raise BasisError(f"{folder}: {e}.") from None
-    return Inputs(model, items, clips, basis, folder, noise, args.seed)
+    return Inputs(model, items, clips, reader.left_out, basis, folder, noise, args.seed)
 
 
-def read_clips(items: Sequence[AudioItem], snrs_db: Sequence[float], progress: Progress) -> list[np.ndarray]:
-    """The clips. ConfigError for an SNR out of range, before any is read; AudioError as `read_clip`."""
+def check_snrs(snrs_db: Sequence[float]) -> None:
+    """ConfigError for an SNR out of range, before a clip is read."""
     for snr in snrs_db:
         mix_at_snr(np.ones(1, np.float32), np.ones(1, np.float32), snr)
-    clips = []
-    for item in items:
-        clips.append(read_clip(item, bool(snrs_db)))
-        progress("reading audio", len(clips), len(items))
-    return clips
 
 
-def read_clip(item: AudioItem, mix: bool, model: Model | None = None) -> np.ndarray:
-    """Read a clip. AudioError if it is to be mixed with noise but silent, or longer than the model takes."""
-    clip = read_audio(item.path)
-    if mix and is_silent(clip):
-        raise AudioError(f"{item.path}: digital silence has no SNR; leave such clips out.")
-    if model is not None:
-        _check_length(model, item, clip)
+@dataclass(frozen=True)
+class ClipReader:
+    """Reads clips for a model, and goes on without those that cannot be used."""
+
+    model: str  # its folder or name; the family says how long a clip may be
+    mix: bool  # with noise: silence has no SNR
+    strict: bool  # whether the first clip that cannot be used is an error
+    reasons: dict[str, str] = field(default_factory=dict)  # why clips are left out, by their paths
+
+    @property
+    def left_out(self) -> list[dict[str, str]]:
+        """What --json says of the clips that are left out."""
+        return [{"path": path, "reason": reason} for path, reason in self.reasons.items()]
+
+    @cached_property
+    def family(self) -> Family:
+        return read_config(find_folder(self.model))[1]
+
+    def read(self, item: AudioItem) -> np.ndarray | None:
+        """A clip; None for one that is left out. AudioError for that with --strict."""
+        try:
+            return read_clip(item, self.mix, self.family)
+        except AudioError as e:
+            if self.strict:
+                raise
+            if str(item.path) not in self.reasons:
+                note(f"warning: left out: {e}")
+            self.reasons[str(item.path)] = str(e)
+            return None
+
+    def read_all(self, items: Sequence[Numbered], progress: Progress) -> tuple[list[Numbered], list[np.ndarray]]:
+        """The clips that can be used, and what they are. AudioError if that is none."""
+        kept, clips = [], []
+        for done, numbered in enumerate(items, 1):
+            if (clip := self.read(numbered[1])) is not None:
+                kept.append(numbered)
+                clips.append(clip)
+            progress("reading audio", done, len(items))
+        self.check(len(clips))
+        return kept, clips
+
+    def check(self, count: int) -> None:
+        """AudioError if no clip can be used."""
+        if not count:
+            problem = f"none of the {len(self.reasons)} clips can be used"
+            raise AudioError(f"{problem}; the first: {next(iter(self.reasons.values()))}")
+
+
+def read_clip(item: AudioItem, mix: bool, family: Family) -> np.ndarray:
+    """Read a clip. AudioError if it is damaged, or silent but to be mixed with noise, or longer than the family takes:
+    by its header, before it is read."""
+    try:
+        family.framing.check_seconds(audio_seconds(item.path), family.name)
+        clip = read_audio(item.path)
+        if mix and is_silent(clip):
+            raise AudioError("digital silence has no SNR; leave such clips out.")
+        family.framing.check(clip, family.name)
+    except AudioError as e:
+        raise AudioError(str(e) if str(item.path) in str(e) else f"{item.path}: {e}") from None
     return clip
 
 
@@ -93,24 +157,14 @@ def read_noise(spec: str, part: str = "test") -> NoiseSource:
     return noise
 
 
-def load_model(args: Any, items: Sequence[AudioItem], clips: Sequence[np.ndarray], progress: Progress) -> Model:
-    """The model of --model, --dtype and --mesh. AudioError for clips longer than it takes."""
-    model = load(args.model, args.dtype, MeshConfig(args.mesh.data, args.mesh.tensor).mesh(), progress)
-    for item, clip in zip(items, clips, strict=True):
-        _check_length(model, item, clip)
-    return model
-
-
-def _check_length(model: Model, item: AudioItem, clip: np.ndarray) -> None:
-    try:
-        model.processor.checked(clip)
-    except AudioError as e:
-        raise AudioError(f"{item.path}: {e}") from None
+def load_model(args: Any, progress: Progress) -> Model:
+    """The model of --model, --dtype and --mesh."""
+    return load(args.model, args.dtype, MeshConfig(args.mesh.data, args.mesh.tensor).mesh(), progress)
 
 
 def find_artefact(name: str) -> Path:
     """A released `.pt` file, or the folder of a calibration or noise basis: this one, or the only one in it."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.exists():
         raise BasisError(f"there is no calibration or noise basis {path}.")
     if path.is_file() and path.suffix != RELEASED:

@@ -4,7 +4,6 @@ import argparse
 import difflib
 import inspect
 import re
-import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -12,12 +11,14 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from seen_jax.cli._output import note
 from seen_jax.config import convert
 from seen_jax.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
 NOISE = "white (gauss), pink, brown, hum, babble, impulses, engine, rain, alarm, a file, a folder, or CORPUS#SUBSET"
 BASIS = "a calibration, a saved noise basis, or a released .pt list"
+MOST = 2**63 - 1  # the largest seed that JAX takes
 AUDIO = "audio files, folders, globs, or CSV/JSONL manifests"
 
 
@@ -31,6 +32,14 @@ def typed(hint: Any) -> Callable[[Any], Any]:
             raise argparse.ArgumentTypeError(str(e).rstrip(".")) from None
 
     return parse
+
+
+def seed(value: Any) -> int:
+    """The type of --seed."""
+    number: int = INDEX(value)
+    if number > MOST:
+        raise argparse.ArgumentTypeError(f"it is {number}, expected an int from 0 to {MOST}")
+    return number
 
 
 COUNT, INDEX, INT, NUMBER = typed(PositiveInt), typed(NonNegativeInt), typed(int), typed(float)
@@ -58,7 +67,7 @@ class Parser(ArgumentParser):
         if unknown := re.match(r"unrecognized arguments: (--[\w.-]+)", text, re.IGNORECASE):
             near = difflib.get_close_matches(unknown[1], self.options(), n=1)
             text += f". Did you mean {near[0]}?" if near else ""
-        print(f"error: {text}\nRun `{self.prog} --help` for the options.", file=sys.stderr)
+        note(f"error: {text}", f"Run `{self.prog} --help` for the options.")
         raise SystemExit(2)
 
     def options(self) -> list[str]:
@@ -80,8 +89,14 @@ class Parser(ArgumentParser):
         text = "write the result into a .json file, or its rows into a .csv file"
         self.add_argument("--out", metavar="FILE", help=text)
         self.add_argument("--overwrite", action="store_true", help="replace that file if it is there")
+        self.add_strict()
         self.add_model()
         self.add_selection()
+
+    def add_strict(self) -> None:
+        self.add_argument(
+            "--strict", action="store_true", help="fail where a clip cannot be used, instead of leaving it out"
+        )
 
     def add_selection(self) -> None:
         """An option for each field of `Selection`, explained by its docstring."""

@@ -9,17 +9,19 @@ not fit in memory. The state is saved about once a minute; the same command resu
 each, and `merge` joins their folders."""
 
 import functools
+import os
 import re
 import shutil
 from argparse import ArgumentTypeError
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from seen_jax.cli._output import Result, check_writable, note, progress, table
-from seen_jax.cli._parser import AUDIO, COUNT, INDEX, NOISE, NUMBER, Parser
+from seen_jax.cli._parser import AUDIO, COUNT, NOISE, NUMBER, Parser, seed
 from seen_jax.errors import BasisError, ConfigError
-from seen_jax.files import digest
+from seen_jax.files import check_name, digest, restore_folder
 from seen_jax.models.sites import DECODER_SITES, ENCODER_MLP_ACT, check_site
 from seen_jax.progress import Progress
 
@@ -47,9 +49,10 @@ def options(parser: Parser) -> None:
     add("--site", default=ENCODER_MLP_ACT, help="place in the layers, see `seen-jax models` (default encoder.mlp_act)")
     add("--snr", type=NUMBER, default=0.0, metavar="DB", help="of the noise against its clip (default 0)")
     add("--clips", type=COUNT, help="use at most so many clips (default 50; all with --stream)")
-    add("--seed", type=INDEX, default=0, help="of the noises (default 0)")
+    add("--seed", type=seed, default=0, help="of the noises (default 0)")
     add("--prompt", help="asked about every clip; matters at decoder sites only")
     add("--overwrite", action="store_true", help="replace calibrations that are there")
+    parser.add_strict()
     add("--stream", action="store_true", help="keep second moments only: for any number of clips")
     add("--shard", type=shard, default=(1, 1), metavar="K/N", help="with --stream: the K-th of N parts of the clips")
     parser.add_model()
@@ -66,7 +69,7 @@ def run(args: Any) -> Result:
     if parts > 1 and not args.stream:
         raise ConfigError("--shard needs --stream: its parts are joined by `seen-jax merge`.")
     noises = [inputs.read_noise(spec, PART) for spec in args.noise]
-    out, names = Path(args.out).expanduser(), [noise.name for noise in noises]
+    out, names = Path(os.path.expanduser(args.out)), [check_name("noise", noise.name) for noise in noises]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two noises are called {', '.join(sorted(twice))}: give each its own name or folder.")
     if (out / "card.json").exists():
@@ -79,11 +82,13 @@ def run(args: Any) -> Result:
     if limit and len(items) < limit and parts == 1:
         note(f"{len(items)} clean clips found, of {limit} wanted: all are used.")
     with progress() as report:
-        waiting = [] if args.stream else [item for _, item in items]
-        waves = inputs.read_clips(waiting, [args.snr], report)
-        model = inputs.load_model(args, waiting, waves, report)
+        inputs.check_snrs([args.snr])
+        reader, waves = inputs.ClipReader(args.model, True, args.strict or len(items) == 1), list[Any]()
+        if not args.stream:
+            items, waves = reader.read_all(items, report)
+        model = inputs.load_model(args, report)
         prompt = (args.prompt or DEFAULT_PROMPT) if args.site in DECODER_SITES else ""
-        task = Task(args, model, items, waves, prompt, report)
+        task = Task(args, model, items, waves, reader, prompt, report)
         entries: list[dict[str, Any]] = []
         for noise, before in zip(noises, existing, strict=True):
             calibration = task.calibrate(noise, out / noise.name, before)
@@ -92,6 +97,7 @@ def run(args: Any) -> Result:
     for entry in entries if args.json else ():  # people read the findings in the result
         warn_of(entry["folder"], entry["findings"])
     data = {"model": model.name, "fingerprint": model.fingerprint, "calibrations": entries}
+    data["left_out"] = reader.left_out
     return Result(data, _view(f"{model.name}, {args.site}, {args.snr:g} dB, default selection", entries))
 
 
@@ -101,6 +107,7 @@ def _existing(folder: Path, overwrite: bool) -> Any:
     from seen_jax.subspace import Calibration
 
     check_writable(folder)
+    restore_folder(folder)
     if not folder.exists() or not any(folder.iterdir()):
         return None
     if (kind := kind_of(folder)) != "calibration":
@@ -125,6 +132,7 @@ class Task:
     model: Any
     items: list[tuple[int, Any]]  # (index, clip)
     waves: list[Any]  # their audio, without --stream
+    reader: Any  # of clips, with --stream
     prompt: str
     report: Progress
 
@@ -132,7 +140,8 @@ class Task:
         """The calibration of one noise, which its folder holds afterwards; `existing` if that is the same."""
         from seen_jax import api
 
-        args, noises = self.args, [noise.clip(i, len(wave), self.args.seed, PART) for i, wave in enumerate(self.waves)]
+        args, numbered = self.args, zip(self.items, self.waves, strict=not self.args.stream)
+        noises = [noise.clip(i, len(wave), args.seed, PART) for (i, _), wave in numbered]
         if args.stream:  # a file stands for its audio, so that it is read once
             clean = digest(f"{i} {item.path} {item.path.stat().st_size}" for i, item in self.items)
             identity = digest([noise.name, repr(noise.calibration), str(args.seed)])
@@ -158,24 +167,36 @@ class Task:
     def stream(self, noise: Any, partial: Path, options: dict[str, Any]) -> Any:
         """Calibrate on clips that are read as they are needed; `partial` holds the calibration of those so far."""
         from seen_jax import api
-        from seen_jax.cli import _inputs as inputs
         from seen_jax.prefetch import prefetch
         from seen_jax.subspace import Calibration
 
-        start, done = None, 0
+        start, done, left_out = None, 0, list[int]()
+        restore_folder(partial)
         if partial.is_dir() and not self.args.overwrite:
             start = Calibration.load(partial)
             _check_same(partial, start, options["card"]["request"])
-            done = start.source.shape[1]
+            done, left_out = start.source.shape[1], list(start.card.get("left_out") or ())
             note(f"{partial}: {done} of {len(self.items)} clips are done.")
 
-        def pair(index: int, item: Any) -> tuple[Any, Any]:
-            wave = inputs.read_clip(item, True, self.model)
+        def pair(index: int, item: Any) -> tuple[Any, Any] | None:
+            wave = self.reader.read(item)
+            if wave is None:
+                left_out.append(index)
+                return None
             return wave, noise.clip(index, len(wave), self.args.seed, PART)
 
-        pairs = prefetch(functools.partial(pair, *numbered) for numbered in self.items[done:])
-        keep = lambda calibration: calibration.save(partial, overwrite=True, ranks=False)
-        return api.calibrate_stream(self.model, pairs, start=start, keep=keep, **options)
+        def pairs() -> Iterator[tuple[Any, Any]]:
+            waiting = [(index, item) for index, item in self.items if index not in left_out][done:]
+            count = done
+            for one in prefetch(functools.partial(pair, *numbered) for numbered in waiting):
+                if one is not None:
+                    count += 1
+                    yield one
+            self.reader.check(count)
+
+        of_some = lambda made: replace(made, card=made.card | ({"left_out": sorted(left_out)} if left_out else {}))
+        keep = lambda calibration: of_some(calibration).save(partial, overwrite=True, ranks=False)
+        return of_some(api.calibrate_stream(self.model, pairs(), start=start, keep=keep, **options))
 
 
 def _view(title: str, entries: list[dict[str, Any]]) -> list[Any]:

@@ -17,6 +17,7 @@ from seen_jax.files import write_file
 EXAMPLES = """seen-jax inspect calibrations/white
 seen-jax inspect calibrations/white --method complement --figure curves.png --overwrite"""
 FIGURES = (".png", ".pdf", ".svg")
+UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # the same figure, the same bytes
 ORIGIN = ("model", "fingerprint", "snr_db", "seed", "date", "versions")  # keys of a card
 
 
@@ -37,13 +38,17 @@ def run(args: Any) -> Result:
     entry = {"folder": str(folder), **describe(basis, calibration)}
     entry |= {key: card[key] for key in ORIGIN if key in card}
     if path is not None:
+        from matplotlib import rc_context
+
         from seen_jax.report.figures import layer_curves
 
         star = entry["first_layer"] if entry["layer_found"] else None
         curves = {key: entry[key] for key in ("noise", "magnitude", "direction", "ranks", "layers")}
         drawing, image = layer_curves(DataFrame([{**curves, "l_star": star}])), io.BytesIO()
         drawing.suptitle(f"{entry['noise']} at {entry['site']}")
-        drawing.savefig(image, format=path.suffix[1:].lower())
+        kind = path.suffix[1:].lower()
+        with rc_context({"svg.hashsalt": "seen-jax"}):
+            drawing.savefig(image, format=kind, metadata=UNDATED.get(kind))
         write_file(path, image.getvalue())
         note(f"drawn: {path}")
     return Result(entry, view(entry))

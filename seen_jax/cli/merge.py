@@ -2,6 +2,7 @@
 
 The result is the calibration of all their clips at once. A clip that is in two of them is refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def options(parser: Parser) -> None:
 
 
 def run(args: Any) -> Result:
-    out = Path(args.out).expanduser()
+    out = Path(os.path.expanduser(args.out))
     check_writable(out)
     if out.exists() and not args.overwrite:
         raise ConfigError(f"{out} exists: choose another --out, or replace it with --overwrite.")

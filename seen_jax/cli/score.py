@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from seen_jax import api
 from seen_jax.cli._inputs import read_inputs
 from seen_jax.cli._output import OUT, Result, check_file, percent, progress, table, write_out
-from seen_jax.cli._parser import INDEX, NUMBERS, Parser, selection_fields
+from seen_jax.cli._parser import NUMBERS, Parser, seed, selection_fields
 from seen_jax.cli._report import layer_text
 from seen_jax.progress import shifted
 
@@ -25,7 +25,7 @@ CLEAR = 0.5  # |Spearman| from which SEE is said to follow the noise
 
 def options(parser: Parser) -> None:
     parser.add_argument("--snr", type=NUMBERS, default=SNRS, metavar="DB,DB", help="SNRs (-10,-5,0,5,10,20,30)")
-    parser.add_argument("--seed", type=INDEX, default=0, help="of the noise (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the noise (default 0)")
     parser.add_argument("--prompt", help="asked about every clip; matters at decoder sites only")
     parser.add_inputs(needs_basis=True)
 

@@ -42,7 +42,7 @@ class Dataset:
 
     def label(self, path: str) -> str:
         """What tables call the data set unless the configuration names it."""
-        return Path(path).expanduser().resolve().stem
+        return Path(os.path.expanduser(path)).resolve().stem
 
 
 def manifest_items(path: Path) -> list[AudioItem]:

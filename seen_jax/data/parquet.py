@@ -1,6 +1,8 @@
 """Tables in parquet files: columns of text as rows of a manifest, and audio that is stored inside."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,17 @@ def _library() -> Any:
     return pyarrow
 
 
-def _open(path: Path) -> Any:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A parquet file; whatever pyarrow raises about it while it is open becomes an AudioError."""
     arrow = _library()
     try:
-        return arrow.parquet.ParquetFile(path, memory_map=True)
-    except (OSError, arrow.ArrowException) as error:
-        raise AudioError(f"Cannot read {path} as parquet: {error}.") from error
+        with arrow.parquet.ParquetFile(path, memory_map=True) as file:
+            yield file
+    except AudioError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, MemoryError, arrow.ArrowException) as error:
+        raise AudioError(f"Cannot read {path} as parquet: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
 def _audio_column(file: Any) -> str | None:

@@ -14,7 +14,7 @@ from seen_jax.data.permute import permuted_choices
 from seen_jax.edits import measuring, projection
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.evaluate.metrics import cosine_similarities
-from seen_jax.evaluate.prepare import Experiment, Unit, request_of
+from seen_jax.evaluate.prepare import Experiment, Unit, check_length, request_of
 from seen_jax.evaluate.tables import Trial
 from seen_jax.mitigations.base import NONE, Wave
 from seen_jax.mitigations.chain import Chain
@@ -25,10 +25,13 @@ from seen_jax.models.generate_edits import generate_edits
 from seen_jax.models.pooling import of_clips
 from seen_jax.models.sites import Taps
 
+NOT_FINITE = "the model's numbers are not finite (NaN or infinite): its weights are damaged, or its dtype is too narrow"
+
 
 class Measured(NamedTuple):
     """What came of one clip under one mitigation."""
 
+    finite: bool  # whether all numbers are: NaN in a model, or values too large for its dtype, make no answer
     output: str
     see: Float[np.ndarray, " layers"]  # before the edit
     see_after: Float[np.ndarray, " layers"]
@@ -54,6 +57,7 @@ def answer_clean(experiment: Experiment, unit: Unit) -> Clean:
     failures = {}
     for place in unit.places:
         try:
+            check_length(entries[place], experiment.model)
             item = entries[place].item()
             experiment.model.processor.checked(item.wave)
         except AudioError as error:
@@ -112,7 +116,9 @@ def measure(
             arrays = [of_clips(model, site, np.asarray(x, np.float32), prepared) for x in per_row]
             arrays.append(of_clips(model, config.site, np.asarray(pooled, np.float32), prepared))
             for row, text in enumerate(model.processor.decode(out.tokens, out.lengths)):
-                answers[row][noise, label] = Measured(text, *(values[:, row] for values in arrays))
+                of_row = [values[:, row] for values in arrays]
+                finite = bool(out.finite[row]) and all(np.isfinite(values).all() for values in of_row)
+                answers[row][noise, label] = Measured(finite, text, *of_row)
     return answers
 
 
@@ -182,6 +188,8 @@ def make_trial(
     """The trial of an item at one SNR under one mitigation. answers: of the item, at every SNR."""
     (snr, label), noise = condition, unit.noise
     answer, basis = answers[snr][noise, label], experiment.basis(noise, label)
+    if not answer.finite:
+        return Trial(unit.dataset, item.task, item.id, noise, snr, label, failed=NOT_FINITE)
     chain = experiment.mitigations[label]
     cosines = None
     if snr is not None and basis.site == experiment.config.site and chain.basis(noise) and not chain.changes_audio:

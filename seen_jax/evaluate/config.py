@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class ExperimentConfig:
         return tuple(make_chain(entry) for entry in self.mitigations)
 
     def folder(self) -> Path:
-        return Path(self.out).expanduser()
+        return Path(os.path.expanduser(self.out))
 
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share, as JSON values."""

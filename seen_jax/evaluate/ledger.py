@@ -1,18 +1,24 @@
 """What an experiment has done so far: whole units of work, appended one line each, that survive being killed."""
 
+import contextlib
 import json
 import os
-import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from seen_jax.errors import ConfigError
-from seen_jax.files import to_json, write_file
+from seen_jax.files import digest, parse_json, to_json, write_file
 
+DIGEST = ', "digest": "'  # of what stands before it, at the end of a line
 MANIFEST, ANSWERS = "manifest.json", "answers.jsonl"
-WRITTEN = ["answers*.jsonl", "calibration", "mitigations", "studies", "tables", "figures"]
-WRITTEN += ["index.html", "report.md", "summary.json"]  # all that an experiment writes, beside the manifest
+FOLDERS = ("studies", "tables", "figures")
+LOCK = ".lock"
+WRITTEN = ["answers*.jsonl", "index.html", "report.md", "summary.json", "studies/*.json", "mitigations/*/*.safetensors"]
+WRITTEN += ["calibration/*/*/card.json", "calibration/*/*/statistics.safetensors"]  # and TABLES
+TABLES = ["conditions", "correlations", "comparisons", "overall", "similarities", "layers", "failures", "answers"]
+TABLES += ["bases", "diagnoses"]
 
 
 class Ledger:
@@ -26,6 +32,7 @@ class Ledger:
         self.appended = path.with_name(f"{path.stem}-{process:05d}{path.suffix}") if process else path
         self._ends: dict[Path, int] = {}  # of the whole lines that were read
         self._places: dict[str, tuple[Path, int, int]] = {}  # of units: file, first byte, length
+        self._damaged = 0  # lines that do not count
         self.refresh()
         self._repair()
 
@@ -50,11 +57,11 @@ class Ledger:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                try:
-                    unit = json.loads(line)["unit"]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ConfigError(f"{path} is damaged ({error}): move it away to start anew") from None
-                if unit not in self._places or rank(path) < rank(self._places[unit][0]):
+                unit = _unit(line)
+                if unit is None:
+                    self._damaged += 1
+                    warnings.warn(f"a line of {path} is damaged: its answers are made again", stacklevel=2)
+                elif unit not in self._places or rank(path) < rank(self._places[unit][0]):
                     self._places[unit] = path, start, len(line)
                 start += len(line)
             self._ends[path] = start
@@ -70,9 +77,9 @@ class Ledger:
 
     def add(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a unit. ConfigError where the disk refuses; what was written before stays."""
-        line = json.dumps({"unit": unit, "rows": list(rows)}, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps({"unit": unit, "rows": list(rows)}, ensure_ascii=False, allow_nan=False)
         try:
-            _append(self.appended, [line.encode()])
+            _append(self.appended, [f'{text[:-1]}{DIGEST}{digest([text])}"}}\n'.encode()])
         except OSError as e:
             self._repair()
             raise ConfigError(f"cannot write {self.appended}: {e.strerror or e}; what was done is kept") from None
@@ -93,13 +100,26 @@ class Ledger:
         """Put what all processes did into the file of process 0, in the order of `units`, as one alone would have.
         Wherever this is cut, nothing is lost and nothing counts twice."""
         others = self._others()
-        if not others and list(self._places) == list(units):
+        if not others and not self._damaged and list(self._places) == list(units):
             return
         write_file(self.path, lambda path: _append(path, map(self._line, units)))
         for path in others:
             path.unlink(missing_ok=True)
-        self._ends, self._places = {}, {}
+        self._ends, self._places, self._damaged = {}, {}, 0
         self.refresh()
+
+
+def _unit(line: bytes) -> str | None:
+    """The unit of a line, None for one that is not as it was written."""
+    text, found, end = line.removesuffix(b"\n").rpartition(DIGEST.encode())
+    if found and end != digest([text + b"}"]).encode() + b'"}':
+        return None
+    try:
+        values = parse_json(line)
+        before = values.keys() == {"unit", "rows"}  # version 0.2.0 wrote no digests
+        return values["unit"] if found or before else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _append(path: Path, lines: Iterable[bytes]) -> None:
@@ -116,10 +136,10 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     wanted = json.loads(json.dumps(manifest))
     if path.is_file():
         try:
-            there = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
+            there = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is damaged ({error}): choose another folder with --out") from None
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not path.name.startswith(LOCK) for path in folder.iterdir()):
         raise ConfigError(f"{folder} is in use and holds no experiment: choose another folder with --out")
     if not there:  # a new folder, or `remove_experiment` was here
         write_file(path, to_json(wanted))
@@ -138,7 +158,25 @@ def remove_experiment(folder: Path) -> None:
     empty manifest remains, which says that the folder may be claimed although it holds files of somebody else."""
     if not (folder / MANIFEST).is_file():
         return
-    for name in WRITTEN:
-        for path in folder.glob(name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    tables = [f"tables/{name}.csv" for name in (*TABLES, "study_*")]
+    written = [path for name in (*WRITTEN, *tables) for path in folder.glob(name)]
+    pictures = [path for path in folder.glob("figures/*.png") if path.with_suffix(".svg").is_file()]
+    for path in (*written, *pictures, *(path.with_suffix(".svg") for path in pictures)):
+        path.unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):  # folders that are empty now, the deepest first
+        if path.is_dir() and path.relative_to(folder).parts[0] in ("calibration", "mitigations", *FOLDERS):
+            with contextlib.suppress(OSError):  # it holds files of somebody else
+                path.rmdir()
     write_file(folder / MANIFEST, to_json({}))
+
+
+def check_contents(folder: Path, contents: Mapping[str, str]) -> None:
+    """Remember what the audio of an experiment was, or compare: {what: digest}. ConfigError names what has changed."""
+    path = folder / MANIFEST
+    there = parse_json(path.read_bytes())
+    before = there.get("contents") or {}
+    if changed := [name for name in contents if before and before.get(name) != contents[name]]:
+        advice = "put it back, choose another folder with --out, or begin anew with --overwrite"
+        raise ConfigError(f"the audio of {', '.join(changed)} is not what {folder} was begun with: {advice}")
+    if not before:
+        write_file(path, to_json({**there, "contents": dict(contents)}))

@@ -24,8 +24,8 @@ from seen_jax.data.leakage import SplitGuard
 from seen_jax.errors import AudioError, BasisError, ConfigError
 from seen_jax.evaluate.config import ExperimentConfig
 from seen_jax.evaluate.hosts import ALONE, Hosts
-from seen_jax.evaluate.ledger import MANIFEST, claim
-from seen_jax.files import digest, now, versions
+from seen_jax.evaluate.ledger import MANIFEST, check_contents, claim
+from seen_jax.files import check_name, digest, now, versions
 from seen_jax.mitigations.base import Fitting, Wave
 from seen_jax.mitigations.chain import Chain
 from seen_jax.models.batching import share_buckets
@@ -84,6 +84,12 @@ def _seconds(entry: Entry) -> float:
         return 0.0
 
 
+def check_length(entry: Entry, model: Model) -> None:
+    """AudioError for an item that its file's header says is too long for the model, before it is read."""
+    before = 0.0 if entry.seconds is not None else entry.start or 0.0
+    model.processor.check_seconds(_seconds(entry) - before)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
     """What is ready before the first answer."""
@@ -112,7 +118,8 @@ class Experiment:
         for part in parts:
             entries = [self.entries[part.dataset][i] for i in part.places]
             requests = [request_of(self, entry, entry.item(NO_WAVE)) for entry in entries]
-            samples = [[math.ceil(seconds * SAMPLE_RATE)] for seconds in part.seconds]
+            limit = self.model.processor.family.framing.longest  # an item that is longer fails, and widens no batch
+            samples = [[math.ceil(seconds * SAMPLE_RATE) if seconds <= limit else 0] for seconds in part.seconds]
             wanted.append(self.model.processor.bucket(requests, samples))
         return [
             Unit(f"{part.dataset}/{part.number}/{noise}", number, part.dataset, part.places, noise, bucket)
@@ -139,7 +146,10 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
     hosts.wait_for(folder / MANIFEST, "waiting for process 0", progress, hosts.timeout)
     manifest = claim(folder, make_manifest(config, model, entries, chosen))
     waves = {key: [entry.wave() for entry in part] for key, part in chosen.items()}
-    check_split(chosen, waves, entries, progress)
+    contents = check_split(chosen, waves, entries, model, progress)
+    contents |= {f"the noise {name}": source.contents() for name, source in sources.items()}
+    if hosts.leads:
+        check_contents(folder, contents)
     clips = waves[wanted[0]]
     calibrations: dict[tuple[str, str], Calibration] = {}
     wait_for = lambda path, stage: hosts.wait_for(path, f"waiting for process 0: {stage}", progress)
@@ -155,6 +165,14 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
                 calibrations[key] = Calibration.load(saved)
             except BasisError as error:
                 raise ConfigError(f"{error}; or move {saved} away to make it again") from None
+            clean = [digest([wave.tobytes()]) for wave in clips]
+            expected = {"fingerprint": model.fingerprint, "noise": noise, "snr_db": config.calibration.snr_db}
+            card = calibrations[key].card
+            differences = [name for name, value in expected.items() if card.get(name) != value]
+            differences += ["clips"] * ((card.get("data") or {}).get("clean") != clean)
+            if calibrations[key].site != site or differences:
+                what = ", ".join(differences or ["site"])
+                raise ConfigError(f"{saved} is a calibration of another {what}: move it away to make it again")
         else:
             drawn = [sources[noise].clip(i, len(wave), config.seed, "calibration") for i, wave in enumerate(clips)]
             tick = lambda _, done, total: progress(f"calibrating {noise}", done, total)
@@ -177,7 +195,8 @@ def noise_sources(config: ExperimentConfig, speech: Sequence[Wave]) -> dict[str,
     """The noises by name. speech: clips whose voices "babble" is made of, half of them for each part."""
     noises = config.all_noises
     sources = [noise_source(noise.spec, speech if len(speech) > 1 else ()) for noise in noises]
-    named = {noise.name or source.name: source for noise, source in zip(noises, sources, strict=True)}
+    names = [check_name("noise", n.name or source.name) for n, source in zip(noises, sources, strict=True)]
+    named = dict(zip(names, sources, strict=True))
     if len(named) < len(noises):
         raise ConfigError("two noises have the same name: give each a `name`")
     return named
@@ -223,18 +242,26 @@ def make_manifest(config: ExperimentConfig, model: Model, entries: Entries, chos
     }
 
 
-def check_split(chosen: Entries, waves: Mapping[Any, Sequence[Wave]], entries: Entries, progress: Progress) -> None:
+def check_split(
+    chosen: Entries, waves: Mapping[Any, Sequence[Wave]], entries: Entries, model: Model, progress: Progress
+) -> dict[str, str]:
     """Refuse test items (`entries`) that share audio with the clips that bases and mitigations are made of (`chosen`,
-    `waves`). Files that cannot be read fail later, one by one."""
-    guard = SplitGuard()
+    `waves`). Returns digests of all audio. Files that cannot be read fail later, one by one."""
+    guard, clips = SplitGuard(), []
     for key, part in chosen.items():
         for entry, wave in zip(part, waves[key], strict=True):
             guard.add(f"{entry.dataset}/{entry.id}", wave)
+            clips.append(wave.tobytes())
     items = [(name, entry) for name, part in entries.items() for entry in part]
+    read: dict[str, list[str]] = {name: [] for name in entries}
     for done, (name, entry) in enumerate(items, 1):
         with contextlib.suppress(AudioError):
-            guard.check(f"{name}/{entry.id}", entry.wave())
+            check_length(entry, model)
+            wave = entry.wave()
+            guard.check(f"{name}/{entry.id}", wave)
+            read[name].append(digest([entry.id, wave.tobytes()]))
         progress("checking the split", done, len(items))
+    return {"the clips of calibration": digest(clips), **{f"the data set {n}": digest(x) for n, x in read.items()}}
 
 
 def request_of(experiment: Experiment, entry: Entry, item: Item) -> Request:

@@ -10,6 +10,7 @@ from seen_jax.audio.denoisers.base import Denoiser, denoiser
 from seen_jax.config import build
 from seen_jax.edits import joined
 from seen_jax.errors import ConfigError
+from seen_jax.files import check_name
 from seen_jax.mitigations.base import NONE, Fitting, Mitigation, Wave
 from seen_jax.models.edits import Edits
 from seen_jax.models.encoder import Audio
@@ -98,6 +99,7 @@ def make_chain(entry: str | Mapping[str, Any]) -> Chain:
     label = entry.get("name")
     if not isinstance(label, str) or not re.fullmatch(r"[\w.+-]+", label):
         raise ConfigError(f"a mitigation's name has letters, digits and + - . _ only, not {label!r}")
+    check_name("mitigation", label)
     steps = [(kind, options) for kind, options in entry.items() if kind != "name" and options is not False]
     return Chain(label, tuple(_step(kind, options, f"mitigation {label}") for kind, options in steps))
 

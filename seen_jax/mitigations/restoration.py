@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-import io
 import itertools
 import math
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float
 from seen_jax.audio.mix import MAX_SNR_DB, mix_at_snr
 from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
-from seen_jax.files import write_file
+from seen_jax.files import digest, write_file
 from seen_jax.mitigations.base import Fitting, Mitigation, Wave
 from seen_jax.mitigations.ridge import FrameSums, Gate, Maps, describe, fit_gate, fit_maps, frame_sums, restoration_edit
 from seen_jax.models.batching import Prepared, group_requests, run_batches
@@ -120,6 +119,35 @@ class Pairs(NamedTuple):
     descriptors: Float[np.ndarray, "rows descriptors"]
 
 
+def save_pairs(pairs: Pairs, path: Path) -> None:
+    """Write a file, all or nothing. Raises ConfigError where the disk refuses."""
+    from safetensors.numpy import save
+
+    sums = {} if pairs.sums is None else {"gram": pairs.sums.gram, "cross": pairs.sums.cross}
+    arrays = {name: np.ascontiguousarray(x) for name, x in {"descriptors": pairs.descriptors, **sums}.items()}
+    write_file(path, save(arrays, {"digest": _digest(arrays)}))
+
+
+def load_pairs(path: Path) -> Pairs:
+    """What `save_pairs` wrote. Raises ConfigError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            intact = (file.metadata() or {}).get("digest") == _digest(arrays)
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}): move it away to make it again") from None
+    if not intact:
+        raise ConfigError(f"{path} is damaged: move it away to make it again")
+    return Pairs(FrameSums(arrays["gram"], arrays["cross"]) if "gram" in arrays else None, arrays["descriptors"])
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    parts = [(f"{name} {x.dtype} {x.shape}", x.tobytes()) for name, x in sorted(arrays.items())]
+    return digest(itertools.chain(*parts))
+
+
 def pair_frames(
     fitting: Fitting, waves: Sequence[Wave], condition: tuple[str, float] | None, encode: Callable[[Audio], Any]
 ) -> Pairs:
@@ -128,15 +156,10 @@ def pair_frames(
     Clean audio (None) needs no map. encode: `_encoded` of the model and layers."""
     model, requests = fitting.model, [Request([wave]) for wave in waves]
     stage = "fitting the restoration" + (" to {} at {:g} dB".format(*condition) if condition else "")
-    path = fitting.folder / ("{}_{:g}.npz".format(*condition) if condition else "clean.npz")
+    path = fitting.folder / ("{}_{:g}.safetensors".format(*condition) if condition else "clean.safetensors")
     fitting.wait_for(path, stage)
     if path.exists():
-        try:
-            with np.load(path) as arrays:
-                known = FrameSums(arrays["gram"], arrays["cross"]) if "gram" in arrays else None
-                return Pairs(known, arrays["descriptors"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{path} is damaged ({error}): move it away to make it again") from None
+        return load_pairs(path)
 
     def hear(index: int) -> Wave:
         wave = waves[index]
@@ -162,9 +185,8 @@ def pair_frames(
     parts = [part for part in results if part is not None]
     sums = [part.sums for part in parts if part.sums is not None]
     total = functools.reduce(FrameSums.__add__, sums) if sums else None
-    pairs, content = Pairs(total, np.concatenate([part.descriptors for part in parts])), io.BytesIO()
-    np.savez(content, descriptors=pairs.descriptors, **(vars(total) if total else {}))
-    write_file(path, content.getvalue())
+    pairs = Pairs(total, np.concatenate([part.descriptors for part in parts]))
+    save_pairs(pairs, path)
     return pairs
 
 

@@ -1,5 +1,6 @@
 """Hugging Face model folders <-> parameters, without PyTorch. Nothing is unpickled and no remote code runs."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from seen_jax.errors import CheckpointError
 from seen_jax.files import write_file
 from seen_jax.models.config import LalmConfig
+from seen_jax.models.constraints import read_settings
 from seen_jax.models.family import Family, family_of
 from seen_jax.models.folders import part_folder, read_json
 from seen_jax.models.lalm import Batch, Lalm
-from seen_jax.models.safetensors_files import FLOATS, WEIGHTS, Source, Tensor, check_file, list_tensors, read_arrays
+from seen_jax.models.ranges import check_fit, check_largest
+from seen_jax.models.safetensors_files import (
+    FLOATS,
+    WEIGHTS,
+    Source,
+    Tensor,
+    check_file,
+    equal_tensors,
+    list_tensors,
+    read_arrays,
+)
 from seen_jax.models.weights import Slot, canonical, slots
 from seen_jax.progress import Progress, silent
 
@@ -39,18 +51,33 @@ def read_config(folder: Path) -> tuple[LalmConfig, Family]:
         if raw.get(part.attribute) and not raw.get(part.section):
             other = part_folder(folder, part, str(raw[part.attribute]))
             raw[part.section] = read_json(other / "config.json", f"configuration of {part.attribute}")
+    check_largest(raw)
     try:
         full = family.complete(raw)
+        family.check(full)
+        full["tokens"] = {token: _token_id(folder, token) for token in (*family.tokens, *family.stops)}
+        config = family.config(full, *_stop_tokens(folder, full))
     except CheckpointError:
         raise
-    except Exception as e:
-        raise CheckpointError(f"{path} is not a valid {raw['model_type']} configuration: {e}") from None
-    family.check(full)
-    full["tokens"] = {token: _token_id(folder, token) for token in family.tokens}
-    try:
-        return family.config(full, *_stop_tokens(folder, full)), family
     except KeyError as e:
         raise CheckpointError(f"{path} lacks the attribute {e}.") from None
+    except Exception as e:
+        reason = " ".join(str(e).split()).partition(". Errors:")[0]
+        raise CheckpointError(f"{path} is not a valid {raw['model_type']} configuration: {reason}") from None
+    check_fit(config)
+    return dataclasses.replace(config, **_settings(folder, raw, family)), family
+
+
+def _settings(folder: Path, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """How answers are made, by generation_config.json, or by config.json without one."""
+    path = folder / "generation_config.json"
+    if path.is_file():
+        settings = read_json(path, "generation configuration")
+    else:
+        path, set_in = folder / "config.json", lambda s: {key: x for key, x in s.items() if x is not None}
+        settings = set_in(raw.get("text_config") or {}) | set_in(raw)
+    constraints, sampling = read_settings(settings, not family.embeds_prompt, path)
+    return {"constraints": constraints, "sampling": sampling}
 
 
 def _stop_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[int, ...], int | None]:
@@ -65,13 +92,22 @@ def _stop_tokens(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[int, ..
     if eos is None or eos == []:
         files = "generation_config.json, config.json or tokenizer_config.json"
         raise CheckpointError(f"{folder}: no end-of-text token in {files}.")
-    return tuple(eos) if isinstance(eos, (list, tuple)) else (eos,), first("pad_token_id")
+    stops, pad = tuple(eos) if isinstance(eos, (list, tuple)) else (eos,), first("pad_token_id")
+    for key, ids in (("eos_token_id", stops), ("pad_token_id", () if pad is None else (pad,))):
+        if wrong := [x for x in ids if type(x) is not int or x < -(key == "pad_token_id")]:
+            raise CheckpointError(f"{folder}: {key} holds {wrong[0]!r:.60}, which is no token id.")
+    return stops, pad
 
 
 def _token_id(folder: Path, token: Any) -> int | None:
     text = token.get("content") if isinstance(token, dict) else token
-    added = read_json(folder / "tokenizer.json", "tokenizer").get("added_tokens", [])
-    return next((entry["id"] for entry in added if entry["content"] == text), None)
+    if (folder / "tokenizer.json").is_file():
+        added = read_json(folder / "tokenizer.json", "tokenizer").get("added_tokens", [])
+        return next((entry["id"] for entry in added if entry["content"] == text), None)
+    if not (folder / "tokenizer_config.json").is_file():  # `load` says what is missing
+        return None
+    added = read_json(folder / "tokenizer_config.json", "tokenizer configuration").get("added_tokens_decoder", {})
+    return next((int(i) for i, entry in added.items() if entry["content"] == text), None)
 
 
 def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
@@ -106,6 +142,22 @@ def gather(folder: Path, config: LalmConfig, family: Family) -> dict[str, Tensor
     return tensors
 
 
+def with_stored_head(folder: Path, config: LalmConfig, family: Family) -> LalmConfig:
+    """The configuration with an output map of its own, if the folder stores one that differs from the embeddings: as in
+    transformers, it counts whatever `tie_word_embeddings` says."""
+    if not config.decoder.tied:
+        return config
+    untied = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, tied=False))
+    keys = {rule.path: rule.key for rule in family.rules(untied)}
+    stored = {canonical(key, family.renames): tensor for key, tensor in gather(folder, config, family).items()}
+    head, embeddings = (
+        stored.get(keys.get(("decoder", *path), "")) for path in (("lm_head", "kernel"), ("embed", "embedding"))
+    )
+    if head is None or embeddings is None or not {head.dtype, embeddings.dtype} <= FLOATS.keys():
+        return config  # `match` names what is missing or no number
+    return config if equal_tensors(head, embeddings) else untied
+
+
 def match(tensors: Mapping[str, Tensor], table: Mapping[str, Slot], family: Family, folder: Path) -> dict[str, Slot]:
     """{stored key: slot}. An unmapped, missing or misshapen key is an error that lists them all. An output map is
     skipped where the table has none: it is tied to the embeddings."""
@@ -128,8 +180,7 @@ def match(tensors: Mapping[str, Tensor], table: Mapping[str, Slot], family: Fami
             problems.append(f"unexpected: {key}")
     problems += [f"missing: {key}" for key in table if key not in stored]
     if problems:
-        shown = "\n  ".join(sorted(problems))
-        raise CheckpointError(f"{folder}: {len(problems)} weights do not fit this configuration:\n  {shown}")
+        raise CheckpointError(f"{folder}: {len(problems)} weights do not fit this configuration:", sorted(problems))
     return plan
 
 
@@ -165,7 +216,7 @@ def read_lora(folder: Path, table: Mapping[str, Slot], family: Family) -> dict[s
         if (b.shape[:1] + a.shape[1:], b.shape[1:]) != (table[name].shape, a.shape[:1]):
             problems.append(f"misshapen: LoRA of {name}, for a weight of {list(table[name].shape)}")
     if problems:
-        raise CheckpointError(f"{folder / LORA} does not fit this configuration:\n  " + "\n  ".join(sorted(problems)))
+        raise CheckpointError(f"{folder / LORA} does not fit this configuration:", sorted(problems))
     return lora
 
 
@@ -213,9 +264,14 @@ def save_params(
     dtype: Any = None,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write model.safetensors under the published key names. extra: further tensors that the original expects."""
+    """Write model.safetensors under the published key names. extra: further tensors that the original expects. Raises
+    CheckpointError for weights that are not finite in `dtype`, and where the disk refuses."""
     from safetensors.numpy import save_file
 
     tensors = stored_tensors(params, config, family) | dict(extra or {})
-    tensors = {key: np.asarray(x, dtype or x.dtype, order="C") for key, x in tensors.items()}
+    with np.errstate(over="ignore"):
+        tensors = {key: np.asarray(x, dtype or x.dtype, order="C") for key, x in tensors.items()}
+    if wrong := [key for key, x in tensors.items() if not np.isfinite(x).all()]:
+        problem = f"{len(wrong)} of its weights are not finite in {tensors[wrong[0]].dtype}, such as {wrong[0]}"
+        raise CheckpointError(f"{folder / WEIGHTS} is not written: {problem}; train with a lower learning rate.")
     write_file(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}), CheckpointError)

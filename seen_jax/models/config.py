@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from seen_jax.models.constraints import OFF, Constraints, Sampling
 from seen_jax.models.layers import RopeScaling
 from seen_jax.models.projector import STEPS
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID, ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
@@ -82,6 +83,7 @@ class EncoderConfig:
     post_bias: bool = True
     gated_norm: Literal["mid", "post"] = "mid"
     padding_tokens: bool = False  # the language model also gets the tokens of a row's padding (Voxtral)
+    clamped: bool = True  # float16 residuals stay 1000 below the largest number, as in most originals
     mlps: ClassVar[int] = 1  # per layer; each is a layer of the site encoder.mlp_act
 
     @property
@@ -176,6 +178,15 @@ class ConformerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Windows:
+    """Decoder layers that see only the last positions, with a rotary embedding of their own (Gemma 3)."""
+
+    layers: tuple[bool, ...]  # for every layer of the decoder whether it is one of them
+    size: int  # how many positions they see, themselves included
+    rope_theta: float
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """Llama/Qwen2-style decoder."""
 
@@ -198,6 +209,11 @@ class DecoderConfig:
     experts: int = 0  # MLPs of width `ffn` per layer, of which a router picks `top_k` per token; 0: one MLP for all
     top_k: int = 0
     renormalise: bool = True  # the weights of the picked experts sum to 1
+    text_scale: float = 1.0  # multiplies the embeddings of text alone
+    norm_plus_one: bool = False  # norms multiply by 1 + weight, in float32
+    post_norms: bool = False  # what each half of a layer adds is normed too
+    activation: Literal["silu", "gelu_tanh"] = "silu"  # of the MLP's gate
+    windows: Windows | None = None  # of the layers that do not see all positions before them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +227,8 @@ class LalmConfig:
     stop_tokens: tuple[int, ...]
     pad_token: int
     lora: bool = False  # the folder holds a LoRA, which is merged into the weights
+    constraints: Constraints = OFF  # of the folder's generation_config.json
+    sampling: Sampling | None = None  # how the folder wants its answers drawn; None: greedily
 
     def site_shape(self, site: str) -> tuple[int, int]:
         """(layers, width) of a site; at `decoder.mlp_act` the activations of all experts lie side by side."""

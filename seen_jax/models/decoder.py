@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -15,6 +16,8 @@ from seen_jax.models.edits import Edits, Records, layer_edits, visit
 from seen_jax.models.modules import Layer, RMSNorm, Stack, run_layers, scan
 from seen_jax.models.sharding import rows_of
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID
+
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": layers.gelu_tanh}  # of an MLP's gate
 
 
 @struct.dataclass
@@ -32,6 +35,25 @@ class Positions(NamedTuple):
     visible: Any  # [B, S, S], or [B, cached] with a cache: which positions each one attends to
     valid: Any  # [B, S] no padding
     audio: Any  # [B, S] audio tokens
+    back: Any = None  # shaped as `visible`: how many positions lie between; None where no layer has a window
+
+
+class Reach(NamedTuple):
+    """What sets a layer apart, where layers differ."""
+
+    window: Any  # how many positions it sees
+    frequencies: Any  # [head_dim / 2] of its rotary embedding
+
+
+def reaches(c: DecoderConfig) -> Reach | None:
+    """Those of all layers, on a leading axis; None where layers do not differ."""
+    if c.windows is None:
+        return None
+    near = np.asarray(c.windows.layers)
+    everywhere = layers.inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    frequencies = np.where(near[:, None], layers.inverse_frequencies(c.head_dim, c.windows.rope_theta), everywhere)
+    window = np.where(near, c.windows.size, np.iinfo(np.int32).max)
+    return Reach(jnp.asarray(window, jnp.int32), jnp.asarray(frequencies))
 
 
 class Experts(Layer):
@@ -76,33 +98,38 @@ class Experts(Layer):
 
 class DecoderLayer(Layer):
     """x + o(Attn(RMS(x))); x + down(silu(gate(RMS(x))) * up(RMS(x))), or experts of such MLPs; what is added may be
-    scaled. last [B]: the only position of each row whose output [B, 1, width] is computed; keys, values are of all."""
+    scaled, or normed. edits_reach: of this layer. last [B]: the only position of each row whose output [B, 1, width] is
+    computed; keys, values are of all."""
 
     @nn.compact
-    def __call__(self, x, edits, cache, positions, last=None):
-        c = self.config
-        h = RMSNorm(c.eps, name="norm1")(x)
+    def __call__(self, x, edits_reach, cache, positions, last=None):
+        c, (edits, reach) = self.config, edits_reach
+        h = self._norm("norm1", x)
         k, v = (self._heads(name, h, c.kv_heads, "kv_heads") for name in ("k", "v"))
-        k = self._rotated("k_norm", k, positions.numbers)
+        k = self._rotated("k_norm", k, positions.numbers, reach)
         if last is not None:
             x, h = position(x, last), position(h, last)
-            positions = Positions(*(position(y, last) for y in positions))
-        _, visible, valid, audio = positions
-        q = self._rotated("q_norm", self._heads("q", h, c.heads, "heads"), positions.numbers)
+            positions = jax.tree.map(lambda y: position(y, last), positions)
+        _, visible, valid, audio, back = positions
+        if reach is not None:
+            visible = visible & (back < reach.window)
+        q = self._rotated("q_norm", self._heads("q", h, c.heads, "heads"), positions.numbers, reach)
         if cache is None:
             h = layers.attention(q, k, v, visible, c.attention_scale)
         else:
             h = layers.cached_attention(q, (k, v), (cache.k, cache.v), visible, c.attention_scale)
         h = self.dense("o", c.width, bias=False)(h.reshape(*x.shape[:2], -1))
+        h = self._norm("norm1_out", h) if c.post_norms else h
         x = self.split(x + c.residual_scale * h)
 
-        h = RMSNorm(c.eps, name="norm2")(x)
+        h = self._norm("norm2", x)
         if c.experts:
             h, mlp = Experts(c, self.taps, self.dtype, self.mesh, name="experts")(h, edits, valid, audio)
         else:
-            gate = self.split(jax.nn.silu(self.dense("gate", c.ffn, bias=False)(h)), None, "ffn")
+            gate = self.split(ACTIVATIONS[c.activation](self.dense("gate", c.ffn, bias=False)(h)), None, "ffn")
             gate, mlp = visit(DECODER_MLP_ACT, gate, edits, self.taps, valid, audio)
             h = self.dense("down", c.width, bias=False)(gate * self.dense("up", c.ffn, bias=False)(h))
+        h = self._norm("norm2_out", h) if c.post_norms else h
         x = self.split(x + c.residual_scale * h)
         x, resid = visit(DECODER_RESID, x, edits, self.taps, valid, audio)
         return x, (KeysValues(k, v), mlp | resid)
@@ -112,9 +139,14 @@ class DecoderLayer(Layer):
         y = self.dense(name, heads * c.head_dim, c.qkv_bias)(h).reshape(*h.shape[:2], heads, c.head_dim)
         return self.split(y, None, axis)
 
-    def _rotated(self, norm, y, numbers):
+    def _norm(self, name, x):
+        return RMSNorm(self.config.eps, self.config.norm_plus_one, name=name)(x)
+
+    def _rotated(self, norm, y, numbers, reach):
         c = self.config
-        y = RMSNorm(c.eps, name=norm)(y) if c.qk_norm else y
+        y = self._norm(norm, y) if c.qk_norm else y
+        if reach is not None:
+            return layers.rotate(y, numbers, reach.frequencies)
         return layers.rope(y, numbers, c.rope_theta, scaling=c.rope_scaling)
 
 
@@ -132,9 +164,14 @@ class Decoder(Stack):
         c = self.config
         self.embed = nn.Embed(c.vocab, c.width, dtype=self.dtype, embedding_init=nn.initializers.normal(1.0))
         self.layers = scan(DecoderLayer, c.layers, (0, 0, nn.broadcast), self.unroll)(*self.options)
-        self.norm = RMSNorm(c.eps)
+        self.norm = RMSNorm(c.eps, c.norm_plus_one)
         if not c.tied:
             self.lm_head = nn.Dense(c.vocab, use_bias=False, dtype=self.dtype)
+
+    def embedded(self, tokens: Int[Array, "*b"]) -> Float[Array, "*b width"]:
+        """Embeddings of text; its scale is rounded to their dtype."""
+        x, scale = self.embed(tokens), self.config.text_scale
+        return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
     def logits(self, x: Float[Array, "*b width"]) -> Float[Array, "*b vocab"]:
         """Final norm and head."""
@@ -154,15 +191,18 @@ class Decoder(Stack):
         positions, the last layer then computes only that output, and all keys and values."""
         b, s, _ = x.shape
         visible = jnp.tril(jnp.ones((s, s), bool))[None] & valid[:, None, :]
-        positions = Positions(jnp.broadcast_to(jnp.arange(s), (b, s)), visible, valid, audio)
+        numbers = jnp.broadcast_to(jnp.arange(s), (b, s))
+        back = numbers[:, :, None] - numbers[:, None, :] if self.config.windows else None
+        positions = Positions(numbers, visible, valid, audio, back)
         if last is None or {*edits, *self.taps.sites} & {DECODER_MLP_ACT, DECODER_RESID}:
             x, cache, records = self._run(x, None, positions, edits)
             return x if last is None else position(x, last), cache, records
         layer = DecoderLayer(*self.options, parent=None)
         params, top = self.layers.variables["params"], self.config.layers - 1
         x = x * self.config.embedding_scale
-        x, (lower, _) = run_layers(layer, params, range(top), self.unroll, x, {}, None, positions)
-        x, (upper, _) = run_layers(layer, params, range(top, top + 1), 1, x, {}, None, positions, last)
+        edits_reach: Any = ({}, reaches(self.config))
+        x, (lower, _) = run_layers(layer, params, range(top), self.unroll, x, edits_reach, None, positions)
+        x, (upper, _) = run_layers(layer, params, range(top, top + 1), 1, x, edits_reach, None, positions, last)
         return x, jax.tree.map(lambda *y: jnp.concatenate(y), lower, upper), {}
 
     def step(
@@ -173,11 +213,14 @@ class Decoder(Stack):
         numbers: Int[Array, "batch 1"],
         edits: Edits,
     ) -> tuple[Float[Array, "batch 1 width"], KeysValues, Records]:
-        """One new token per row over a read-only cache; returns the new position's keys and values."""
+        """One new token per row over a read-only cache of all positions before it, in their order; returns the new
+        position's keys and values."""
         valid = jnp.ones(x.shape[:2], bool)
-        return self._run(x, cache, Positions(numbers, visible, valid, ~valid), edits)
+        back = numbers + 1 - jnp.cumsum(visible, axis=1) if self.config.windows else None
+        return self._run(x, cache, Positions(numbers, visible, valid, ~valid, back), edits)
 
     def _run(self, x, cache, positions, edits):
         edits = layer_edits(edits, (DECODER_MLP_ACT, DECODER_RESID), self.mesh)
-        x, (kv, records) = self.layers(x * self.config.embedding_scale, edits, cache, positions)
+        edits_reach = (edits, reaches(self.config))
+        x, (kv, records) = self.layers(x * self.config.embedding_scale, edits_reach, cache, positions)
         return x, kv, records

@@ -19,6 +19,7 @@ from seen_jax.models.projector import project
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
 
 LAYER_SITES = (ENCODER_MLP_ACT, ENCODER_RESID)
+LARGEST = float(np.finfo(np.float16).max) - 1000  # of a clamped residual stream
 
 
 @struct.dataclass
@@ -89,7 +90,10 @@ class EncoderLayer(Layer):
 
         h = self.split(self.dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x)), None, "ffn")
         h, mlp = visit_dense(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid, self.dense("fc2", c.width))
-        x, resid = visit(ENCODER_RESID, self.split(x + h), edits, self.taps, valid)
+        x = self.split(x + h)
+        if c.clamped and x.dtype == jnp.float16:
+            x = jnp.clip(x, -LARGEST, LARGEST)
+        x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 
     def _attend(self, q: Array, k: Array, v: Array, masks: Sequence[Array]) -> Array:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.models.chat_template import render
 from seen_jax.models.config import ConformerConfig, DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.folders import Part
 from seen_jax.models.framing import Framing
+from seen_jax.models.ranges import check_range
 from seen_jax.models.weights import Rule
 from seen_jax.registry import FAMILIES
 
@@ -79,12 +81,18 @@ class Keys:
     def known(self) -> set[str]:
         return {*self.reads.split(), *self.ignores.split(), *self.only}
 
-    def check(self, section: Raw, name: str) -> None:
-        """Raise CheckpointError for a value that is not supported, and for a key that is not known here and does not
-        have the default of transformers' class for the section's model type."""
+    def refuse(self, section: Raw, name: str) -> None:
+        """Raise CheckpointError for a value that is not supported or out of range."""
+        for key in self.reads.split():
+            check_range(name, key, section.get(key))
         for key, values in self.only.items():
             if key in section and section[key] not in values:
                 raise unsupported(name, key, section[key], f"expected {' or '.join(map(repr, values))}")
+
+    def check(self, section: Raw, name: str) -> None:
+        """Raise CheckpointError for a value that is not supported or out of range, and for a key that is not known here
+        and does not have the default of transformers' class for the section's model type."""
+        self.refuse(section, name)
         unknown = sorted(section.keys() - self.known - set(EVERYWHERE.split()))
         defaults = _defaults(str(section.get("model_type"))) if unknown else {}
         for key in unknown:
@@ -108,13 +116,25 @@ class Family:
     sections: ClassVar[Mapping[str, Keys]] = {}  # {section of config.json, "" for the top level: its known keys}
     # tokens whose ids config.json does not state, that of audio first; `config` finds them in raw["tokens"]
     tokens: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()  # tokens that end an answer beside those that the folder states, where it has them
+    embeds_prompt: bool = False  # whether the original's `generate` knows nothing of the prompt but its embeddings
     audio: str  # the text that stands for a clip in a rendered chat template
     chat_template: str = ""  # a Jinja template for folders without one
     own_template: bool = False  # whether it is used even if the folder has another
 
     def complete(self, raw: Raw) -> dict[str, Any]:
         """config.json with the defaults of its class in transformers. A folder's own code never runs."""
+        self.check_sections(raw)
         return completed(raw["model_type"], raw)
+
+    def check_sections(self, raw: Raw) -> None:
+        """Raise CheckpointError for a section that states another model type, or sizes out of range, before a class of
+        transformers computes with them and replaces what it does not know."""
+        for name, keys in self.sections.items():
+            section = raw.get(name) if name else raw
+            if isinstance(section, Mapping):
+                types = keys.only.get("model_type") if name else None
+                Keys(keys.reads, only={"model_type": types} if types else {}).refuse(section, name)
 
     def check(self, raw: Raw) -> None:
         """Raise CheckpointError for what a completed config.json states and the port does not have, by name."""
@@ -142,11 +162,21 @@ class Family:
         """The model of a completed config.json. eos, pad: token ids that the folder states."""
         decoder = self.decoder(raw)
         encoder, audio = self.encoder(raw, decoder), self.audio_token(raw)
-        return LalmConfig(self.name, encoder, decoder, audio, eos, eos[0] if pad is None else pad)
+        named = [raw["tokens"].get(name) for name in self.ends(raw)]
+        stops = tuple(dict.fromkeys([*eos, *(token for token in named if token is not None)]))
+        return LalmConfig(self.name, encoder, decoder, audio, stops, eos[0] if pad is None else pad)
+
+    def ends(self, raw: Raw) -> Sequence[str]:
+        """Those of `stops` that end an answer of this model."""
+        return self.stops
 
     def rules(self, config: LalmConfig) -> list[Rule]:
         """The weight table, in published names."""
         raise NotImplementedError
+
+    def fallback(self, tokenizer: Any) -> str:
+        """The chat template of a folder without one."""
+        return self.chat_template
 
     def flat(self, chat: Chat) -> list[Any]:
         """The chat as the template takes it."""
@@ -157,11 +187,30 @@ class Family:
         return self.audio * tokens
 
     def render(self, tokenizer: Any, chat: Chat) -> str:
-        """The text of a chat up to the answer, with `audio` where a clip belongs."""
-        template = self.chat_template if self.own_template else tokenizer.chat_template or self.chat_template
-        return tokenizer.apply_chat_template(
-            self.flat(chat), chat_template=template, tokenize=False, add_generation_prompt=True
-        )
+        """The text of a chat up to the answer, with `audio` where a clip belongs, by the template that
+        `choose_template` left to the tokenizer, or by the family's own. CheckpointError for a template that fails, or
+        that leaves out the clips."""
+        of_family = self.fallback(tokenizer)
+        template = (None if self.own_template else folder_template(tokenizer)) or of_family
+        origin = getattr(template, "file", self.name if template is of_family else tokenizer.name_or_path)
+        where = f"the chat template of {origin}"
+        text = render(template, self.flat(chat), tokenizer.special_tokens_map, where)
+        parts = (part for message in chat if isinstance(message["content"], list) for part in message["content"])
+        if self.audio not in text and any(part.get("type") == "audio" for part in parts):
+            raise CheckpointError(f"{where} leaves no place for a clip ({self.audio}).")
+        return text
+
+    def choose_template(self, tokenizer: Any, of_processor: str | None) -> None:
+        """Leave the template of a folder to its tokenizer: the processor's, else the tokenizer's own unless it fails on
+        audio or leaves it out, so that the family's takes its place."""
+        if of_processor is not None:
+            tokenizer.chat_template = of_processor
+        elif self.chat_template and folder_template(tokenizer):
+            parts = [{"type": "audio"}, {"type": "text", "text": "?"}]
+            try:
+                self.render(tokenizer, [{"role": "user", "content": parts}])
+            except CheckpointError:
+                tokenizer.chat_template = None
 
     def prompt(self, tokenizer: Any, chat: Chat, counts: Counts, audio_token: int) -> tuple[list[int], list[int]]:
         """(token ids of the prompt, positions of its audio tokens): the rendered chat with expanded clips. Raises
@@ -172,6 +221,12 @@ class Family:
         expanded = pieces[0] + "".join(clip + piece for clip, piece in zip(clips, pieces[1:], strict=True))
         ids = tokenizer(expanded, add_special_tokens=False)["input_ids"]
         return ids, [i for i, token in enumerate(ids) if token == audio_token]
+
+
+def folder_template(tokenizer: Any) -> str | None:
+    """The template of a tokenizer, or the default of several."""
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, Mapping) else template
 
 
 def first(section: Raw, *names: str) -> Any:

@@ -1,20 +1,21 @@
 """Where the files of a model lie, embedded, in a local folder or on the hub, and their JSON."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seen_jax.errors import CheckpointError
+from seen_jax.files import parse_json
 
 EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
+LARGEST = 256 << 20  # bytes of a JSON file; the largest tokenizers have 35 MB
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 
 def cache_folder() -> Path:
     """Where compiled programs and synthesised clips are kept: SEEN_JAX_CACHE, or a folder in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "seen_jax"
-    return Path(os.environ.get("SEEN_JAX_CACHE") or default).expanduser()
+    return Path(os.path.expanduser(os.environ.get("SEEN_JAX_CACHE") or default))
 
 
 class Part(NamedTuple):
@@ -29,7 +30,7 @@ def find_folder(name: str | Path) -> Path:
     """The local folder of an embedded name, a folder, or a hub name (downloaded once, without pickled files)."""
     if str(name) in EMBEDDED:
         return EMBEDDED[str(name)]
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -66,10 +67,12 @@ def part_folder(folder: Path, part: Part, name: str) -> Path:
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """A JSON object from `path`; CheckpointError naming the file and the reason otherwise."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST:
+            raise CheckpointError(f"{what}: {path} has more than {LARGEST >> 20} MiB; no model needs that.")
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{what}: {path} does not exist; is this a Hugging Face model folder?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise CheckpointError(f"{what}: {path} cannot be read as JSON ({e}).") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{what}: {path} holds a JSON {type(value).__name__}, not an object.")

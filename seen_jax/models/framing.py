@@ -1,6 +1,8 @@
 """How a model family cuts audio into rows of its encoder, before any weight is involved."""
 
 import dataclasses
+import itertools
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -37,11 +39,14 @@ class Framing:
     unit: int | None = None  # a piece is padded with zeros to a multiple of this many samples
     segment: int | None = None  # mel frames per encoder row; None: the whole piece
     # What the convolutions also see behind the frames of a row: "silence" up to its end; "zeros" (feature value 0) as
-    # far as the longest row of the clip; "chunk", in a row of several chunks, to the end of the last one.
-    filled: Literal["silence", "zeros", "chunk"] | None = None
-    # Positions that attention sees: those of real frames, of all frames "seen" by the convolutions, or (a slip of
-    # MiniCPM-o) as many as there are mel frames.
-    keys: Literal["frames", "seen", "mel"] = "frames"
+    # far as the longest row of the clip, or of the "prompt"; "chunk", in a row of several chunks, to the end of the
+    # last one.
+    filled: Literal["silence", "zeros", "prompt", "chunk"] | None = None
+    # Positions that attention sees: those of real frames, of all frames "seen" by the convolutions, or by a slip of the
+    # originals as many as there are "mel" frames (MiniCPM-o), or every second frame, counted from the end of those that
+    # the convolutions see ("stepped", Step-Audio-2).
+    keys: Literal["frames", "seen", "mel", "stepped"] = "frames"
+    joined: bool = False  # the clips of a message are one, though each has its own place in the prompt (MiniCPM-o)
     reflected: bool = False  # its own reflection follows a piece, not zeros; an incomplete hop at its end is no frame
     least: int = 0  # samples to which a shorter clip is padded with zeros
     tail: int = 0  # zero samples behind every piece
@@ -57,11 +62,21 @@ class Framing:
         limit = self.used_samples(len(wave))
         if len(wave) <= limit:
             return wave
-        duration = f"the clip lasts {len(wave) / SAMPLE_RATE:.1f} s; {family}"
-        if not self.cut:
-            raise AudioError(f"{duration} takes at most {self.seconds:.0f} s: cut it.")
-        warnings.warn(f"{duration} hears the first {self.seconds:.0f} s.", stacklevel=3)
+        seconds = len(wave) / SAMPLE_RATE
+        self.check_seconds(seconds, family, 0.0)
+        warnings.warn(f"the clip lasts {seconds:.1f} s; {family} hears the first {self.seconds:.0f} s.", stacklevel=3)
         return wave[:limit]
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest clip that is no error."""
+        return math.inf if self.cut else self.seconds
+
+    def check_seconds(self, seconds: float, family: str, slack: float = 1.0) -> None:
+        """AudioError for a clip that is too long and not cut, so that nobody reads it. slack: seconds by which a file's
+        header may be off."""
+        if seconds > self.longest + slack:
+            raise AudioError(f"the clip lasts {seconds:.1f} s; {family} takes at most {self.seconds:.0f} s: cut it.")
 
     def used_samples(self, samples: int) -> int:
         """Samples that the model gets of a clip of this length."""
@@ -89,10 +104,15 @@ class Framing:
         return samples if self.unit is None else -(-samples // self.unit) * self.unit
 
     def audio(
-        self, waves: Sequence[Float[np.ndarray, " _"]], config: EncoderConfig | ConformerConfig, min_frames: int = 0
+        self,
+        waves: Sequence[Float[np.ndarray, " _"]],
+        config: EncoderConfig | ConformerConfig,
+        min_frames: int = 0,
+        prompts: Sequence[int] | None = None,
     ) -> tuple[Audio, list[list[int]]]:
         """The encoder rows of some clips, as `check` returns them, and the numbers of the rows of each clip.
-        min_frames: mel frames to which shorter rows are padded; a size that `config.padded` gives."""
+        min_frames: mel frames to which shorter rows are padded; a size that `config.padded` gives. prompts: how many
+        of the clips each prompt has; None: one."""
         pieces: list[np.ndarray] = []
         rows: list[Row] = []
         owners: list[list[int]] = []
@@ -115,11 +135,16 @@ class Framing:
             visible = np.full_like(visible, total)
         elif self.filled == "zeros":
             visible = np.array([visible[clip].max() for clip in owners for _ in clip])
+        elif self.filled == "prompt":
+            ends = np.cumsum([0, *(prompts or [1] * len(owners))])
+            parts = [[r for clip in owners[a:b] for r in clip] for a, b in itertools.pairwise(ends.tolist())]
+            visible = np.array([visible[part].max() for part in parts for _ in part])
         elif self.filled == "chunk":
             chunk = config.chunk(total)
             visible = np.where(visible > chunk, -(-visible // chunk) * chunk, visible)
         positions = config.position_count(visible)
-        attended = {"seen": positions, "mel": np.minimum(frames, positions)}.get(self.keys)
+        stepped = (frames + visible % 2) // 2
+        attended = {"seen": positions, "mel": np.minimum(frames, positions), "stepped": stepped}.get(self.keys)
         ints = lambda x: None if x is None else np.asarray(x, np.int32)
         padding_counts = self.filled or self.behind
         return Audio(features, ints(frames), ints(visible) if padding_counts else None, ints(attended)), owners

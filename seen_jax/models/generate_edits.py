@@ -17,7 +17,7 @@ from seen_jax.errors import ConfigError
 from seen_jax.models.decoder import KeysValues
 from seen_jax.models.edits import Edit, Edits
 from seen_jax.models.encoder import first_edited
-from seen_jax.models.generate import Decoding, Generated, decode
+from seen_jax.models.generate import COLDEST, Decoding, Generated, Prompted, decode
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.sites import ENCODER_SITES
 from seen_jax.subspace.basis import pad_rank
@@ -38,7 +38,7 @@ def generate_edits(
     through the model at once where that can be had; None: all. On a CPU their activations then stay in its caches.
     ConfigError for sampling, which variants could not share."""
     decoding = decoding or Decoding()
-    if decoding.temperature > 0:
+    if decoding.temperature >= COLDEST:
         raise ConfigError("several edits of one batch are answered greedily: set the temperature to 0")
     forms: dict[Any, list[int]] = {}
     for i, edits in enumerate(variants):
@@ -52,7 +52,7 @@ def generate_edits(
         first = min(first_edited(lalm.config.encoder, edits) for edits in alike)
         shared = _Shared(axes, len(alike), first, microbatch)
         edits = {site: edit for site, (edit, _) in stacked.items()}
-        out = jax.device_get(_generate_edits(lalm, variables, batch, edits, decoding.max_new_tokens, shared))
+        out = jax.device_get(_generate_edits(lalm, variables, batch, edits, decoding.static(lalm.config), shared))
         for k, place in enumerate(places):
             take = lambda x, k=k: x[k]
             one = out.replace(see=jax.tree.map(take, out.see)) if shared.alike(edits) else jax.tree.map(take, out)
@@ -92,7 +92,7 @@ class _Shared:
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _generate_edits(
-    lalm: Lalm, variables: Any, batch: Batch, edits: Mapping[str, Edit], max_new: int, shared: _Shared
+    lalm: Lalm, variables: Any, batch: Batch, edits: Mapping[str, Edit], decoding: Decoding, shared: _Shared
 ) -> Generated:
     rows, alike = len(batch.lengths), shared.alike(edits)
     lanes = 1 if alike else shared.count
@@ -116,11 +116,11 @@ def _generate_edits(
     logits = logits.reshape(lanes * rows, -1)
     if not decoder or alike:
         cache = jax.tree.map(lambda x: x.reshape(len(x), lanes * rows, *x.shape[-3:]), cache)
-    lengths = jnp.tile(batch.lengths, lanes)
-    tokens, lengths = decode(lalm, step, lambda logits, _: logits.argmax(-1), logits, cache, lengths, max_new)
+    prompted = Prompted(logits, cache, jnp.tile(batch.tokens, (lanes, 1)), jnp.tile(batch.lengths, lanes))
+    tokens, lengths, finite = decode(lalm, step, lambda logits, _: logits.argmax(-1), prompted, decoding)
     if not alike:
-        tokens, lengths, logits = split(tokens), split(lengths), split(logits)
-    return Generated(tokens, lengths, see, taps, logits)
+        tokens, lengths, logits, finite = map(split, (tokens, lengths, logits, finite))
+    return Generated(tokens, lengths, see, taps, logits, finite)
 
 
 def _prompts(

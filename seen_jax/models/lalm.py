@@ -82,7 +82,7 @@ class Lalm(nn.Module):
     def answer(self, batch: Batch, encoded: Encoded, edits: Edits | None = None, last_only: bool = False) -> Output:
         """Prompt pass over text and audio tokens. last_only: logits of only the last real position."""
         audio = batch.audio_index >= 0
-        x = self.decoder.embed(batch.tokens)
+        x = self.decoder.embedded(batch.tokens)
         flat = encoded.tokens.reshape(-1, encoded.tokens.shape[-1])
         x = jnp.where(audio[..., None], jnp.take(flat, jnp.maximum(batch.audio_index, 0), axis=0).astype(x.dtype), x)
         x = constrain(x, self.mesh, "batch")
@@ -96,6 +96,6 @@ class Lalm(nn.Module):
         self, last: Int[Array, " batch"], cache: KeysValues, visible: Any, positions: Int[Array, " batch"], edits: Edits
     ) -> tuple[Float[Array, "batch vocab"], KeysValues]:
         """Next-token logits after one generated token per row, and that position's keys and values."""
-        x = self.decoder.embed(last[:, None])
+        x = self.decoder.embedded(last[:, None])
         x, new, _ = self.decoder.step(x, cache, visible, positions[:, None], edits)
         return self.decoder.logits(x)[:, 0].astype(jnp.float32), new

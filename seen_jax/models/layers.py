@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,15 @@ def layer_norm(
     return ((y - mean) * jax.lax.rsqrt(var + eps) * scale + bias).astype(x.dtype)
 
 
-def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> Float[Array, "*b d"]:
-    """RMSNorm in float32; cast back to x's dtype before the weight, as the Qwen2 and Llama originals do."""
+def rms_norm(
+    x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float, plus_one: bool = False
+) -> Float[Array, "*b d"]:
+    """RMSNorm in float32; cast back to x's dtype before the weight, as the Qwen2 and Llama originals do. plus_one:
+    Gemma's, which multiplies by 1 + weight before that."""
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + eps)
+    if plus_one:
+        return (y * (1 + scale.astype(jnp.float32))).astype(x.dtype)
     return y.astype(x.dtype) * scale.astype(x.dtype)
 
 
@@ -32,6 +37,11 @@ def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     long on a CPU."""
     y = x.astype(jnp.float32)
     return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+
+
+def gelu_tanh(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """The approximation of GELU by tanh in float32, cast back to x's dtype."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
 
 @functools.lru_cache
@@ -45,13 +55,13 @@ def sinusoids(length: int, width: int) -> Float[np.ndarray, "length width"]:
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3's: rotary frequencies that turn fewer than `low` times in `original` positions are divided by `factor`,
-    those that turn more than `high` times stay, and those between are mixed."""
+    """Rotary frequencies are divided by `factor`. Where `original` is stated (Llama 3), only those that turn fewer than
+    `low` times in so many positions; those that turn more than `high` times stay, and those between are mixed."""
 
     factor: float
-    low: float
-    high: float
-    original: int
+    low: float = 0.0
+    high: float = 0.0
+    original: int = 0
 
 
 def inverse_frequencies(width: int, theta: float, scaling: RopeScaling | None = None) -> Float[np.ndarray, " half"]:
@@ -59,6 +69,8 @@ def inverse_frequencies(width: int, theta: float, scaling: RopeScaling | None = 
     inverse = 1.0 / (theta ** (np.arange(0, width, 2, dtype=np.float32) / width))
     if scaling is None:
         return inverse
+    if not scaling.original:
+        return inverse / np.float32(scaling.factor)
     turns = scaling.original / (2 * np.pi / inverse)
     kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clip(0, 1)
     return (1 - kept) * inverse / scaling.factor + kept * inverse
@@ -73,8 +85,13 @@ def rope(
 ) -> Float[Array, "b s h d"]:
     """Rotary position embedding, half-split; angles in float32, cosines and sines cast to x's dtype. rotary: how many
     leading dimensions of a head are turned; None: all."""
-    d = x.shape[-1] if rotary is None else rotary
-    angle = positions[..., None].astype(jnp.float32) * inverse_frequencies(d, theta, scaling)
+    return rotate(x, positions, inverse_frequencies(x.shape[-1] if rotary is None else rotary, theta, scaling))
+
+
+def rotate(x: Float[Array, "b s h d"], positions: Int[Array, "#b s"], inverse: Any) -> Float[Array, "b s h d"]:
+    """`rope` by its frequencies [half]."""
+    d = 2 * inverse.shape[-1]
+    angle = positions[..., None].astype(jnp.float32) * inverse
     cos, sin = (f(angle).astype(x.dtype)[:, :, None, :] for f in (jnp.cos, jnp.sin))
     a, b, rest = jnp.split(x, [d // 2, d], axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)

@@ -14,14 +14,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.models.checkpoint import LORA, LORA_CONFIG, gather, load_params, read_config
+from seen_jax.models.chat_template import processor_template
+from seen_jax.models.checkpoint import LORA, LORA_CONFIG, gather, load_params, read_config, with_stored_head
 from seen_jax.models.config import LalmConfig
+from seen_jax.models.family import Family
 from seen_jax.models.folders import cache_folder, find_folder
 from seen_jax.models.lalm import Lalm
 from seen_jax.models.model import Model
 from seen_jax.models.processor import Processor
 from seen_jax.models.safetensors_files import Tensor
 from seen_jax.models.sharding import parameter_sharding
+from seen_jax.models.tokenizer_limits import check_tokenizer
 from seen_jax.progress import Progress, silent
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -46,18 +49,26 @@ def load(
     use_compilation_cache()
     folder = find_folder(name)
     config, family = read_config(folder)
+    config = with_stored_head(folder, config, family)
     sharding = None if mesh is None else functools.partial(parameter_sharding, mesh)
     params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress, f"loading {name}")
-    processor = Processor(_tokenizer(folder, config), config, family, mesh)
+    template, tokenizer = processor_template(folder), _tokenizer(folder, config, family)
+    stands = tokenizer.get_vocab().get(family.audio, config.audio_token)
+    if config.audio_token >= 0 and stands != config.audio_token:
+        stated = f"config.json states the token {config.audio_token} for audio"
+        raise CheckpointError(f"{folder}: {stated}, the tokenizer's {family.audio} is {stands}: they do not fit.")
+    family.choose_template(tokenizer, template)
+    processor = Processor(tokenizer, config, family, mesh)
     lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh)
     extra = [folder / LORA, folder / LORA_CONFIG] if config.lora else []
     identity = fingerprint(gather(folder, config, family), extra)
     return Model(str(name), folder, lalm, {"params": params}, processor, identity)
 
 
-def _tokenizer(folder: Path, config: LalmConfig) -> Any:
+def _tokenizer(folder: Path, config: LalmConfig, family: Family) -> Any:
     if not any((folder / name).is_file() for name in VOCABULARIES):
         raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(VOCABULARIES)} is there.")
+    check_tokenizer(folder)
     tekken = (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file()
     if tekken and importlib.util.find_spec("mistral_common") is None:
         raise CheckpointError(f'{folder / "tekken.json"} needs mistral-common: pip install "seen-jax[voxtral]".')
@@ -68,7 +79,10 @@ def _tokenizer(folder: Path, config: LalmConfig) -> Any:
     except Exception as e:
         reason = str(e).splitlines()[0]
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({reason}); is tokenizer.json there?") from None
-    highest = max(*tokenizer.get_vocab().values(), config.audio_token, config.pad_token, *config.stop_tokens)
+    vocabulary = dict(tokenizer.get_vocab())
+    if config.audio_token < 0:  # its text only marks a place, and may have an id without an embedding
+        vocabulary.pop(family.audio, None)
+    highest = max(*vocabulary.values(), config.audio_token, config.pad_token, *config.stop_tokens)
     if highest >= config.decoder.vocab:
         raise CheckpointError(
             f"{folder}: the tokenizer has token ids up to {highest}, the model knows {config.decoder.vocab}: "

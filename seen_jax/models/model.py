@@ -9,6 +9,7 @@ import jax
 
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
+from seen_jax.models.generate import Decoding
 from seen_jax.models.lalm import Lalm, Output
 from seen_jax.models.processor import Processor
 from seen_jax.models.sharding import rows_of
@@ -62,6 +63,13 @@ class Model:
     def microbatch(self) -> int | None:
         """Prompts that best pass through the model at once (`generate_edits`); None: as many as a batch has."""
         return MICROBATCH if self.concurrent else None
+
+    def decoding(self, max_new_tokens: int = Decoding.max_new_tokens) -> Decoding:
+        """Answers as the folder's generation_config.json wants them: drawn if it says do_sample, else greedy."""
+        sampling = self.config.sampling
+        if sampling is None:
+            return Decoding(max_new_tokens)
+        return Decoding(max_new_tokens, sampling.temperature, sampling.top_k, sampling.top_p)
 
     def tapped(self, taps: Taps) -> Lalm:
         """The same model returning other sites."""

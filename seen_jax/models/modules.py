@@ -23,10 +23,12 @@ class LayerNorm(nn.Module):
 
 class RMSNorm(nn.Module):
     eps: float
+    plus_one: bool = False
 
     @nn.compact
     def __call__(self, x):
-        return layers.rms_norm(x, self.param("scale", nn.initializers.ones, (x.shape[-1],)), self.eps)
+        init = nn.initializers.zeros if self.plus_one else nn.initializers.ones
+        return layers.rms_norm(x, self.param("scale", init, (x.shape[-1],)), self.eps, self.plus_one)
 
 
 class Layer(nn.Module):

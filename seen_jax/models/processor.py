@@ -53,6 +53,12 @@ class Request:
         """The same question about other clips."""
         return dataclasses.replace(self, audio=audio)
 
+    def turns(self) -> list[int]:
+        """How many clips each message has."""
+        contents = [message.get("content") for message in self.chat()]
+        parts = [content if isinstance(content, list) else [] for content in contents]
+        return [sum(part.get("type") == "audio" for part in content) for content in parts]
+
     def chat(self) -> list[dict[str, Any]]:
         if self.messages is not None:
             return list(self.messages)
@@ -76,6 +82,10 @@ class Processor:
         """The part of a clip that the family hears, float32; AudioError past its longest clip."""
         return self.family.framing.check(np.asarray(wave, np.float32), self.config.family)
 
+    def check_seconds(self, seconds: float) -> None:
+        """AudioError for a clip that is too long for the family by its file's header."""
+        self.family.framing.check_seconds(seconds, self.config.family)
+
     def prompt(self, request: Request, counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
         """(token ids, positions of the audio tokens) of a prompt whose clips have `counts` audio tokens per row. The
         same prompt is asked about a clip again and again: without noise, with every noise, under every edit."""
@@ -87,11 +97,27 @@ class Processor:
                 self._prompts[key] = self.family.prompt(self.tokenizer, request.chat(), counts, self.config.audio_token)
             return self._prompts[key]
 
-    def audio(self, waves: Sequence[np.ndarray], bucket: Bucket = NO_BUCKET) -> tuple[Audio, list[list[int]]]:
-        """The encoder rows of some clips, and which of them belong to each clip. On a mesh empty rows may follow."""
+    def audio(
+        self, waves: Sequence[np.ndarray], bucket: Bucket = NO_BUCKET, prompts: Sequence[int] | None = None
+    ) -> tuple[Audio, list[list[int]]]:
+        """The encoder rows of some clips, and which of them belong to each clip. On a mesh empty rows may follow.
+        prompts: how many of the clips each prompt has; None: one."""
         checked = [self.checked(wave) for wave in waves]
-        audio, owners = self.family.framing.audio(checked, self.config.encoder, bucket.frames)
+        audio, owners = self.family.framing.audio(checked, self.config.encoder, bucket.frames, prompts)
         return place(fill(audio, self.mesh), self.mesh), owners
+
+    def heard(self, request: Request) -> list[np.ndarray]:
+        """The clips of a request as the encoder gets them: those of a message may be one."""
+        clips, turns = [self.checked(wave) for wave in request.audio], request.turns()
+        if not self.family.framing.joined or sum(turns) != len(clips):
+            return clips
+        remaining = iter(clips)
+        return [np.concatenate([next(remaining) for _ in range(turn)]) for turn in turns if turn]
+
+    def _counts(self, samples: int) -> list[int]:
+        """Audio tokens of each encoder row of a clip of so many samples."""
+        framing = self.family.framing
+        return [int(self.config.encoder.token_count(row.frames)) for row in framing.rows(framing.used_samples(samples))]
 
     def bucket(
         self, requests: Sequence[Request], samples: Sequence[Sequence[int]] | None = None, text: bool = True
@@ -101,9 +127,10 @@ class Processor:
         framing, config, frames, tokens = self.family.framing, self.config.encoder, 0, 0
         for k, request in enumerate(requests):
             lengths = [len(wave) for wave in request.audio] if samples is None else samples[k]
-            clips = [framing.rows(framing.used_samples(n)) if n else [] for n in lengths]
+            heard = [sum(lengths)] if framing.joined else lengths  # no row is longer than that
+            clips = [framing.rows(framing.used_samples(n)) if n else [] for n in heard]
             frames = max(frames, *(config.padded(row.visible_frames, FINE_PARTS) for rows in clips for row in rows), 0)
-            counts = [[int(config.token_count(row.frames)) for row in rows] for rows in clips]
+            counts = [self._counts(n) if n else [] for n in lengths]
             tokens = max(tokens, len(self.prompt(request, counts)[0])) if text else 0
         return Bucket(frames, tokens)
 
@@ -114,19 +141,21 @@ class Processor:
     def prepared(
         self, requests: Sequence[Request], bucket: Bucket = NO_BUCKET, text: bool = True
     ) -> tuple[Any, list[list[list[int]]]]:
-        """A `Batch` of requests, or its `Audio` without text, and the encoder rows of every clip of every request. Text
-        is padded to a multiple of 32, audio as the encoder wants it, or both to a bucket's sizes. AudioError for a
-        request without audio; ConfigError for a prompt that holds the text that stands for audio."""
+        """A `Batch` of requests, or its `Audio` without text, and the encoder rows of every clip of every request, as
+        `heard` gives them. Text is padded to a multiple of 32, audio as the encoder wants it, or both to a bucket's
+        sizes. AudioError for a request without audio; ConfigError for a prompt that holds the text that stands for
+        audio, and for clips of one message that the original cannot place."""
         if not requests or not all(request.audio for request in requests):
             raise AudioError("a request without audio: every request needs at least one clip.")
-        audio, owners = self.audio([wave for request in requests for wave in request.audio], bucket)
+        heard = [self.heard(request) for request in requests]
+        audio, owners = self.audio([wave for clips in heard for wave in clips], bucket, [len(clips) for clips in heard])
         remaining = iter(owners)
-        rows = [[next(remaining) for _ in request.audio] for request in requests]
+        rows = [[next(remaining) for _ in clips] for clips in heard]
         if not text:
             return audio, rows
         counts = np.asarray(self.config.encoder.token_count(np.asarray(audio.frames)))
         per_row = int(self.config.encoder.token_count(audio.features.shape[1]))
-        prompts = [self.prompt(q, [counts[r].tolist() for r in clips]) for q, clips in zip(requests, rows, strict=True)]
+        prompts = [self.prompt(request, [self._counts(len(x)) for x in request.audio]) for request in requests]
         longest = max(len(ids) for ids, _ in prompts)
         multiple = FINE_MULTIPLE if longest <= bucket.tokens else TEXT_MULTIPLE
         length = -(-max(bucket.tokens, longest) // multiple) * multiple
@@ -135,6 +164,13 @@ class Processor:
         for b, ((ids, places), clips) in enumerate(zip(prompts, rows, strict=True)):
             tokens[b, : len(ids)] = ids
             sources = [r * per_row + i for clip in clips for r in clip for i in range(counts[r])]
+            if self.family.framing.joined and len(requests[b].audio) > 1:
+                sources = sources[: len(places)]  # what is left over is not read
+                if len(sources) < len(places):
+                    problem = f"make {len(sources)} audio tokens together, and have {len(places)} places in its prompt"
+                    raise ConfigError(
+                        f"request {b}: its clips {problem}, on which the original fails; give each its own message."
+                    )
             if len(places) != len(sources):
                 problem = f"{len(places)} audio placeholders for {len(sources)} audio tokens"
                 raise ConfigError(f"request {b}: {problem}; a prompt must not contain {self.family.audio} itself.")

@@ -22,6 +22,7 @@ LowRank = tuple[np.ndarray, np.ndarray]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
 BLOCK, TILE = 4 << 20, 128  # bytes read at a time; columns transposed at a time, which the processor's cache holds
+CHECKED = 1 << 16  # numbers checked at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,16 @@ def list_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def equal_tensors(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, read block by block up to the first difference."""
+    if one.shape != other.shape:
+        return False
+    read = lambda x: np.memmap(x.file, np.uint8, "r", x.offset, (x.nbytes,)).view(x.numpy_dtype)
+    a, b = read(one), read(other)
+    step = BLOCK // one.numpy_dtype.itemsize
+    return all(np.array_equal(a[i : i + step], b[i : i + step]) for i in range(0, len(a), step))
+
+
 def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.is_file():
@@ -76,7 +87,7 @@ def _files(folder: Path) -> list[Path]:
     for name in sorted(set(map(str, names.values()))):
         if Path(name).name != name:
             raise CheckpointError(f"{index} points outside its folder: '{name}'.")
-        if not (folder / name).is_file():
+        if len(name.encode(errors="replace")) > 255 or not (folder / name).is_file():
             raise CheckpointError(f"{index} names the shard {name}, which is missing from {folder}.")
         files.append(folder / name)
     return files
@@ -128,7 +139,7 @@ def _blocks(source: Source, array: np.ndarray) -> Iterator[tuple[Tensor, int, np
 
 
 def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | None) -> None:
-    """Read the rows from `start` on into `place`, converted and, tile by tile, transposed."""
+    """Read the rows from `start` on into `place`, checked, converted and, tile by tile, transposed."""
     row = place.size // len(place)
     whole = place.flags.c_contiguous
     straight = whole and place.dtype == tensor.numpy_dtype and lora is None
@@ -141,11 +152,12 @@ def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | N
         raise CheckpointError(f"{tensor.file} cannot be read ({e}).") from None
     if read != len(raw):
         raise CheckpointError(f"{tensor.file} is damaged: it ends inside {tensor.key}; download or copy it again.")
-    if straight:
-        return
     block = raw.view(tensor.numpy_dtype).reshape(place.shape)
     if lora is not None:
         block = block.astype(np.float32) + lora[0] @ lora[1]
+    _check_finite(tensor, block, place.dtype)
+    if straight:
+        return
     if place.dtype == block.dtype and place.itemsize == 2:
         place, block = place.view(np.uint16), block.view(np.uint16)  # bfloat16 as NumPy's own kind: it copies faster
     if whole or place.ndim == 1:
@@ -153,6 +165,23 @@ def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | N
         return
     for column in range(0, place.shape[1], TILE):
         place[:, column : column + TILE] = block[:, column : column + TILE]
+
+
+def _check_finite(tensor: Tensor, block: np.ndarray, dtype: np.dtype) -> None:
+    """CheckpointError unless every number of a contiguous block is finite, and stays so as `dtype`."""
+    bits = block.reshape(-1).view(f"u{block.itemsize}")
+    # Without the sign, the bits of floats are ordered as their magnitudes, infinity and then NaN last.
+    parts = (np.left_shift(bits[i : i + CHECKED], 1).max() for i in range(0, len(bits), CHECKED))
+    largest = (np.asarray(max(parts), bits.dtype) >> 1).view(block.dtype)
+    with np.errstate(over="ignore"):
+        if np.isfinite(largest.astype(dtype)):
+            return
+    where = f"{tensor.file}: the weight {tensor.key}"
+    if np.isfinite(largest):
+        problem = f"holds {float(largest):.4g}, more than {dtype.name} can"
+        raise CheckpointError(f"{where} {problem}; load the model with dtype bfloat16 or float32.")
+    number = "NaN" if np.isnan(largest) else "infinite"
+    raise CheckpointError(f"{where} holds {number} numbers; its file is damaged, or training went wrong.")
 
 
 def _scratch(size: int) -> np.ndarray:

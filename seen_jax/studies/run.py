@@ -1,7 +1,8 @@
 """Runs the studies of an experiment; each is a file once it is done, so that an interrupted run can be resumed."""
 
+import inspect
 import itertools
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate.prepare import Experiment
 from seen_jax.evaluate.tables import json_rows
-from seen_jax.files import to_json, write_file
+from seen_jax.files import digest, parse_json, to_json, write_file
 from seen_jax.progress import Progress, silent
 from seen_jax.registry import STUDIES
 from seen_jax.studies.lab import open_lab
@@ -23,7 +24,9 @@ def run_studies(experiment: Experiment, progress: Progress = silent) -> dict[str
     study that cannot be made of this experiment, for damaged files and for a full disk."""
     config, folder = experiment.config, experiment.config.folder() / "studies"
     studies = {name: STUDIES[name] for name in config.studies}
-    records = {name: _read(folder / f"{name}.json", config.study_items) for name in studies}
+    records = {
+        name: _read(folder / f"{name}.json", config.study_items, _code(study)) for name, study in studies.items()
+    }
     pending = [name for name in studies if records[name] is None]
     for name in pending:
         studies[name].check(experiment)
@@ -39,17 +42,28 @@ def run_studies(experiment: Experiment, progress: Progress = silent) -> dict[str
         for done, name in enumerate(pending):
             progress("studies", done, len(pending))
             records[name] = json_rows(studies[name].rows(lab, cases[name], measured))
-            write_file(folder / f"{name}.json", to_json({"items": config.study_items, "rows": records[name]}))
+            content = {"items": config.study_items, "code": _code(studies[name]), "rows": records[name]}
+            write_file(folder / f"{name}.json", to_json({**content, "digest": digest([to_json(content)])}))
         progress("studies", len(pending), len(pending))
     return {name: pd.DataFrame(rows) for name, rows in records.items()}
 
 
-def _read(path: Path, items: int) -> list[dict[str, Any]] | None:
-    """The rows of a study that is done, unless it was done with another number of items."""
+def _code(study: Any) -> str:
+    """Identifies the source of a study's module: rows are made again after it was changed."""
+    try:
+        return digest([inspect.getsource(sys.modules[type(study).__module__])])
+    except (OSError, TypeError):  # no source, as in an interactive session
+        return ""
+
+
+def _read(path: Path, items: int, code: str) -> list[dict[str, Any]] | None:
+    """The rows of a study that is done, unless it was done with another number of items or by other code."""
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text("utf-8"))
-        return values["rows"] if values["items"] == items else None
-    except (ValueError, KeyError, TypeError) as error:
+        values = parse_json(path.read_bytes())
+        if values.pop("digest", None) != digest([to_json(values)]):
+            raise ValueError("it is not as it was written")
+        return values["rows"] if (values["items"], values["code"]) == (items, code) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error}): move it away to make it again") from None

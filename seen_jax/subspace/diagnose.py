@@ -31,8 +31,8 @@ class Finding:
 def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
     """Check a basis and the calibration it was selected from. Findings come worst first; none when all is well.
 
-    Codes: same-data, too-few-clips, rank-limited, no-layer-found, empty-basis, empty-layers, semantic-basis,
-    noise-not-above-clean. SEE here is that of the pooled calibration activations, over the kept layers.
+    Codes: same-data, too-few-clips, repeated-clips, rank-limited, no-layer-found, empty-basis, empty-layers,
+    semantic-basis, noise-not-above-clean. SEE here is that of the pooled calibration activations, over the kept layers.
     calibration, basis: one of its `select`. Raises BasisError: the basis belongs to another site, shape or model.
     >>> {finding.severity for finding in subspace.diagnose(calibration, basis)} <= {"error", "warning", "info"}
     True
@@ -40,7 +40,8 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
     depth, n, width = calibration.source.shape
     basis.check(calibration.site, depth, width, calibration.card.get("fingerprint"))
     findings = []
-    clean, noise = (set((calibration.card.get("data") or {}).get(side) or ()) for side in ("clean", "noise"))
+    data = calibration.card.get("data") or {}
+    clean, noise = (set(data.get(side) or ()) for side in ("clean", "noise"))
     shared, difference = len(clean & noise), calibration.source.distance()
     if shared or difference < SAME:
         numbers = f"{shared} data hashes in common, activations differ by {difference:.2g} relative"
@@ -49,6 +50,9 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
     if n < FEW_CLIPS:
         message = f"{n} clips per side: use {FEW_CLIPS} at least (the paper: 50)"
         findings.append(Finding("too-few-clips", "warning", message))
+    if copies := len(data.get("clean") or ()) - len(clean):
+        message = f"{copies} of {n} clean clips are copies of others and add no direction: use different clips"
+        findings.append(Finding("repeated-clips", "warning", message))
     if full := tuple(layer for layer in basis.layers if basis.ranks[layer] >= max(1, n - 1)):
         limit = f"the rank is limited by the {n} clips, not by the selection"
         message = f"{limit}: calibrate with more, or use a smaller delta"

@@ -1,23 +1,29 @@
 """Noise bases in the form in which the paper's authors released theirs: a `.pt` file with one matrix per hooked layer.
 
-PyTorch saves a zip archive: a pickle that names storages, and their bytes. It is read here without PyTorch by an
-unpickler that knows the four names such a list needs and refuses every other, so that no code of a file runs.
+PyTorch saves a zip archive: a pickle that names storages, and their bytes. It is read here without PyTorch, and without
+`pickle`, by a small machine that knows the opcodes and names of such a list: no code of a file can run.
 """
 
-import io
-import pickle
+import math
+import os
+import pickletools
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from seen_jax.errors import BasisError
+from seen_jax.files import write_file
 from seen_jax.subspace.basis import NoiseBasis
 
 SITE = "encoder.mlp_act"  # what the authors hook in all three models
+_DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
+_TENSOR = "torch._utils _rebuild_tensor_v2"
+_NAMES = {_TENSOR, "collections OrderedDict", *(f"torch {name}" for name in _DTYPES)}
+_MARK = object()
+_WIDEST = 1 << 20  # of a matrix; no storage limits one without columns
 
 
 def read_vectors(path: str | Path) -> list[Float[np.ndarray, "width rank"]]:
@@ -28,24 +34,31 @@ def read_vectors(path: str | Path) -> list[Float[np.ndarray, "width rank"]]:
     >>> [q.shape[1] for q in subspace.read_vectors(path)] == list(basis.ranks)
     True
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(names) != 1:
                 raise BasisError(f"{path} is a zip archive without PyTorch data: expected a released .pt list.")
-            vectors = _Reader(archive, names[0].removesuffix("data.pkl")).load()
-    except BasisError as e:
-        raise BasisError(f"{path}: {e}") from None
+            machine = _Machine(archive, names[0].removesuffix("data.pkl"))
+            tensors = machine.run()
+            if not (isinstance(tensors, list) and tensors and all(isinstance(x, _Tensor) for x in tensors)):
+                raise BasisError(f"{path} does not hold a list of matrices, one per layer.")
+            if sum(math.prod(x.shape) for x in tensors) > sum(map(len, machine.storages.values())):
+                raise ValueError("its matrices have more numbers than its storages")
+            vectors = [_matrix(x) for x in tensors]
+    except BasisError:
+        raise
     except FileNotFoundError:
         raise BasisError(f"there is no file {path}.") from None
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, EOFError) as e:
-        raise BasisError(f"{path} is damaged or no PyTorch file of the zip kind ({e}).") from None
-    if not (isinstance(vectors, list) and vectors and all(isinstance(x, np.ndarray) and x.ndim == 2 for x in vectors)):
-        raise BasisError(f"{path} does not hold a list of matrices, one per layer.")
+    except _Foreign as e:
+        raise BasisError(f"{path}: {e}, which a list of matrices does not need; nothing was run.") from None
+    except Exception as e:  # whatever zipfile, pickletools and the machine meet in a damaged file
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        raise BasisError(f"{path} is damaged or no PyTorch file of the zip kind ({reason:.120}).") from None
     if len({len(x) for x in vectors}) > 1:
         raise BasisError(f"{path} holds matrices of different widths {sorted({len(x) for x in vectors})}.")
-    return [np.ascontiguousarray(x, np.float32) for x in vectors]
+    return vectors
 
 
 def load_released(path: str | Path, layers: int, site: str = SITE) -> NoiseBasis:
@@ -74,57 +87,123 @@ def save_released(basis: NoiseBasis, path: str | Path) -> Path:
     >>> subspace.save_released(basis.with_layers((3,)), folder / "one_layer.pt").name
     'one_layer.pt'
     """
-    path, depth = Path(path).expanduser(), len(basis.ranks)
+    path, depth = Path(os.path.expanduser(path)), len(basis.ranks)
     if list(basis.layers) != list(range(basis.layers[0], depth)):
         kept = f"{basis.layers} of {depth} are kept"
         raise BasisError(f"a released list covers the last layers of the stack, but {kept}.")
     matrices = [np.asarray(basis.q[i, :, : basis.ranks[i]], "<f4") for i in basis.layers]
-    try:
-        with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
+
+    def write(partial: Path) -> None:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr("basis/data.pkl", _pickled([x.shape for x in matrices]))
             archive.writestr("basis/byteorder", "little")
             for i, x in enumerate(matrices):
                 archive.writestr(f"basis/data/{i}", np.ascontiguousarray(x).tobytes())
             archive.writestr("basis/version", "3\n")
-    except FileExistsError:
-        raise BasisError(f"{path} exists: choose another name.") from None
-    except OSError as e:
-        path.unlink(missing_ok=True)
-        raise BasisError(f"cannot write {path}: {e.strerror or e}.") from None
-    return path
+
+    if path.exists():
+        raise BasisError(f"{path} exists: choose another name.")
+    return write_file(path, write, BasisError)
 
 
-def _rebuild(storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
-    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if 0 not in shape else -1
-    if offset < 0 or min((*shape, *stride), default=0) < 0 or last >= len(storage):
-        raise ValueError(f"a tensor of shape {shape} does not fit its storage")
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides).copy()
+class _Name(NamedTuple):
+    """A name that a pickle refers to. It is never imported or called."""
+
+    name: str
 
 
-_KNOWN = {
-    "torch._utils._rebuild_tensor_v2": _rebuild,
-    "collections.OrderedDict": OrderedDict,
-    **{f"torch.{kind}Storage": np.dtype(code) for kind, code in (("Float", "<f4"), ("Double", "<f8"), ("Half", "<f2"))},
-}
+class _Tensor(NamedTuple):
+    """A view of a storage, in numbers: `_matrix` checks it."""
+
+    storage: np.ndarray
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, root: str):
-        super().__init__(io.BytesIO(archive.read(root + "data.pkl")))
+class _Machine:
+    """Runs data.pkl: a stack, a memo, and the opcodes of a list of tensors. It knows no others."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         self.archive, self.root = archive, root
+        self.stack: list[Any] = []
+        self.storages: dict[str, np.ndarray] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" in _KNOWN:
-            return _KNOWN[f"{module}.{name}"]
-        raise BasisError(f"it refers to {module}.{name}, which a list of matrices does not need; nothing was run.")
+    def run(self) -> Any:
+        """The list that the pickle stands for."""
+        stack, memo = self.stack, dict[int, Any]()
+        argument: Any
+        for opcode, argument, _ in pickletools.genops(self.archive.read(self.root + "data.pkl")):
+            match opcode.name:
+                case "PROTO":
+                    pass
+                case "MARK":
+                    stack.append(_MARK)
+                case "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1":
+                    stack.append(argument)
+                case "NEWFALSE" | "NEWTRUE":
+                    stack.append(opcode.name)
+                case "EMPTY_LIST":
+                    stack.append([])
+                case "EMPTY_TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                    count = ["EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"].index(opcode.name)
+                    stack[len(stack) - count :] = [tuple(stack[len(stack) - count :])]
+                case "TUPLE":
+                    stack.append(self.above_mark())
+                case "APPEND" | "APPENDS":
+                    items = (stack.pop(),) if opcode.name == "APPEND" else self.above_mark()
+                    stack[-1].extend(items)
+                case "BINPUT" | "LONG_BINPUT":
+                    memo[argument] = stack[-1]
+                case "BINGET" | "LONG_BINGET":
+                    stack.append(memo[argument])
+                case "GLOBAL":
+                    if argument not in _NAMES:
+                        raise _Foreign(f"it refers to {argument.replace(' ', '.')!r:.80}")
+                    stack.append(_Name(argument))
+                case "BINPERSID":
+                    stack.append(self.storage(*stack.pop()))
+                case "REDUCE":
+                    arguments, function = stack.pop(), stack.pop()
+                    stack.append(_Tensor(*arguments[:4]) if function == _Name(_TENSOR) else None)
+                case "STOP":
+                    return stack.pop()
+                case _:
+                    raise _Foreign(f"it holds the opcode {opcode.name}")
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        _, dtype, key, _, count = pid
-        storage = np.frombuffer(self.archive.read(f"{self.root}data/{key}"), dtype)
-        if len(storage) != count:
-            raise ValueError(f"storage {key} holds {len(storage)} numbers, not {count}")
-        return storage
+    def above_mark(self) -> tuple[Any, ...]:
+        """Take what lies above the last mark off the stack, and the mark."""
+        place = max(i for i, value in enumerate(self.stack) if value is _MARK)
+        items = tuple(self.stack[place + 1 :])
+        del self.stack[place:]
+        return items
+
+    def storage(self, kind: str, dtype: _Name, key: str, device: str, count: int) -> np.ndarray:
+        """The numbers of a file of the archive, read once."""
+        name = f"{self.root}data/{key}"
+        if name not in self.storages:
+            self.storages[name] = np.frombuffer(self.archive.read(name), _DTYPES[dtype.name.removeprefix("torch ")])
+        if len(self.storages[name]) != count:
+            raise ValueError(f"storage {key} holds {len(self.storages[name])} numbers, not {count}")
+        return self.storages[name]
+
+
+class _Foreign(Exception):
+    """A pickle holds something that a list of matrices does not need."""
+
+
+def _matrix(tensor: _Tensor) -> Float[np.ndarray, "width rank"]:
+    """The numbers of a tensor with two axes. It must lie within its storage, and have no more numbers than that."""
+    numbers, offset, (width, rank), steps = tensor
+    last = offset + (width - 1) * steps[0] + (rank - 1) * steps[1] if width and rank else -1
+    fits = 0 <= width < _WIDEST and width * rank <= len(numbers) and last < len(numbers)
+    if min(offset, rank, *steps) < 0 or len(steps) != 2 or not fits:
+        raise ValueError("the shape of a matrix does not fit its storage")
+    if not rank:
+        return np.zeros((width, 0), np.float32)
+    strides = [step * numbers.itemsize for step in steps]
+    matrix = np.lib.stride_tricks.as_strided(numbers[offset:], (width, rank), strides)
+    return np.array(matrix, np.float32, order="C")
 
 
 def _pickled(shapes: list[tuple[int, ...]]) -> bytes:

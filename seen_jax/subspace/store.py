@@ -1,6 +1,8 @@
 """Artefact folders: one safetensors file and one JSON card, written whole or not at all."""
 
+import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,22 @@ from seen_jax import files
 from seen_jax.errors import BasisError
 
 CARD = "card.json"
-VERSION = 1
+VERSION = 2  # 1 had no digest
 FILES = {"calibration": "statistics.safetensors", "noise basis": "basis.safetensors"}  # by kind
 
 
 def kind_of(folder: Path) -> str | None:
     """What the card of a folder says, None without a card."""
     try:
-        return json.loads((folder / CARD).read_text("utf-8")).get("kind")
+        return files.parse_json((folder / CARD).read_bytes()).get("kind")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _digest(card: Mapping[str, Any], weights: Path) -> str:
+    """Identifies a card but for its own digest, and the bytes of its tensors."""
+    text = json.dumps({key: value for key, value in card.items() if key != "digest"}, sort_keys=True)
+    return files.digest(itertools.chain([text], files.file_parts(weights)))
 
 
 def write_folder(
@@ -32,22 +40,25 @@ def write_folder(
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    target = Path(folder).expanduser().resolve()
+    target = Path(os.path.expanduser(folder)).resolve()
     if target.exists() and not overwrite:
         raise BasisError(f"{target} exists: choose another folder or pass overwrite=True")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and kind_of(target) != kind)):
         raise BasisError(f"{target} is not a {kind} folder, so it is not replaced: choose another folder")
     full = {"date": files.now(), "versions": files.versions(), **card, "kind": kind, "format_version": VERSION}
+    full["shapes"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
     try:
-        text = files.to_json({**full, "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()}})
-    except (TypeError, ValueError) as error:
+        full = files.parse_json(files.to_json(full))
+    except (TypeError, ValueError, RecursionError) as error:
         raise BasisError(f"the card of {target} cannot be written as JSON: {error}") from error
     with files.write_folder(target, BasisError, lambda existing: kind_of(existing) == kind) as fresh:
+        weights = fresh / FILES[kind]
         try:
-            save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, fresh / FILES[kind])
+            save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, weights)
         except SafetensorError as error:
             raise BasisError(f"cannot write {target}: {error}") from error
-        (fresh / CARD).write_text(text, "utf-8")
+        files.share(weights)
+        (fresh / CARD).write_text(files.to_json({**full, "digest": _digest(full, weights)}), "utf-8")
     return target
 
 
@@ -60,7 +71,8 @@ def read_folder(
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    source = Path(folder).expanduser()
+    source = Path(os.path.expanduser(folder))
+    files.restore_folder(source)
     if not source.is_dir():
         raise BasisError(f"{source} is not a folder: expected a saved {kind}")
     weights = source / FILES[kind]
@@ -68,14 +80,15 @@ def read_folder(
         if not path.is_file():
             raise BasisError(f"{path} is missing: {source} is not a complete {kind}; make it again")
     try:
-        card = json.loads((source / CARD).read_text("utf-8"))
-    except ValueError as error:
+        card = files.parse_json((source / CARD).read_bytes())
+    except (OSError, ValueError) as error:
         raise BasisError(f"{source / CARD} is not JSON ({error}): make the {kind} again") from error
     if not isinstance(card, dict) or card.get("kind") != kind:
         raise BasisError(f"{source / CARD} is not the card of a {kind}")
-    if card.get("format_version") != VERSION:
-        version = f"{source / CARD} has format version {card.get('format_version')!r}, this seen_jax reads {VERSION}"
-        raise BasisError(f"{version}: make the {kind} again")
+    version: Any = card.get("format_version")
+    if version not in range(1, VERSION + 1):
+        known = f"{source / CARD} has format version {version!r}, this seen_jax reads 1 to {VERSION}"
+        raise BasisError(f"{known}: make the {kind} again")
     if absent := [key for key in (*required, "shapes") if key not in card]:
         raise BasisError(f"{source / CARD} lacks {', '.join(absent)}: make the {kind} again")
     try:
@@ -89,4 +102,6 @@ def read_folder(
         expected = np.float64 if name in double else np.float32
         if tensor.dtype != expected:
             raise BasisError(f"{name} in {weights} is {tensor.dtype}, expected {np.dtype(expected)}")
+    if (version > 1 or "digest" in card) and card.get("digest") != _digest(card, weights):
+        raise BasisError(f"{source} is damaged: its card and tensors are not those that were written; make it again")
     return tensors, card

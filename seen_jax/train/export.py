@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from seen_jax.errors import ConfigError
-from seen_jax.files import to_json
+from seen_jax.files import to_json, write_file
 from seen_jax.models.checkpoint import read_config, save_params
 from seen_jax.models.config import LalmConfig
 from seen_jax.train.config import ModelSize
@@ -51,15 +51,14 @@ def write_tokenizer(folder: Path, words: Sequence[str], openers: Sequence[str]) 
     broken = [form for form in forms if len(tokenizer.encode(form).ids) != 1]
     if broken:
         raise ConfigError(f"these words are not one token each: {', '.join(broken[:10])}")
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     settings = {
         "tokenizer_class": "Qwen2Tokenizer", "model_max_length": 32768, "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>", "unk_token": None, "bos_token": None, "add_prefix_space": False,
         "clean_up_tokenization_spaces": False, "extra_special_tokens": NAMED, **NAMED,
     }  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(to_json(settings))
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    write_file(folder / "tokenizer_config.json", to_json(settings))
+    write_file(folder / "chat_template.jinja", CHAT_TEMPLATE)
 
 
 def write_folder(folder: Path, size: ModelSize, words: Sequence[str]) -> LalmConfig:
@@ -107,7 +106,7 @@ def write_folder(folder: Path, size: ModelSize, words: Sequence[str]) -> LalmCon
         },
     }  # fmt: skip
     for name, content in files.items():
-        (folder / name).write_text(to_json(content))
+        write_file(folder / name, to_json(content))
     return read_config(folder)[0]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import jiwer
 import numpy as np
-import orbax.checkpoint as ocp
 from jaxtyping import Array, Float
 from transformers import AutoTokenizer
 
 from seen_jax.api import generate
+from seen_jax.config import build, dotted_defaults
 from seen_jax.data.letters import answer_letter
-from seen_jax.errors import CheckpointError, ConfigError
-from seen_jax.files import to_json, write_file
+from seen_jax.errors import ConfigError
+from seen_jax.files import parse_json, to_json, write_file
 from seen_jax.models.checkpoint import read_config
 from seen_jax.models.config import DecoderConfig, LalmConfig
 from seen_jax.models.generate import Decoding
@@ -26,6 +27,7 @@ from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model
 from seen_jax.models.processor import Processor, Request
 from seen_jax.progress import Progress, silent
+from seen_jax.train.checkpoints import Checkpoints
 from seen_jax.train.config import TrainConfig
 from seen_jax.train.dataset import build_dataset
 from seen_jax.train.export import write_folder, write_weights
@@ -34,6 +36,8 @@ from seen_jax.train.tasks import TASKS, audible_words, vocabulary
 
 STAGES = ("words", "text", "joint", "noise")
 LOG = "metrics.jsonl"
+CONNECTED, CLIPS = 50, 600  # examples of a batch of `connect`, and at most of all of them
+NOWHERE = (len(STAGES), 0)  # after everything
 # Starting values that let a small decoder learn to copy. Answers have the form "word letter" after options "red A green
 # B ...": find the word, then copy what follows it. From a plain start, small decoders stay at chance on the letter for
 # thousands of steps. Hence heads that match contents, and heads that look back by one.
@@ -128,8 +132,8 @@ def connect(lalm: Lalm, params: Any, batcher: Batcher) -> Any:
         return encoded.states, shares @ words, jnp.arange(encoded.states.shape[1]) < encoded.lengths[:, None]
 
     states, targets = [], []
-    for start in range(0, min(600, len(batcher.data.meta) // 50 * 50), 50):
-        x = batcher.batch(range(start, start + 50))
+    for start in range(0, min(CLIPS, len(batcher.data.meta) // CONNECTED * CONNECTED), CONNECTED):
+        x = batcher.batch(range(start, start + CONNECTED))
         state, target, valid = (np.asarray(a) for a in pairs(x.waves, x.samples))
         states.append(state[valid])
         targets.append(target[valid])
@@ -138,30 +142,74 @@ def connect(lalm: Lalm, params: Any, batcher: Batcher) -> Any:
     return {**params, "lalm": {**params["lalm"], "encoder": encoder}}
 
 
+def _check_examples(config: TrainConfig) -> None:
+    """ConfigError where a stage needs more training examples than there are: a batch holds as many of each task."""
+    stages = {name: getattr(config, name) for name in STAGES}
+    batches = {f"a batch of {name}": -(-stage.batch // len(TASKS)) * len(TASKS) for name, stage in stages.items()}
+    place, least = max((*batches.items(), ("the start of joint", CONNECTED)), key=lambda need: need[1])
+    if config.data.train < least:
+        given = f"data.train is {config.data.train}, but {place} needs {least} examples"
+        raise ConfigError(f"{given}: make it at least that.")
+
+
+def _claim(path: Path, config: TrainConfig) -> None:
+    """Write the configuration into a run's folder. ConfigError where that holds another, with a difference."""
+    text = to_json(dataclasses.asdict(config))
+    try:
+        held = path.read_text("utf-8") if path.is_file() else text
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read ({e}): delete {path.parent}, or choose another 'out'.") from None
+    if held != text:
+        other = f"holds a run with another configuration{_difference(held, config)}"
+        raise ConfigError(f"{path.parent} {other}: delete it, or choose another 'out'.")
+    write_file(path, text)
+
+
+def _difference(held: str, config: TrainConfig) -> str:
+    """The first value of a stored configuration that another one changes."""
+    try:
+        stored = dotted_defaults(TrainConfig, build(TrainConfig, parse_json(held), "config.json"))
+    except (ValueError, ConfigError):
+        return ""
+    given = dotted_defaults(TrainConfig, config)
+    changed = [f" ({key} was {stored[key]}, now {value})" for key, value in given.items() if stored[key] != value]
+    return changed[0] if changed else ""
+
+
+def _place(line: str) -> tuple[int, int]:
+    """(stage, step) of a line of the log; a full disk or a kill leaves a part of the last one, which is `NOWHERE`."""
+    try:
+        entry = parse_json(line)
+        return STAGES.index(entry["stage"]), int(entry["step"])
+    except (ValueError, KeyError, TypeError):
+        return NOWHERE
+
+
 class Run:
     """One training run: its folder, data, model, and the state that it has reached."""
 
     def __init__(self, config: TrainConfig, progress: Progress = silent):
         self.config, self.folder, self.progress = config, Path(config.out), progress
-        text, path = to_json(dataclasses.asdict(config)), self.folder / "config.json"
-        if path.is_file() and path.read_text() != text:
-            other = "holds a run with another configuration: delete it, or choose another 'out'."
-            raise ConfigError(f"{self.folder} {other}")
-        write_file(path, text)
+        _check_examples(config)
+        _claim(self.folder / "config.json", config)
         self.model_folder = self.folder / "model"
         shape = write_folder(self.model_folder, config.model, vocabulary())
         self.lalm = Lalm(shape, unroll=max(shape.encoder.layers, shape.decoder.layers))
         self.processor = Processor(AutoTokenizer.from_pretrained(self.model_folder), *read_config(self.model_folder))
         size, folder = config.data, Path(config.data.folder)
-        build = lambda split, n: build_dataset(folder / split, n, split, config.seed, size.workers, progress)
-        self.data, self.validation = build("train", size.train), build("validation", size.validation)
+        make = lambda split, n: build_dataset(folder / split, n, split, config.seed, size.workers, progress)
+        self.data, self.validation = make("train", size.train), make("validation", size.validation)
         self.batcher = Batcher(self.data, self.processor.tokenizer, shape)
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
-        self.checkpoints = ocp.CheckpointManager((self.folder / "checkpoints").absolute(), options=options)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
     def _log(self, **entry: Any) -> None:
-        with (self.folder / LOG).open("a") as f:
-            f.write(json.dumps(entry) + "\n")
+        path = self.folder / LOG
+        try:
+            with path.open("a") as f:
+                f.write(json.dumps(entry) + "\n")
+        except OSError as e:
+            kept = "what was written before is kept; rerun the same command when the disk takes more"
+            raise ConfigError(f"cannot write {path}: {e.strerror}; {kept}") from e
 
     def _fresh(self, name: str, params: Any) -> State:
         """The state at the start of a stage."""
@@ -170,33 +218,31 @@ class Run:
     def _restore(self) -> tuple[int, State]:
         """(stage, state) of the last checkpoint, or of the beginning."""
         state = self._fresh(STAGES[0], initial_params(self.lalm.config, self.config.seed))
-        last, log = self.checkpoints.latest_step(), self.folder / LOG
-        if last is None:
+        log = self.folder / LOG
+        restored = self.checkpoints.restore((jnp.int32(0), state))
+        if restored is None:
             log.unlink(missing_ok=True)
             return 0, state
-        like = ocp.args.StandardRestore({"state": state._asdict(), "stage": jnp.int32(0)})
-        try:
-            saved = self.checkpoints.restore(last, args=like)
-        except (ValueError, OSError, KeyError) as e:
-            reason = f"does not fit this configuration or is damaged ({e}); delete the folder to start again."
-            raise CheckpointError(f"{self.folder / 'checkpoints' / str(last)} {reason}") from None
-        stage, step = int(saved["stage"]), saved["state"]["step"]
-        lines = log.read_text().splitlines() if log.is_file() else []
-        place = lambda entry: (STAGES.index(entry["stage"]), entry["step"])
-        kept = [line for line in lines if place(json.loads(line)) <= (stage, int(step))]  # the others run again
+        stage, state = int(restored[1][0]), restored[1][1]
+        lines = log.read_text("utf-8", "replace").splitlines() if log.is_file() else []
+        kept = [line for line in lines if _place(line) <= (stage, int(state.step))]  # the others run again
         write_file(log, "".join(line + "\n" for line in kept))
-        opt = jax.tree.unflatten(jax.tree.structure(state.optimizer), jax.tree.leaves(saved["state"]["optimizer"]))
-        return stage, State(saved["state"]["params"], opt, step)
+        return stage, state
 
     def _save(self, total: int, stage: int, state: State) -> None:
-        """Keep the state after so many steps of all stages; a kill leaves the previous one intact."""
-        content = ocp.args.StandardSave({"state": state._asdict(), "stage": jnp.int32(stage)})
-        try:
-            self.checkpoints.save(total, args=content, force=True)
-            self.checkpoints.wait_until_finished()
-        except OSError as e:
-            folder = self.folder / "checkpoints"
-            raise CheckpointError(f"{folder}: the state of step {total} cannot be written ({e}).") from None
+        """Keep the state after so many steps of all stages."""
+        name, done = STAGES[stage], int(state.step)
+        leaves = jax.tree.leaves(jax.device_get((state.params, state.optimizer)))
+        if not all(np.isfinite(leaf).all() for leaf in leaves):
+            raise self._diverged(name, done - 1, "the new weights are not finite")
+        self.checkpoints.save(total, (jnp.int32(stage), state))
+
+    def _diverged(self, name: str, step: int, what: str) -> ConfigError:
+        """What to tell of a stage that went wrong at a step."""
+        kept = self.checkpoints.steps()
+        last = f"; the state after step {kept[-1]} of the run is kept in {self.checkpoints.folder}" if kept else ""
+        advice = f"lower {name}.lr ({getattr(self.config, name).lr:g}) or clip_norm ({self.config.clip_norm:g})"
+        return ConfigError(f"stage '{name}', step {step}: {what}. Begin again with another 'out': {advice}{last}.")
 
     def run(self) -> Path:
         """Train to the end (from the last checkpoint, if any) and return the model folder."""
@@ -226,8 +272,10 @@ class Run:
         for step, x in self.batcher.stream(int(state.step), stage.steps, stage.batch, seed):
             began = time.monotonic()
             state, metrics = train_step(state, x)
+            values = {k: round(float(v), 5) for k, v in metrics.items()}
+            if wrong := [f"{k} is {v}" for k, v in values.items() if not math.isfinite(v)]:
+                raise self._diverged(name, step, f"training diverged, {', '.join(wrong)}")
             if step % 10 == 0:
-                values = {k: round(float(v), 5) for k, v in metrics.items()}
                 self._log(stage=name, step=step, seconds=round(time.monotonic() - began, 3), **values)
             self.progress(f"training: {name}", step + 1, stage.steps)
             last = step + 1 == stage.steps

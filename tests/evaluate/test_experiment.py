@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluate_models import random_folder
+from experiment_support import restoration, settings, write_clips
 
 from seen_jax import experiment as experiments
 from seen_jax.audio import write_audio
@@ -32,46 +33,6 @@ from seen_jax.progress import silent
 from seen_jax.subspace import Selection
 
 KEYS = ("item", "noise", "snr_db", "mitigation")
-COMPLEMENT = Selection(method="complement", energy="sigma", layers="all")
-
-
-def write_clips(folder: Path, count: int, seed: int, seconds: tuple[float, float, float] = (0.5, 0.6, 0.7)) -> None:
-    """Chords of three lengths: four questions with choices for every two transcripts."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(count):
-        t = np.arange(round(seconds[i % 3] * 16_000)) / 16_000
-        tones = sum(np.sin(2 * np.pi * rng.uniform(100, 2000) * t) for _ in range(3))
-        write_audio(folder / f"{i}.wav", 0.1 * tones + 0.01 * rng.standard_normal(len(t)))
-        choice = {"question": "which bird", "choices": json.dumps(["cat", "dog"]), "answer": "dog", "task": "sound"}
-        spoken = {"text": "the red bird", "task": "transcription"}
-        rows.append({"path": f"{i}.wav", **(spoken if i % 3 == 2 else choice)})
-    with (folder / "items.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["path", "task", "question", "choices", "answer", "text"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def restoration(world: Path, name: str = "spectral_subtraction+restoration", **options) -> dict:
-    clips = {"path": str(world / "calibration" / "items.csv")}
-    fit = {"dataset": clips, "clips": 4, "snrs": [-5, 5], "layer": -2, "gate_layers": [0, -1], **options}
-    return {"name": name, "spectral_subtraction": {}, "restoration": fit}
-
-
-def settings(world: Path, out: Path) -> ExperimentConfig:
-    return ExperimentConfig(
-        model=str(random_folder()),
-        out=str(out),
-        datasets=(DatasetConfig(str(world / "test" / "items.csv"), name="birds"),),
-        calibration=CalibrationConfig(DatasetConfig(str(world / "calibration" / "items.csv")), clips=4),
-        noises=("white", NoiseConfig("babble", calibrated=False)),
-        snrs=(-5.0, 20.0),
-        mitigations=("none", "seen", "spectral_subtraction", "spectral_subtraction+seen", restoration(world)),
-        selection=COMPLEMENT,
-        batch_size=2,
-        max_new_tokens=4,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +189,8 @@ def test_a_folder_belongs_to_one_experiment(config, tmp_path):
     with pytest.raises(ConfigError, match="is in use and holds no experiment"):
         prepare(dataclasses.replace(config, out=str(other)), silent)
     (config.folder() / ANSWERS).write_text("no JSON\n")
-    with pytest.raises(ConfigError, match=r"answers\.jsonl is damaged"):
-        Ledger(config.folder() / ANSWERS)
+    with pytest.warns(UserWarning, match=r"a line of .*answers\.jsonl is damaged"):
+        assert not Ledger(config.folder() / ANSWERS).done
 
 
 def test_mitigations_answered_together_answer_as_alone(config):
@@ -400,18 +361,22 @@ def test_a_restoration_is_fitted_once_and_goes_on_where_it_was_cut(config, monke
     name = config.mitigations[-1]["name"]
     before = prepare(config, silent).mitigations[name].steps[1]
     folder = config.folder() / "mitigations" / name
-    assert sorted(path.name for path in folder.iterdir()) == ["clean.npz", "white_-5.npz", "white_5.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "clean.safetensors",
+        "white_-5.safetensors",
+        "white_5.safetensors",
+    ]
     assert (before.layer, before.gate_layers, len(before.maps.u)) == (1, (0, 2), 3)
     assert not before.maps.u[0].any() and before.maps.u[1].any()  # clean audio has no map
-    (folder / "white_5.npz").unlink()
+    (folder / "white_5.safetensors").unlink()
     passes = []
     monkeypatch.setattr(restorations, "run_batches", lambda *args: passes.append(args) or run_batches(*args))
     after = prepare(config, silent).mitigations[name].steps[1]
     assert len(passes) == 1
     np.testing.assert_array_equal(after.maps.u, before.maps.u)
     np.testing.assert_array_equal(after.gate.weight, before.gate.weight)
-    (folder / "white_5.npz").write_bytes(b"PK")
-    with pytest.raises(ConfigError, match=r"white_5\.npz is damaged"):
+    (folder / "white_5.safetensors").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match=r"white_5\.safetensors is damaged"):
         prepare(config, silent)
 
 

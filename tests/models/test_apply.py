@@ -336,7 +336,7 @@ def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, full, 
 
     chex.clear_trace_counter()
     run, run_encoder = traced_once(forward), traced_once(encode)
-    monkeypatch.setattr("seen_jax.models.generate._generate", traced_once(_generate, 5, 6))
+    monkeypatch.setattr("seen_jax.models.generate._generate", traced_once(_generate, 5))
     programs = (
         lambda edits: run(full, model.variables, batch, edits).logits,
         lambda edits: run_encoder(model.lalm, model.variables, batch.audio, edits).tokens,

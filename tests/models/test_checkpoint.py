@@ -283,7 +283,7 @@ DAMAGES = {
         config_with("text_config", rope_parameters=ROPE),
         r"text_config\.rope_parameters\.rope_type = 'yarn' is not supported; expected 'default'",
     ),
-    "a width that is no number": (config_with("text_config", hidden_size="wide"), r"config\.json is not a valid"),
+    "a width that is no number": (config_with("text_config", hidden_size="wide"), "hidden_size = 'wide' is out of"),
     "no weights": (without(WEIGHTS), "neither model.safetensors nor model.safetensors.index.json"),
     "pickled weights": (only_pickled, r"pickled weights \(pytorch_model\.bin\), which are never loaded"),
     "index outside": (index_outside, r"points outside its folder: '\.\./other\.safetensors'"),
@@ -309,7 +309,7 @@ DAMAGES = {
     "one weight twice": (twice, r"twice: .*lm_head\.weight is the same weight as .*lm_head\.weight"),
     "a layer too few": (config_with("text_config", num_hidden_layers=2), r"unexpected: model\.layers\.2\."),
     "no tokenizer": (without(*TOKENIZER), "holds no tokenizer"),
-    "tokenizer is not JSON": (text_of("tokenizer.json", "{"), "the tokenizer cannot be read"),
+    "tokenizer is not JSON": (text_of("tokenizer.json", "{"), r"tokenizer\.json cannot be read as JSON"),
     "tokenizer of another model": (
         lambda f: edit_json(f / "tokenizer.json", lambda t: t["added_tokens"].append(t["added_tokens"][0] | {
             "id": 900, "content": "<|more|>"})), r"token ids up to \d+, the model knows \d+: tokenizer and config",
@@ -432,6 +432,7 @@ SIZES = {
     "audio_flamingo_3": (830, 8_267_215_360, {"multi_modal_projector.linear_1.weight": (3584, 1280)}),
     "glm_asr": (744, 2_136_470_528, {"multi_modal_projector.linear_1.weight": (4096, 5120)}),
     "voxtral": (762, 4_676_271_104, {"language_model.model.layers.0.self_attn.q_proj.weight": (4096, 3072)}),
+    "qwen3_asr": (707, 2_038_052_480, {"model.multi_modal_projector.linear_2.weight": (2048, 1024)}),
     "ultravox": (782, 8_717_574_144, {"language_model.lm_head.weight": (128256, 4096)}),
     "granite_speech": (938, 2_313_207_132, {"projector.query": (1, 3, 1024)}),
     "minicpm_o": (710, 7_936_745_984, {
@@ -519,3 +520,48 @@ def test_published_size_of_granite_speech():
     assert {key: table[key].shape for key in expected} == expected
     assert config.site_shape("encoder.mlp_act") == (32, 4096) and config.site_shape("encoder.resid") == (16, 1024)
     assert config.encoder.pad_frames == 200 and config.decoder.attention_scale == 0.0078125
+
+
+# --- numbers that are not finite ---
+
+
+@pytest.mark.parametrize("key", ["lm_head.weight", "model.norm.weight", "audio_tower.conv1.weight"])
+@pytest.mark.parametrize(
+    ("value", "stored", "dtype", "message"),
+    [
+        (np.nan, np.float32, "float32", "holds NaN numbers"),
+        (-np.inf, ml_dtypes.bfloat16, "bfloat16", "holds infinite numbers"),
+        (np.inf, np.float16, "float32", "holds infinite numbers"),
+        (np.nan, np.float64, "bfloat16", "holds NaN numbers"),
+        (-7e4, np.float32, "float16", r"holds 7e\+04, more than float16 can; load the model with dtype bfloat16"),
+        (1e300, np.float64, "float32", r"holds 1e\+300, more than float32 can"),
+    ],
+)
+def test_weights_that_are_not_finite_are_named(copy, key, value, stored, dtype, message):
+    """The last number of a tensor, in every way of reading: straight into place, converted, transposed."""
+
+    def damage(tensors: dict) -> None:
+        for name in tensors:
+            tensors[name] = tensors[name].astype(stored)
+        [name] = [name for name in tensors if name.endswith(key)]
+        tensors[name].reshape(-1)[-1] = value
+
+    edit_tensors(copy, damage)
+    config, family = read_config(copy)
+    with pytest.raises(CheckpointError, match=rf"safetensors: the weight .*{key} {message}"):
+        load_params(copy, config, family, jnp.dtype(dtype))
+
+
+def test_the_largest_finite_weights_load(copy):
+    largest = {"model.norm.weight": 65504.0, "lm_head.weight": -65519.0}
+
+    def enlarge(tensors: dict) -> None:
+        for key, value in largest.items():
+            [name] = [name for name in tensors if name.endswith(key)]
+            tensors[name].reshape(-1)[0] = value
+
+    edit_tensors(copy, enlarge)
+    config, family = read_config(copy)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        params = flatten_dict(load_params(copy, config, family, dtype))
+        assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in params.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,41 @@ def golden(tmp_path):
 def sections_of(family: str) -> list[str]:
     raw = json.loads((FOLDER / family / "config.json").read_text())
     return [name for name in FAMILIES[family].sections if not name or name in raw]
+
+
+# --- where answers end ---
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [("step_audio_2", ["<|EOT|>"]), ("minicpm_o", ["<|im_end|>", "<|endoftext|>"]), ("qwen3_omni", ["<|im_end|>"])],
+)
+def test_answers_end_where_the_official_examples_end_them(golden, family, names):
+    """Beside what the folder states."""
+    folder = golden(family)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 8]}))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    assert read_config(folder)[0].stop_tokens == (9, 8, *(ids[name] for name in names))
+    renamed = [{**token, "content": f"<{token['id']}>"} if token["content"] in names else token
+               for token in tokenizer["added_tokens"]]  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "added_tokens": renamed}))
+    assert read_config(folder)[0].stop_tokens == (9, 8)
+
+
+def test_step_audio_2_also_ends_where_its_configuration_class_says():
+    assert published_config(FAMILIES["step_audio_2"]).stop_tokens == (0, 151643, 151645, 151665)
+
+
+def test_names_of_tokens_are_found_without_a_fast_tokenizer(golden):
+    folder = golden("minicpm_o")
+    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    expected = read_config(folder)[0]
+    (folder / "tokenizer.json").unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {str(token["id"]): {"content": token["content"]} for token in added}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert read_config(folder)[0] == expected
 
 
 # --- keys of config.json ---
@@ -126,6 +162,68 @@ def test_values_that_the_port_does_not_have_are_refused_by_name(golden, family, 
         read_config(golden(family, section, **values))
 
 
+@pytest.mark.parametrize(
+    ("family", "section", "values", "message"),
+    [
+        ("qwen2_audio", "text_config", {"hidden_size": 0}, r"hidden_size = 0 .* a whole number from 1 to 131072"),
+        (
+            "qwen2_audio",
+            "text_config",
+            {"num_hidden_layers": 20_000_000},
+            r"num_hidden_layers = 20000000 .* 1024",
+        ),
+        ("qwen2_audio", "text_config", {"num_key_value_heads": 1 << 64}, r"num_key_value_heads = 18446744073709551616"),
+        ("qwen2_5_omni", "audio_config", {"d_model": 192_000_000}, r"d_model = 192000000 is out of range"),
+        ("qwen2_5_omni", "audio_config", {"output_dim": 12}, r"output_dim = 12 is not supported; expected 24"),
+        ("qwen2_5_omni", "text_config", {"rms_norm_eps": -1.0}, r"rms_norm_eps = -1\.0 .* a number above 0, up to 1"),
+        ("qwen3_omni", "text_config", {"num_experts": 1000, "num_hidden_layers": 1000}, r"2 of 1000 experts .* 1000"),
+        ("qwen3_omni", "text_config", {"model_type": "qwen3"}, r"model_type = 'qwen3' .* 'qwen3_omni_moe_text'"),
+        ("voxtral", "text_config", {"num_attention_heads": 0}, r"num_attention_heads = 0 .* from 1"),
+        ("voxtral", "audio_config", {"hidden_size": 4096}, r"the audio encoder would have stack = 0"),
+        (
+            "glm_asr",
+            "text_config",
+            {"num_key_value_heads": 3},
+            r"heads of the language model = 2 cannot be divided by 3",
+        ),
+        ("glm_asr", "", {"audio_token_id": -3}, r"audio_token_id = -3 .* a token id"),
+        (
+            "minicpm_o",
+            "audio_config",
+            {"encoder_attention_heads": 3},
+            r"width of the audio encoder = 16 .* by 3",
+        ),
+        (
+            "step_audio_2",
+            "audio_encoder_config",
+            {"llm_dim": 12},
+            r"tokens of width 12 .* of width 24 do not fit",
+        ),
+        ("step_audio_2", "audio_encoder_config", {"n_audio_head": 0}, r"n_audio_head = 0 is out of range"),
+        ("step_audio_2", "audio_encoder_config", {"n_mels": None}, r"config.json lacks n_mels"),
+        ("ultravox", "", {"hidden_size": 41}, r"the hidden_size of the projector = 41 cannot be divided by 2"),
+        (
+            "granite_speech",
+            "projector_config",
+            {"num_attention_heads": 3},
+            r"size of the projector = 20 .* by 3",
+        ),
+        ("audio_flamingo_3", "text_config", {"rope_parameters": {"rope_type": "mrope", "rope_theta": 1e4}}, "mrope"),
+    ],
+)
+def test_sizes_that_no_model_can_have_are_one_quick_error(golden, family, section, values, message):
+    folder = golden(family, section, **values)
+    begun = time.process_time()
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_config(folder)
+    assert time.process_time() - begun < 1 and "\n" not in str(caught.value)
+
+
+def test_a_token_for_audio_that_is_not_the_tokenizers_is_refused(golden):
+    with pytest.raises(CheckpointError, match=r"states the token 5 for audio, the tokenizer's <\|AUDIO\|> is 4"):
+        load(golden("qwen2_audio", audio_token_index=5))
+
+
 def test_a_mistral_without_a_window_is_a_llama(golden):
     for window in (None, 131072):
         folder = golden("voxtral", "text_config", model_type="mistral", sliding_window=window)
@@ -177,6 +275,29 @@ STATED: dict[str, dict[str, Any]] = {
     },
     "glm_asr": {"audio_config": {"head_dim": 64, "partial_rotary_factor": 0.5}, "text_config": {"pretraining_tp": 1}},
     "voxtral": {"vocab_size": 131072, "audio_config": {"head_dim": 64, "num_key_value_heads": 20}},
+    "qwen3_asr": {
+        "support_languages": ["Chinese", "English"],
+        "thinker_config": {
+            "model_type": "qwen3_asr",
+            "dtype": "bfloat16",
+            "audio_token_id": 151676,
+            "audio_start_token_id": 151669,
+            "audio_end_token_id": 151670,
+            "audio_config": {
+                **{"model_type": "qwen3_asr_audio_encoder", "num_mel_bins": 128, "d_model": 1024, "encoder_layers": 24},
+                **{"encoder_attention_heads": 16, "encoder_ffn_dim": 4096, "max_source_positions": 1500},
+                **{"n_window": 50, "n_window_infer": 800, "conv_chunksize": 500, "downsample_hidden_size": 480},
+                "output_dim": 2048,
+            },
+            "text_config": {
+                **{"model_type": "qwen3", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144},
+                **{"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128},
+                **{"max_position_embeddings": 65536, "rms_norm_eps": 1e-6, "rope_theta": 1_000_000},
+                **{"tie_word_embeddings": True, "num_experts": 128, "mlp_only_layers": []},
+                "rope_scaling": {"mrope_section": [24, 20, 20], "mrope_interleaved": True, "rope_type": "default"},
+            },
+        },
+    },
     "granite_speech": {"projector_config": {"position_embedding_type": "absolute", "max_position_embeddings": 2048}},
     "minicpm_o": {
         "version": "2.6",

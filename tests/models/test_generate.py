@@ -157,3 +157,53 @@ def test_sampling_needs_one_key_per_row(model, batch, keys):
     for wrong in (None, keys[:2], keys[0]):
         with pytest.raises(ConfigError, match="one random key per row"):
             generate(model.lalm, model.variables, batch, None, hot, wrong)
+
+
+def with_nan_embedding(model, token):
+    """The model's variables, in which one token has no embedding."""
+    table = model.variables["params"]["decoder"]["embed"]["embedding"].at[token].set(jnp.nan)
+    decoder = {**model.variables["params"]["decoder"], "embed": {"embedding": table}}
+    return {"params": {**model.variables["params"], "decoder": decoder}}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_of_logits_that_are_not_finite_are_marked(model, batch, keys, temperature):
+    decoding = Decoding(NEW, temperature)
+    whole = generate(model.lalm, model.variables, batch, None, decoding, keys)
+    assert whole.finite.tolist() == [True] * 3
+    token = int(whole.tokens[0, 3])
+    out = generate(model.lalm, with_nan_embedding(model, token), batch, None, decoding, keys)
+    meets = [token in row for row in whole.tokens[:, :-1].tolist()]
+    assert out.finite.tolist() == [not met for met in meets] and 0 < sum(meets) < 3
+    for b in np.flatnonzero(out.finite):
+        assert out.tokens[b].tolist() == whole.tokens[b].tolist()
+
+    # What comes behind the end of an answer does not count.
+    lalm = model.lalm.clone(config=dataclasses.replace(model.config, stop_tokens=(token,)))
+    assert generate(lalm, with_nan_embedding(model, token), batch, None, decoding, keys).finite.all()
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_the_first_logits_count_too(model, batch, value):
+    head = model.variables["params"]["decoder"]["lm_head"]["kernel"]
+    decoder = {**model.variables["params"]["decoder"], "lm_head": {"kernel": jnp.full_like(head, value)}}
+    variables = {"params": {**model.variables["params"], "decoder": decoder}}
+    assert not generate(model.lalm, variables, batch, decoding=Decoding(1)).finite.any()
+
+
+@pytest.mark.parametrize("top_p", [0.2, 0.35, 0.5, 0.75, 0.8])
+def test_ties_at_the_edge_of_the_nucleus_are_cut_as_in_transformers(top_p):
+    torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+    from transformers import TopPLogitsWarper
+
+    logits = np.log(np.array([0.05, 0.2, 0.2, 0.1, 0.2, 0.05, 0.2], np.float32))
+    expected = np.flatnonzero(np.isfinite(TopPLogitsWarper(top_p)(None, torch.tensor(logits[None]))[0].numpy()))
+    keys = jax.random.split(jax.random.key(3), 2000)
+    drawn = sample(jnp.broadcast_to(logits, (2000, 7)), keys, jnp.float32(1), jnp.float32(top_p), 0)
+    assert sorted(set(np.asarray(drawn).tolist())) == expected.tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 9e-7])
+def test_a_temperature_below_a_millionth_is_greedy(model, batch, greedy, temperature):
+    out = generate(model.lalm, model.variables, batch, None, Decoding(NEW, temperature))
+    assert out.tokens.tolist() == greedy.tokens.tolist()

@@ -196,3 +196,14 @@ def test_a_last_chunk_is_padded_finely_and_changes_nothing(model):
     assert a.tokens.tolist() == b.tokens.tolist()
     np.testing.assert_allclose(a.logits, b.logits, atol=1e-5)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a.see, b.see)
+
+
+@pytest.mark.parametrize("site", (ENCODER_MLP_ACT, DECODER_RESID))
+def test_each_variant_says_whether_its_logits_are_finite(model, batch, site):
+    edit = random_edit(model.config, site, strength=0.5)
+    variants = [{site: edit}, {site: edit.replace(scale=edit.scale.at[1].set(jnp.nan))}]
+    outs = generate_edits(model.lalm, model.variables, batch, variants, Decoding(NEW))
+    assert [out.finite.tolist() for out in outs] == [[True] * 3, [False] * 3]
+    measured = [{site: edit.replace(scale=None)}] * 2
+    outs = generate_edits(model.lalm, model.variables, batch, measured, Decoding(NEW))
+    assert [out.finite.tolist() for out in outs] == [[True] * 3] * 2

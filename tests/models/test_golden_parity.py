@@ -8,7 +8,7 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_cases import FOLDER, NEW, SECONDS, STRENGTH, golden_requests
+from golden_cases import BACKBONES, FOLDER, NEW, SECONDS, STRENGTH, golden_requests
 
 from seen_jax.models.batching import Prepared
 from seen_jax.models.edits import Edit
@@ -42,14 +42,16 @@ class Golden:
         return np.asarray(out.logits[i, : int(self.batch.lengths[i])])
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module", params=[*(FOLDER / name for name in FAMILIES), *sorted(BACKBONES.iterdir())], ids=lambda p: p.name
+)
 def golden(request) -> Golden:
-    if request.param == "voxtral":
+    folder = request.param
+    if folder.name == "voxtral":
         pytest.importorskip("mistral_common", reason="Voxtral's tokenizer needs the `voxtral` extra")
-    folder = FOLDER / request.param
     model = load(folder)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the clip lasts")
+        warnings.filterwarnings("ignore", message="the clip lasts|qwen3_asr reads a user's audio")
         batch, owners = model.processor.prepared(golden_requests(model.processor.family))
     return Golden(model, dict(np.load(folder / "reference.npz")), batch, owners)
 

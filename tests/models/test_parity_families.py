@@ -17,9 +17,11 @@ from tiny_omni import hiss, prompt_ids, random_edit, wave  # noqa: E402
 from torch_families import Original, Tiny, build  # noqa: E402
 from torch_granite import build_granite  # noqa: E402
 from torch_qwen3 import build_qwen3  # noqa: E402
+from torch_qwen3_asr import build_qwen3_asr  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 from torch_ultravox import build_ultravox  # noqa: E402
 
+from seen_jax.errors import ConfigError  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.load import load  # noqa: E402
 from seen_jax.models.model import Model, forward  # noqa: E402
@@ -34,9 +36,11 @@ SECONDS = (0.05, 1.005, 2.0, 12.3, 29.99, 30.0, 30.01, 95.0)
 NAMES = (  # golden folders are written with the seeds of this order
     *("qwen2_5_omni", "qwen3_omni", "qwen2_audio", "audio_flamingo_3", "glm_asr"),
     *("voxtral", "minicpm_o", "step_audio_2", "ultravox", "granite_speech"),
+    "qwen3_asr",
 )
 BUILDERS = {
     "qwen3_omni": build_qwen3,
+    "qwen3_asr": build_qwen3_asr,
     "minicpm_o": build_remote,
     "step_audio_2": build_remote,
     "ultravox": build_ultravox,
@@ -106,7 +110,7 @@ def family(request):
 @pytest.fixture(autouse=True)
 def cutting_is_no_news():
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the clip lasts")
+        warnings.filterwarnings("ignore", message="the clip lasts|qwen3_asr reads a user's audio")
         yield
 
 
@@ -182,7 +186,7 @@ SEVERAL = [
     turn("assistant", text("blue")),
     turn("user", AUDIO, text("which ?")),
 ]
-ONE_CLIP = ("audio_flamingo_3", "glm_asr")  # their processors take one clip per prompt
+ONE_CLIP = ("audio_flamingo_3", "glm_asr", "qwen3_asr")  # their processors take one clip per prompt
 NO_SYSTEM = ("voxtral",)
 
 
@@ -195,6 +199,43 @@ def test_parity_of_several_clips_and_turns(pairs, family):
         expected = pair.original.inputs(request)
         assert prompt_ids(pair.model, request) == expected["input_ids"][0].tolist()
         assert_equal(next(iter(pair.ours([request]))), pair.original.forward(request))
+
+
+def test_parity_of_minicpms_clips_in_one_message_and_in_several(pairs):
+    """Those of a message are one clip before the encoder; a shorter message sees zeros as far as the longest."""
+    pair = pairs(FAMILIES["minicpm_o"], "grouped heads")
+    waves = [wave(3000), wave(20000, 1), wave(500_000, 2), wave(9000, 3)]
+    several = [turn("user", AUDIO, text("red, then")), turn("user", AUDIO, AUDIO), turn("user", text("?"), AUDIO)]
+    requests = [Request(waves[:2], "which ?"), Request(waves, messages=several), Request(waves[:1], "which ?")]
+    for ours, request in zip(pair.ours(requests), requests, strict=True):
+        assert_equal(ours, pair.original.forward(request))
+    assert prompt_ids(pair.model, requests[0]) == pair.original.inputs(requests[0])["input_ids"][0].tolist()
+
+
+def test_clips_of_a_message_on_which_minicpm_fails_are_refused(pairs):
+    pair = pairs(FAMILIES["minicpm_o"], "grouped heads")
+    request = Request([wave(961), wave(961, 1)], "which ?")
+    with pytest.raises(RuntimeError), torch.no_grad():
+        pair.original.logits(pair.original.inputs(request))
+    with pytest.raises(ConfigError, match="its clips make 3 audio tokens together, and have 4 places in its prompt"):
+        pair.model.processor.prepare([request])
+
+
+@pytest.mark.parametrize("seconds", [24.999, 25.0, 25.02, 26.0, 26.01, 30.37, 33.3, 51.5])
+def test_parity_of_step_audios_segments(pairs, seconds):
+    """The last one sees the zeros that fill it up to the others."""
+    pair = pairs(FAMILIES["step_audio_2"], "full heads, tied")
+    request = Request([hiss(seconds, 4)], "which color ?")
+    assert_equal(next(iter(pair.ours([request]))), pair.original.forward(request))
+
+
+def test_parity_of_a_step_audio_segment_without_tokens(pairs):
+    """Up to 10 ms. Nothing in it is attended to, and the original then takes the mean over its padding."""
+    pair = pairs(FAMILIES["step_audio_2"], "full heads, tied")
+    request = Request([hiss(25.01, 4)], "which color ?")
+    ours, theirs = next(iter(pair.ours([request]))), pair.original.forward(request)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=WHOLE, rtol=0)
+    assert [pair.original.token_count(n) for n in pair.original.inputs(request)["frames"]][1:] == [0]
 
 
 def test_parity_of_voxtrals_transcription_prompt(pairs):

@@ -23,6 +23,7 @@ ORIGINALS = {
     "glm_asr": "GlmAsrForConditionalGeneration",
     "granite_speech": "GraniteSpeechForConditionalGeneration",
     "voxtral": "VoxtralForConditionalGeneration",
+    "qwen3_asr": "Qwen3ASRForConditionalGeneration",
 }
 
 

@@ -15,7 +15,7 @@ from tiny_omni import OPENERS, WORDS, leaves_equal, prompt_ids, random_params, w
 
 from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.models.checkpoint import gather, load_params, parameter_shapes, read_config, save_params
-from seen_jax.models.config import RopeScaling
+from seen_jax.models.config import LalmConfig, RopeScaling
 from seen_jax.models.layers import inverse_frequencies
 from seen_jax.models.load import fingerprint, load
 from seen_jax.models.model import Model
@@ -30,17 +30,27 @@ ultravox = FAMILIES["ultravox"]
 ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder that holds all of a tiny model."""
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "rope_scaling": ROPE | {"original_max_position_embeddings": 1024},
+    "eos_token_id": [5, 6],
+}
+
+
+def write_folder(folder: Path, text: dict, tokens: tuple[str, ...]) -> Path:
+    """A folder that holds all of a tiny model. text: the language model; tokens: special ones, the last ends a turn."""
     import transformers
 
-    folder = tmp_path_factory.mktemp("ultravox")
+    folder.mkdir(exist_ok=True)
     write_tokenizer(folder, WORDS, OPENERS)
     (folder / "chat_template.jinja").unlink()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    headers = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    tokenizer.add_special_tokens({"additional_special_tokens": headers, "eos_token": "<|eot_id|>"})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens), "eos_token": tokens[-1]})
     tokenizer.save_pretrained(folder)
     config = {
         "model_type": "ultravox",
@@ -48,17 +58,7 @@ def folder(tmp_path_factory) -> Path:
         "hidden_size": 20,
         "projector_ln_mid": True,
         "text_model_id": None,
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "rope_scaling": ROPE | {"original_max_position_embeddings": 1024},
-            "eos_token_id": [5, 6],
-        },
+        "text_config": {"vocab_size": len(tokenizer), **text},
         "audio_config": {
             "model_type": "whisper",
             "num_mel_bins": 16,
@@ -72,6 +72,12 @@ def folder(tmp_path_factory) -> Path:
     parsed, family = read_config(folder)
     save_params(folder, random_params(parsed, seed=0), parsed, family)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    headers = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    return write_folder(tmp_path_factory.mktemp("ultravox"), LLAMA, headers)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +200,7 @@ DAMAGES = {
     "activation": (config_with(None, projector_act="gelu"), r"projector_act = 'gelu'.* expected 'swiglu'"),
     "layers in the projector": (config_with(None, num_projector_layers=2), "num_projector_layers = 2"),
     "unmerged LoRA": (config_with(None, text_model_lora_config={"r": 8}), r"text_model_lora_config\.r = 8"),
-    "another language model": (config_with("text_config", model_type="qwen3"), "model_type = 'qwen3'.* 'llama'"),
+    "another language model": (config_with("text_config", model_type="mistral"), "model_type = 'mistral'.* 'llama' or"),
     "another encoder": (config_with("audio_config", model_type="wav2vec2"), "model_type = 'wav2vec2'.* 'whisper'"),
     "another window": (config_with("audio_config", max_source_positions=750), "max_source_positions = 750"),
 }
@@ -221,6 +227,13 @@ def test_stop_tokens(model, copy):
 LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "tie_word_embeddings": True}
 
 
+def published_config(text: dict, projector_ln_mid: bool = True) -> LalmConfig:
+    """The configuration of a published folder with this language model."""
+    raw = ultravox.complete(ultravox.published | {"text_config": text, "projector_ln_mid": projector_ln_mid})
+    ultravox.check(raw)
+    return ultravox.config(raw | {"tokens": dict.fromkeys(ultravox.tokens, 128009)}, (128009,), None)
+
+
 @pytest.mark.parametrize(
     ("text", "projector_ln_mid", "decoder", "projector", "keys"),
     [({}, True, 8_030_261_248, 50_343_936, 782), (LLAMA_1B, True, 1_235_814_400, 46_149_632, 637),
@@ -228,9 +241,7 @@ LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers":
     ids=["v0.5 and v0.6 8B", "v0.5 1B", "v0.4 8B"],
 )  # fmt: skip
 def test_published_sizes_without_allocating_them(text, projector_ln_mid, decoder, projector, keys):
-    text = ultravox.published["text_config"] | text
-    published = ultravox.published | {"text_config": text, "projector_ln_mid": projector_ln_mid}
-    config = ultravox.config(ultravox.complete(published) | {"tokens": {"<|eot_id|>": 128009}}, (128009,), None)
+    config = published_config(ultravox.published["text_config"] | text, projector_ln_mid)
     shapes = parameter_shapes(config)
     table = slots(ultravox.rules(config), shapes)
     assert len(table) == keys

@@ -158,6 +158,16 @@ def made(tmp_path_factory):
     return folder, path.read_text("utf-8"), tables
 
 
+def test_answers_and_items_are_escaped(tmp_path):
+    """Names of items come from files, answers from a model."""
+    trials = [dataclasses.replace(t, **({"item": HOSTILE} if t.failed else {"output": HOSTILE})) for t in answers()]
+    example = make_example()
+    spoken = {name: dataclasses.replace(t, output=HOSTILE) for name, t in example.trials.items()}
+    example = example._replace(item=HOSTILE, prompt=HOSTILE, right=HOSTILE, trials=spoken)
+    page = write_report(tmp_path, make_manifest(), tables_of(trials), [], [example]).read_text("utf-8")
+    assert "<script>" not in page and Page(page).text.count(HOSTILE) > 5
+
+
 @pytest.fixture
 def fast(monkeypatch, tmp_path):
     """Write a report into a folder without rendering its figures; returns its page."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from subspace_arrays import basis
+from subspace_arrays import basis, forged
 
 from seen_jax.errors import BasisError, ConfigError
 from seen_jax.subspace import NoiseBasis, see, union
@@ -128,6 +128,7 @@ def test_round_trip(tmp_path):
 def test_nan_in_the_file_is_refused(tmp_path):
     folder = basis(0, (2,)).save(tmp_path / "basis")
     save_file({"q": np.full((1, 8, 2), np.nan, np.float32)}, folder / "basis.safetensors")
+    forged(folder)
     with pytest.raises(BasisError, match="NaN") as error:
         NoiseBasis.load(folder)
     assert str(folder) in str(error.value)
@@ -148,6 +149,7 @@ def test_damaged_cards_are_refused_with_their_path(tmp_path, change, named):
     folder = basis(0, (2, 0, 3)).save(tmp_path / "basis")
     card = json.loads((folder / "card.json").read_text())
     (folder / "card.json").write_text(json.dumps({**card, **change}))
+    forged(folder)
     with pytest.raises(BasisError, match=named) as error:
         NoiseBasis.load(folder)
     assert str(folder) in str(error.value)

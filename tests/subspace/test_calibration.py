@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from subspace_arrays import calibration, noise_directions, statistics
+from subspace_arrays import calibration, forged, noise_directions, statistics
 
 from seen_jax.errors import BasisError, ConfigError
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, Statistics, Streamed, store
@@ -76,7 +76,7 @@ def test_round_trip_selects_the_same_basis(tmp_path, noisy):
     assert np.array_equal(again.statistics.clean, toy.statistics.clean)
     assert jnp.array_equal(again.select().q, toy.select().q)
     card = json.loads((folder / "card.json").read_text())
-    assert tuple(card["default_ranks"]) == toy.select().ranks and card["format_version"] == 1
+    assert tuple(card["default_ranks"]) == toy.select().ranks and card["format_version"] == 2
     assert card["shapes"]["noise"] == [3, 12, 24] and card["versions"]["numpy"] == np.__version__
     np.testing.assert_allclose(card["curves"]["magnitude"], toy.curves().magnitude)
     assert {"date", "localization", "model", "fingerprint"} <= set(card)
@@ -153,6 +153,7 @@ def edit_card(**change):
         card = json.loads((folder / "card.json").read_text())
         card.update(change)
         (folder / "card.json").write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+        forged(folder)
 
     return damage
 
@@ -162,6 +163,7 @@ def tensors(**change):
         stats = statistics()
         arrays = {"clean": stats.clean, "noise": stats.noise, "noisy": stats.noisy, **change}
         save_file(arrays, folder / "statistics.safetensors")
+        forged(folder)
 
     return damage
 
@@ -176,7 +178,7 @@ def tensors(**change):
         (lambda f: (f / "card.json").write_text("{"), "not JSON"),
         (lambda f: (f / "card.json").write_bytes(b"\xff\xfe\xfa"), "not JSON"),
         (lambda f: (f / "card.json").write_text("[1]"), "not the card"),
-        (edit_card(format_version=2), "format version 2"),
+        (edit_card(format_version=3), "format version 3"),
         (edit_card(site=None), "lacks site"),
         (edit_card(shapes=None), "lacks shapes"),
         (edit_card(shapes={"clean": [1, 2, 3]}), "holds shapes"),

@@ -103,3 +103,11 @@ def test_no_layer_found():
 def test_a_basis_of_another_site_is_refused():
     with pytest.raises(BasisError, match="site s"):
         diagnose(calibration(), sound().select())
+
+
+def test_copies_of_clips():
+    toy = sound()
+    names = ["a", "b", "a", "a", "b", "c", *map(str, range(toy.source.shape[1] - 6))]
+    copied = Calibration("s", toy.source, {"data": {"clean": names, "noise": [f"n{i}" for i in range(len(names))]}})
+    finding = found(copied, copied.select(Selection(noise_alpha=0.5)))["repeated-clips"]
+    assert finding.severity == "warning" and finding.message.startswith(f"3 of {len(names)} clean clips are copies")

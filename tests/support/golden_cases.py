@@ -10,6 +10,7 @@ from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 
 FOLDER = Path(__file__).parent / "golden"
+BACKBONES = Path(__file__).parent / "golden_backbones"  # Ultravox on other language models than Llama
 SECONDS = (0.3, 1.005, 30.01)
 RANK, STRENGTH, NEW = 3, 0.8, 24
 

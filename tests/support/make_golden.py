@@ -1,23 +1,27 @@
-"""Writes golden/FAMILY/: a tiny random model of each family and what its PyTorch original computes on it.
+"""Writes golden/FAMILY/: a tiny random model of each family and what its PyTorch original computes on it; and
+golden_backbones/KIND/: the same for Ultravox on other language models.
 
-    python tests/support/make_golden.py [FAMILY ...]     (needs PyTorch; the tests that read the files do not)
+    python tests/support/make_golden.py [FAMILY or KIND ...]     (needs PyTorch; the tests that read the files do not)
 
 Weights lie on bfloat16's grid (see `randomise`), so the files hold exactly what the original computed with.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from golden_cases import FOLDER, NEW, RANK, STRENGTH, golden_requests
+from golden_cases import BACKBONES, FOLDER, NEW, RANK, STRENGTH, golden_requests
 from safetensors.torch import load_file, save_file
 from test_parity_families import BUILDERS, NAMES
 from tiny_omni import random_q
 from torch_families import Original, Tiny, build
+from torch_ultravox import LANGUAGE_MODELS, build_ultravox
 
 from seen_jax.models.checkpoint import read_config
 from seen_jax.models.edits import Edit
@@ -50,11 +54,10 @@ def reference(original: Original, folder: Path) -> dict[str, np.ndarray]:
     return data
 
 
-def write(family: Family, seed: int) -> None:
-    folder = FOLDER / family.name
+def write(folder: Path, family: Family, builder: Callable[..., Original], seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    original = BUILDERS.get(family.name, build)(family, SIZE, folder, seed)
+    original = builder(family, SIZE, folder, seed)
     tensors = {key: x.bfloat16() for key, x in load_file(folder / WEIGHTS).items() if "visual" not in key}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     for path in folder.iterdir():
@@ -62,13 +65,16 @@ def write(family: Family, seed: int) -> None:
             path.unlink()
     (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text())) + "\n")
     np.savez_compressed(folder / "reference.npz", **reference(original, folder))
-    print(family.name, {path.name: path.stat().st_size for path in sorted(folder.iterdir())})
+    print(folder.name, {path.name: path.stat().st_size for path in sorted(folder.iterdir())})
 
 
 def main() -> None:
-    for seed, name in enumerate(NAMES):
-        if not sys.argv[1:] or name in sys.argv[1:]:
-            write(FAMILIES[name], seed)
+    cases = [(FOLDER / name, FAMILIES[name], BUILDERS.get(name, build)) for name in NAMES]
+    for kind in [kind for kind in LANGUAGE_MODELS if kind != "llama"]:
+        cases.append((BACKBONES / kind, FAMILIES["ultravox"], functools.partial(build_ultravox, kind=kind)))
+    for seed, (folder, family, builder) in enumerate(cases):
+        if not sys.argv[1:] or folder.name in sys.argv[1:]:
+            write(folder, family, builder, seed)
 
 
 if __name__ == "__main__":

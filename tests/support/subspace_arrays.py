@@ -1,9 +1,12 @@
 """Seeded arrays that the tests of the subspace package share."""
 
+import json
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 
-from seen_jax.subspace import Calibration, NoiseBasis, Selection, Statistics
+from seen_jax.subspace import Calibration, NoiseBasis, Selection, Statistics, store
 from seen_jax.subspace.selection import select_columns
 from seen_jax.subspace.svd import right_singular
 
@@ -53,3 +56,10 @@ def basis(
     for layer, rank in enumerate(ranks):
         q[layer, :, :rank] = orthonormal(rng, width, rank)
     return NoiseBasis("s", jnp.asarray(q), ranks, layers or tuple(range(len(ranks))), dict(card))
+
+
+def forged(folder: Path) -> None:
+    """Give a changed calibration or basis the digest of what it holds now: what is behind that check speaks."""
+    card = json.loads((folder / "card.json").read_text())
+    [weights] = folder.glob("*.safetensors")
+    (folder / "card.json").write_text(json.dumps({**card, "digest": store._digest(card, weights)}))

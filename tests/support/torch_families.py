@@ -54,7 +54,7 @@ class Tiny:
     ffn: int = 48
     rope_theta: float = 1e4
     eps: float = 1e-5
-    tied: bool = False  # GLM-ASR and Qwen3-Omni alone tie their output map to the embeddings
+    tied: bool = False  # GLM-ASR, Qwen3-Omni and Qwen3-ASR alone tie their output map to the embeddings
     experts: int = 4  # Qwen3-Omni alone has these
     top_k: int = 2
     renormalise: bool = True

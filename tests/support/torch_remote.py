@@ -62,8 +62,8 @@ class Composed(nn.Module):
         return x + self.tower.embed_positions.weight[: x.shape[1]]
 
     def encode(self, features: torch.Tensor, frames: list[int]) -> torch.Tensor:
-        """features [rows, mels, frames] of one clip -> audio tokens [rows, tokens, width], padding included."""
-        x = self.positions(features)
+        """features [rows, mels, frames] of a prompt -> audio tokens [rows, tokens, width], padding included."""
+        x, total = self.positions(features), features.shape[-1]
         length = x.shape[1]
         allowed = torch.ones(len(x), length, length, dtype=torch.bool)
         for row, n in enumerate(frames):
@@ -71,8 +71,8 @@ class Composed(nn.Module):
                 for i in range(length):
                     allowed[row, i, (i // 50 + 1) * 50 :] = False
                 allowed[row, :, n:] = False  # n counts mel frames, though these are positions
-            else:
-                allowed[row, :, (n + 1) // 2 :] = False
+            else:  # every second place of a mask over all mel frames, from the second on if they are even
+                allowed[row, :, ~(torch.arange(total) < n)[(total + 1) % 2 :: 2]] = False
         mask = torch.zeros(allowed.shape).masked_fill(~allowed, -1e10)[:, None]
         for layer in self.tower.layers:
             out = layer(x, mask)
@@ -148,13 +148,10 @@ class OriginalRemote(Original):
     audio_token: str = ""
 
     def frames(self, inputs: Mapping[str, Any]) -> list[int]:
-        return [n for clip in inputs["frames"] for n in clip]
+        return inputs["frames"]
 
     def features(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        return [row for clip in inputs["clips"] for row in clip]
-
-    def calls(self, inputs: Mapping[str, Any]) -> list[list[int]]:
-        return inputs["frames"]
+        return list(inputs["rows"])
 
     def audio_places(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         return inputs["input_ids"][0] == self.processor.tokenizer.convert_tokens_to_ids(self.audio_token)
@@ -163,12 +160,10 @@ class OriginalRemote(Original):
         return self.model.tower.layers, self.model.audio_tokens, self.model.llm.model.layers
 
     def embedded(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        audio = []
-        for features, frames in zip(inputs["clips"], inputs["frames"], strict=True):
-            tokens = self.model.encode(torch.tensor(features), frames)
-            audio += [row[: self.token_count(n)] for row, n in zip(tokens, frames, strict=True)]
-        x = self.model.llm.model.embed_tokens(inputs["input_ids"])
-        x[0, self.audio_places(inputs)] = torch.cat(audio)
+        tokens = self.model.encode(torch.tensor(inputs["rows"]), inputs["frames"])
+        audio = [row[: self.token_count(n)] for row, n in zip(tokens, inputs["frames"], strict=True)]
+        x, places = self.model.llm.model.embed_tokens(inputs["input_ids"]), self.audio_places(inputs)
+        x[0, places] = torch.cat(audio)[: int(places.sum())]
         return x
 
     def logits(self, inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -182,49 +177,55 @@ class OriginalRemote(Original):
         return ids
 
 
+def filled(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows [mels, frames] with zeros behind them up to the longest."""
+    longest = max(row.shape[1] for row in rows)
+    return np.stack([np.pad(row, ((0, 0), (0, longest - row.shape[1]))) for row in rows])
+
+
 class OriginalMiniCPM(OriginalRemote):
-    """Slices of 30 s, cropped to their real frames, filled up with zeros to the longest; one marker pair a second."""
+    """The clips of a message one after the other, in slices of 30 s, cropped to their real frames, filled up with zeros
+    to the longest of the prompt; the places of each clip for itself, with one marker pair a second."""
 
     def inputs(self, request: Request) -> dict[str, Any]:
         self.audio_token = "<unk>"
-        clips, frames, text = [], [], ""
+        rows, frames, text = [], [], ""
         waves = iter(request.audio)
         for message in request.chat():
-            parts = []
+            parts, clips = [], []
             for part in message["content"]:
                 if part["type"] == "text":
                     parts.append(part["text"])
                     continue
-                wave = next(waves)
-                slices = [wave[i : i + 480_000] for i in range(0, len(wave), 480_000)]
-                own = [-(-len(x) // 160) for x in slices]
-                mels = self.processor.extractor(slices, sampling_rate=16000, return_tensors="np")["input_features"]
-                features = np.zeros((len(slices), mels.shape[1], max(own)), np.float32)
-                for padded, mel, n in zip(features, mels, own, strict=True):
-                    padded[:, :n] = mel[:, :n]
-                clips.append(features)
-                frames.append(own)
-                left, spans = ((-(-len(wave) // 160) - 1) // 2 + 1) // 2, ""
+                clips.append(next(waves))
+                left, spans = ((-(-len(clips[-1]) // 160) - 1) // 2 + 1) // 2, ""
                 while left > 0:
                     spans += "<|audio_start|>" + "<unk>" * min(left, 25) + "<|audio_end|>"
                     left -= 25
                 parts.append(spans)
+            if clips:
+                wave = np.hstack(clips)
+                slices = [wave[i : i + 480_000] for i in range(0, len(wave), 480_000)]
+                mels = self.processor.extractor(slices, sampling_rate=16000, return_tensors="np")["input_features"]
+                frames += [-(-len(x) // 160) for x in slices]
+                rows += [mel[:, :n] for mel, n in zip(mels, frames[-len(slices) :], strict=True)]
             text += f"<|im_start|>{message['role']}\n" + "\n".join(parts) + "<|im_end|>\n"
         text += "<|im_start|>assistant\n<|spk_bos|><|spk|><|spk_eos|><|tts_bos|>"
         ids = self.processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        return {"input_ids": ids, "clips": clips, "frames": frames}
+        return {"input_ids": ids, "rows": filled(rows), "frames": frames}
 
     def token_count(self, frames: int) -> int:
         return ((frames - 1) // 2 + 1) // 2
 
 
 class OriginalStep(OriginalRemote):
-    """Segments of 25 s, 479 zeros behind each; the last two mel frames are convolved, neither attended nor counted."""
+    """Segments of 25 s, 479 zeros behind each, filled up with zeros to the longest of the prompt; the last two mel
+    frames are convolved, neither attended nor counted."""
 
     def inputs(self, request: Request) -> dict[str, Any]:
         self.audio_token = "<audio_patch>"
         encode = lambda text: self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        clips, frames, ids = [], [], []
+        rows, frames, ids = [], [], []
         waves = iter(request.audio)
         for message in request.chat():
             ids += encode("<|BOT|>" + message["role"].replace("user", "human") + "\n")
@@ -237,12 +238,12 @@ class OriginalStep(OriginalRemote):
                     padded = np.pad(wave[i : i + 400_000], (0, 479))
                     mel = self.processor.extractor._torch_extract_fbank_features(padded)
                     assert mel.shape[1] == (len(wave[i : i + 400_000]) + 479) // 160
-                    clips.append(mel[None])
-                    frames.append([mel.shape[1] - 2])
-                    ids += encode("<audio_start>" + "<audio_patch>" * self.token_count(frames[-1][0]) + "<audio_end>")
+                    rows.append(mel)
+                    frames.append(mel.shape[1] - 2)
+                    ids += encode("<audio_start>" + "<audio_patch>" * self.token_count(frames[-1]) + "<audio_end>")
             ids += encode("<|EOT|>")
         ids += encode("<|BOT|>assistant\n")
-        return {"input_ids": torch.tensor([ids]), "clips": clips, "frames": frames}
+        return {"input_ids": torch.tensor([ids]), "rows": filled(rows), "frames": frames}
 
     def token_count(self, frames: int) -> int:
         return ((frames + 1) // 2 // 2 - 1) // 2 + 1

@@ -1,8 +1,11 @@
-"""Ultravox in PyTorch, composed of transformers' Whisper encoder layers and Llama: its own classes are remote code,
-which is not run here. Framing, masks, projector and prompt are written out once more, independently of the port."""
+"""Ultravox in PyTorch, composed of transformers' Whisper encoder layers and its language models: its own classes are
+remote code, which is not run here. Framing, masks, projector and prompt are written out once more, independently of the
+port."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +21,64 @@ from torch_remote import OriginalRemote
 from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
 
-HEADERS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+SPECIAL = {  # the first token of a text, others, and the last one of a turn
+    "llama": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "qwen3": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    "gemma3_text": ("<bos>", "<start_of_turn>", "<end_of_turn>"),
+}
+
+
+def sizes(kind: str, size: Tiny, vocab: int, eos: int) -> dict[str, Any]:
+    """What all language models have in common."""
+    return {
+        "model_type": kind,
+        "vocab_size": vocab,
+        "hidden_size": size.width,
+        "intermediate_size": size.ffn,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": size.eps,
+        "rope_theta": size.rope_theta,
+        "tie_word_embeddings": size.tied,
+        "eos_token_id": eos,
+    }
+
+
+def llama(size: Tiny, vocab: int, eos: int) -> tuple[dict[str, Any], nn.Module]:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    text = {**sizes("llama", size, vocab, eos), "rope_scaling": rope | {"original_max_position_embeddings": 1024}}
+    return text, LlamaForCausalLM(LlamaConfig.from_dict(copy.deepcopy(text)))
+
+
+def qwen3(size: Tiny, vocab: int, eos: int) -> tuple[dict[str, Any], nn.Module]:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    text = {**sizes("qwen3", size, vocab, eos), "head_dim": 12}
+    return text, Qwen3ForCausalLM(Qwen3Config.from_dict(copy.deepcopy(text)))
+
+
+def gemma3_text(size: Tiny, vocab: int, eos: int) -> tuple[dict[str, Any], nn.Module]:
+    """Every second layer, from the first, sees only the last few positions."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    text = sizes("gemma3_text", size, vocab, eos) | {
+        "head_dim": 12,
+        "query_pre_attn_scalar": 20,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": 2,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "rope_local_base_freq": 100.0,
+        "pad_token_id": None,
+    }
+    return text, Gemma3ForCausalLM(Gemma3TextConfig.from_dict(copy.deepcopy(text)))
+
+
+WINDOW = 6  # shorter than every prompt
+LANGUAGE_MODELS = {"llama": llama, "qwen3": qwen3, "gemma3_text": gemma3_text}
 
 
 class Composed(nn.Module):
@@ -28,9 +88,9 @@ class Composed(nn.Module):
     blocks of 100 positions, stacks of 4, tied).
     """
 
-    def __init__(self, size: Tiny, vocab: int, eos: int):
+    def __init__(self, size: Tiny, vocab: int, eos: int, kind: str):
         super().__init__()
-        from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperForConditionalGeneration
+        from transformers import WhisperConfig, WhisperForConditionalGeneration
         from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
         self.stack, self.block = (4, 100) if size.tied else (8, None)
@@ -61,23 +121,7 @@ class Composed(nn.Module):
         self.ln_mid = LlamaRMSNorm(inner, eps=1e-6) if self.mid else nn.Identity()
         self.ln_post = nn.Identity() if self.mid else LlamaRMSNorm(size.width, eps=1e-6)
         self.audio_tokens = nn.Identity()
-        rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-        self.text = {
-            "model_type": "llama",
-            "vocab_size": vocab,
-            "hidden_size": size.width,
-            "intermediate_size": size.ffn,
-            "num_hidden_layers": size.layers,
-            "num_attention_heads": size.heads,
-            "num_key_value_heads": size.kv_heads,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": size.eps,
-            "rope_theta": size.rope_theta,
-            "rope_scaling": rope | {"original_max_position_embeddings": 1024},
-            "tie_word_embeddings": size.tied,
-            "eos_token_id": eos,
-        }
-        self.llm = LlamaForCausalLM(LlamaConfig.from_dict(self.text))
+        self.text, self.llm = LANGUAGE_MODELS[kind](size, vocab, eos)
 
     def encode(self, features: torch.Tensor, frames: list[int]) -> torch.Tensor:
         """features [rows, mels, frames] of one clip -> audio tokens [rows, tokens, width], padding included."""
@@ -136,30 +180,57 @@ class Composed(nn.Module):
 
 
 def build_ultravox(
-    family: Family, size: Tiny, folder: Path, seed: int, apart: tuple[str, ...] | None = None
+    family: Family, size: Tiny, folder: Path, seed: int, apart: tuple[str, ...] | None = None, kind: str = "llama"
 ) -> Original:
     from transformers import WhisperFeatureExtractor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     tokenizer = small_tokenizer(family, folder)
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": list(HEADERS), "bos_token": HEADERS[0], "eos_token": HEADERS[-1]}
-    )
+    bos, *others, eos = SPECIAL[kind]
+    tokenizer.add_special_tokens({"additional_special_tokens": [bos, *others, eos], "bos_token": bos, "eos_token": eos})
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    model = Composed(size, len(tokenizer), tokenizer.eos_token_id).eval()
+    model = Composed(size, len(tokenizer), tokenizer.eos_token_id, kind).eval()
     randomise(model)
     model.llm.tie_weights()
     if apart is None:
         apart = ("text", "audio") if size.tied else ("text",) if size.kv_heads > 1 else ()
     model.save(folder, apart)
     processor = SimpleNamespace(tokenizer=tokenizer, extractor=WhisperFeatureExtractor(feature_size=size.n_mels))
-    return OriginalUltravox(family, model, processor)
+    return OriginalUltravox(family, model, processor, kind=kind)
 
 
+def llama_text(turns: list[tuple[str, str]]) -> str:
+    turns = [(role, words.strip()) for role, words in turns]
+    system = turns.pop(0)[1] if turns[0][0] == "system" else ""
+    turns.insert(0, ("system", f"Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{system}"))
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    text = "".join(header.format(role) + words + "<|eot_id|>" for role, words in turns)
+    return "<|begin_of_text|>" + text + header.format("assistant")
+
+
+def qwen3_text(turns: list[tuple[str, str]]) -> str:
+    return "".join(f"<|im_start|>{role}\n{words}<|im_end|>\n" for role, words in turns) + "<|im_start|>assistant\n"
+
+
+def gemma3_prompt(turns: list[tuple[str, str]]) -> str:
+    start = turns[0][1] + "\n\n" if turns[0][0] == "system" else ""
+    text = "<bos>"
+    for role, words in turns[bool(start) :]:
+        text += f"<start_of_turn>{'model' if role == 'assistant' else role}\n{start}{words.strip()}<end_of_turn>\n"
+        start = ""
+    return text + "<start_of_turn>model\n"
+
+
+TEXTS = {"llama": llama_text, "qwen3": qwen3_text, "gemma3_text": gemma3_prompt}
+
+
+@dataclasses.dataclass
 class OriginalUltravox(OriginalRemote):
     """Log-mel of the whole clip alone; chunks of 3000 frames, the last one of several filled up with zeros."""
+
+    kind: str = "llama"
 
     def inputs(self, request: Request) -> dict[str, Any]:
         clips, frames = [], []
@@ -184,12 +255,8 @@ class OriginalUltravox(OriginalRemote):
         words = lambda content: (
             content if isinstance(content, str) else "\n".join(part.get("text", "<|audio|>") for part in content)
         )
-        turns = [(message["role"], words(message["content"]).strip()) for message in request.chat()]
-        system = turns.pop(0)[1] if turns[0][0] == "system" else ""
-        turns.insert(0, ("system", f"Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{system}"))
-        header = "<|start_header_id|>{}<|end_header_id|>\n\n"
-        text = "<|begin_of_text|>" + "".join(header.format(role) + words + "<|eot_id|>" for role, words in turns)
-        pieces = (text + header.format("assistant")).split("<|audio|>")
+        turns = [(message["role"], words(message["content"])) for message in request.chat()]
+        pieces = TEXTS[self.kind](turns).split("<|audio|>")
         assert len(pieces) == len(clips) + 1
         encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False)
         ids, places = encode(pieces[0]), [False] * len(encode(pieces[0]))
@@ -200,6 +267,24 @@ class OriginalUltravox(OriginalRemote):
             ids += encode(piece)
             places += [False] * len(encode(piece))
         return {"input_ids": torch.tensor([ids]), "places": torch.tensor(places), "clips": clips, "frames": frames}
+
+    def frames(self, inputs: Mapping[str, Any]) -> list[int]:
+        return [n for clip in inputs["frames"] for n in clip]
+
+    def features(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        return [row for clip in inputs["clips"] for row in clip]
+
+    def calls(self, inputs: Mapping[str, Any]) -> list[list[int]]:
+        return inputs["frames"]
+
+    def embedded(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        audio = []
+        for features, frames in zip(inputs["clips"], inputs["frames"], strict=True):
+            tokens = self.model.encode(torch.tensor(features), frames)
+            audio += [row[: self.token_count(n)] for row, n in zip(tokens, frames, strict=True)]
+        x = self.model.llm.model.embed_tokens(inputs["input_ids"])
+        x[0, self.audio_places(inputs)] = torch.cat(audio)
+        return x
 
     def audio_places(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         return inputs["places"]

@@ -37,8 +37,9 @@ LLAMA = Keys(
 ROPE = Keys(
     "rope_theta factor low_freq_factor high_freq_factor original_max_position_embeddings",
     "type mrope_section mrope_interleaved interleaved",  # positions are the same in all three directions
-    {"rope_type": ("default", "mrope", "llama3")},
+    {"rope_type": ("default", "llama3")},
 )
+MROPE = ROPE | Keys(only={"rope_type": ("default", "mrope")})  # of the Omni models, whose classes alone know it
 
 
 def model_type(*names: str) -> Keys:
@@ -58,7 +59,7 @@ def whisper(audio: Raw, output_width: int, **fields: Any) -> EncoderConfig:
     )  # fmt: skip
 
 
-def llama(raw: Raw, qkv_bias: bool, **fields: Any) -> DecoderConfig:
+def llama(raw: Raw, qkv_bias: bool, rope_keys: Keys = ROPE, **fields: Any) -> DecoderConfig:
     """A Llama or Qwen2 language model from text_config. Unknown rotary embeddings and attention are refused."""
     text, name = raw["text_config"], "text_config"
     expect(text, name, {"attention_bias": qkv_bias})
@@ -69,7 +70,7 @@ def llama(raw: Raw, qkv_bias: bool, **fields: Any) -> DecoderConfig:
         least = f"max_position_embeddings ({longest})"
         raise unsupported(name, "sliding_window", window, f"expected null, or {least} or more")
     rope = text["rope_parameters"]
-    ROPE.check(rope, f"{name}.rope_parameters")
+    rope_keys.check(rope, f"{name}.rope_parameters")
     llama3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     heads, width = text["num_attention_heads"], text["hidden_size"]
     return DecoderConfig(
@@ -128,17 +129,21 @@ def mlp_rules(key: str, bias: bool = True, joint: str = "_") -> list[Rule]:
     return [rule for i in "12" for rule in linear(f"{key}.linear{joint}{i}", f"encoder.proj{i}", bias)]
 
 
-def body_rules(decoder: DecoderConfig, prefix: str = "language_model.") -> list[Rule]:
-    """The language model under its Hugging Face names, behind `prefix`."""
-    layer, ours = f"{prefix}model.layers.{{i}}", "decoder.layers"
+def body_rules(decoder: DecoderConfig, prefix: str = "language_model.", body: str = "model.") -> list[Rule]:
+    """The language model under its Hugging Face names, behind `prefix`; all but its output map lies in `body`."""
+    body, ours = prefix + body, "decoder.layers"
+    layer = f"{body}layers.{{i}}"
     norms = {"input_layernorm": "norm1", "post_attention_layernorm": "norm2"}
+    if decoder.post_norms:
+        norms["post_attention_layernorm"] = "norm1_out"
+        norms |= {"pre_feedforward_layernorm": "norm2", "post_feedforward_layernorm": "norm2_out"}
     if decoder.qk_norm:
         norms |= {"self_attn.q_norm": "q_norm", "self_attn.k_norm": "k_norm"}
     gated = ("gate", "up", "down")
     maps = {"mlp.gate": "experts.router"} if decoder.experts else {f"mlp.{name}_proj": name for name in gated}
     rules = [
-        Rule(f"{prefix}model.embed_tokens.weight", ("decoder", "embed", "embedding")),
-        *norm(f"{prefix}model.norm", "decoder.norm", bias=False),
+        Rule(f"{body}embed_tokens.weight", ("decoder", "embed", "embedding")),
+        *norm(f"{body}norm", "decoder.norm", bias=False),
         *linear(f"{layer}.self_attn.o_proj", f"{ours}.o", bias=False),
     ]
     for name in "qkv":
@@ -202,9 +207,10 @@ class LlamaFamily(Family):
         (r"^model\.", ""),
     )
     qkv_bias = False
+    rope_keys = ROPE
 
     def decoder(self, raw: Raw) -> DecoderConfig:
-        return llama(raw, self.qkv_bias)
+        return llama(raw, self.qkv_bias, self.rope_keys)
 
 
 class WhisperFamily(LlamaFamily):
@@ -223,6 +229,7 @@ class WhisperFamily(LlamaFamily):
 class Thinker(LlamaFamily):
     """The thinker of a Qwen Omni model, audio + text, alone or inside the config.json of the whole model."""
 
+    rope_keys = MROPE
     renames = (
         (r"^(thinker\.)?model\.audio_tower\.", "audio_tower."),
         (r"^(thinker\.)?model\.visual\.", "visual."),
@@ -240,6 +247,9 @@ class Thinker(LlamaFamily):
         "audio_end_token_id vision_start_token_id vision_end_token_id vision_token_id position_id_per_seconds "
         "seconds_per_chunk user_token_id"
     )
+
+    def check_sections(self, raw: Raw) -> None:
+        super().check_sections(raw.get("thinker_config") or raw)
 
     def complete(self, raw: Raw) -> dict[str, Any]:
         full = super().complete(raw)

@@ -62,7 +62,7 @@ class GraniteSpeech(_parts.LlamaFamily):
 
     def decoder(self, raw: Raw) -> DecoderConfig:
         scale = lambda part: float(raw["text_config"][f"{part}_multiplier"])
-        scales = {f"{part}_scale": scale(part) for part in ("embedding", "residual", "attention")}
+        scales: dict[str, Any] = {f"{part}_scale": scale(part) for part in ("embedding", "residual", "attention")}
         return _parts.llama(raw, self.qkv_bias, **scales)
 
     def encoder(self, raw: Raw, decoder: DecoderConfig) -> ConformerConfig:

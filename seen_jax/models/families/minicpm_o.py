@@ -1,5 +1,6 @@
-"""MiniCPM-o 2.6 (audio + text). Clips are read in slices of 30 s. Its encoder looks back without end and forward to the
-end of the own second; its prompt wraps every second of audio. Vision, speech output and their weights are skipped."""
+"""MiniCPM-o 2.6 (audio + text). The clips of a message are read as one, in slices of 30 s; a slice sees zeros as far as
+the longest of its prompt. Its encoder looks back without end and forward to the end of the own second; its prompt wraps
+every second of audio. Vision, speech output and their weights are skipped."""
 
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ LINES = (
 class MiniCPMo(_parts.LlamaFamily):
     name = "minicpm_o"
     model_types = ("minicpmo",)
-    framing = Framing(seconds=1200.0, piece=WINDOW, unit=WINDOW, filled="zeros", keys="mel")
+    framing = Framing(seconds=1200.0, piece=WINDOW, unit=WINDOW, filled="prompt", keys="mel", joined=True)
     verified = _parts.COMPOSED.format("Qwen2")
     published: ClassVar = {
         "audio_config": _parts.whisper_sizes(80, 1024, 24, 16),
@@ -46,6 +47,8 @@ class MiniCPMo(_parts.LlamaFamily):
         "text_config": _parts.LLAMA,
     }
     tokens = ("<unk>",)
+    stops = ("<|im_end|>", "<|endoftext|>")
+    embeds_prompt = True
     audio = "(<audio>./</audio>)"
     chat_template = _parts.chatml(LINES, start="", answer="<|spk_bos|><|spk|><|spk_eos|><|tts_bos|>")
     own_template = True  # the processor passes it, whatever the tokenizer's says

@@ -40,14 +40,15 @@ class Qwen3Omni(_parts.Thinker):
              "use_qk_norm": (True,)},
         ),
     }  # fmt: skip
+    stops = ("<|im_end|>",)  # of the original's `generate`, whatever the folder states
     audio = "<|audio_pad|>"
     chat_template = _parts.chatml(_parts.in_order("<|audio_start|><|audio_pad|><|audio_end|>"), start="")
 
     def decoder(self, raw: Raw) -> DecoderConfig:
         text = raw["text_config"]
         return _parts.llama(
-            raw, self.qkv_bias, ffn=text["moe_intermediate_size"], qk_norm=True, experts=text["num_experts"],
-            top_k=text["num_experts_per_tok"], renormalise=text["norm_topk_prob"],
+            raw, self.qkv_bias, self.rope_keys, ffn=text["moe_intermediate_size"], qk_norm=True,
+            experts=text["num_experts"], top_k=text["num_experts_per_tok"], renormalise=text["norm_topk_prob"],
         )  # fmt: skip
 
     def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig:

@@ -1,14 +1,16 @@
-"""Step-Audio-2-mini (text output). Clips are read in segments of 25 s, as 12.5 audio tokens a second."""
+"""Step-Audio-2-mini (text output). Clips are read in segments of 25 s, as 12.5 audio tokens a second. The
+segments of a prompt are padded to the longest, and the convolutions of the shorter ones see that padding."""
 
 from typing import Any, ClassVar
 
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.families import _parts
-from seen_jax.models.family import Chat, Counts, Keys, Raw, completed
+from seen_jax.models.family import Chat, Counts, Keys, Raw, completed, first
 from seen_jax.models.framing import Framing
 from seen_jax.models.weights import Rule, linear, norm
 
 HIDDEN = 2048  # of the adapter, in every released model
+STOPS = (151643, 151645, 151665)  # which the configuration class of the release adds to those of the folder
 
 
 class StepAudio2(_parts.LlamaFamily):
@@ -22,7 +24,7 @@ class StepAudio2(_parts.LlamaFamily):
         },
         "text_config": {"vocab_size": 158720, **_parts.QWEN2_7B},
     }  # fmt: skip
-    framing = Framing(seconds=1200.0, piece=25 * 16_000, tail=479, behind=2)
+    framing = Framing(seconds=1200.0, piece=25 * 16_000, filled="prompt", keys="stepped", tail=479, behind=2)
     renames = ()
     qkv_bias = True
     sections: ClassVar = {
@@ -33,6 +35,7 @@ class StepAudio2(_parts.LlamaFamily):
         "text_config": _parts.LLAMA,
     }  # fmt: skip
     tokens = ("<audio_patch>",)
+    stops = ("<|EOT|>",)  # where the official example ends an answer
     audio = "<audio_patch>"
 
     def prompt(self, tokenizer: Any, chat: Chat, counts: Counts, audio_token: int) -> tuple[list[int], list[int]]:
@@ -64,13 +67,17 @@ class StepAudio2(_parts.LlamaFamily):
         text.pop("model_type", None)
         return {**raw, "text_config": completed("qwen2", {**text, "num_key_value_heads": groups})}
 
+    def config(self, raw: Raw, eos: tuple[int, ...], pad: int | None) -> LalmConfig:
+        there = (token for token in STOPS if token < raw["text_config"]["vocab_size"])
+        return super().config(raw, (*eos, *there), pad)
+
     def encoder(self, raw: Raw, decoder: DecoderConfig) -> EncoderConfig:
         audio = raw["audio_encoder_config"]
         return EncoderConfig(
-            n_mels=audio["n_mels"], width=audio["n_audio_state"], layers=audio["n_audio_layer"],
+            n_mels=first(audio, "n_mels"), width=audio["n_audio_state"], layers=audio["n_audio_layer"],
             heads=audio["n_audio_head"], ffn=4 * audio["n_audio_state"], max_positions=audio["n_audio_ctx"],
             output_width=audio["llm_dim"], pad_frames=200, positions="table",
-            post=("pool", "norm", "conv", "mlp"), hidden=HIDDEN, activation="relu",
+            post=("pool", "norm", "conv", "mlp"), hidden=HIDDEN, activation="relu", clamped=False,
         )  # fmt: skip
 
     def rules(self, config: LalmConfig) -> list[Rule]:
