@@ -178,7 +178,11 @@ CASES: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     ((*SCORE, "--basis", "{bad}/no_card"), 1, ("{bad}/no_card", "card.json")),
     ((*SCORE, "--basis", "{bad}/broken_card"), 1, ("{bad}/broken_card/card.json",)),
     ((*SCORE, "--basis", "{bad}/no_statistics"), 1, ("{bad}/no_statistics/statistics.safetensors is missing",)),
-    ((*SCORE, "--basis", "{bad}/truncated_calibration"), 1, ("{bad}/truncated_calibration is damaged",)),
+    (
+        (*SCORE, "--basis", "{bad}/truncated_calibration"),
+        1,
+        ("{bad}/truncated_calibration/statistics.safetensors is damaged",),
+    ),
     (
         (*SCORE, "--basis", "{bad}/several"),
         1,
