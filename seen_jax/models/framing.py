@@ -39,9 +39,9 @@ class Framing:
     unit: int | None = None  # a piece is padded with zeros to a multiple of this many samples
     segment: int | None = None  # mel frames per encoder row; None: the whole piece
     # What the convolutions also see behind the frames of a row: "silence" up to its end; "zeros" (feature value 0) as
-    # far as the longest row of the clip, or of the "prompt"; "chunk", in a row of several chunks, to the end of the
-    # last one.
-    filled: Literal["silence", "zeros", "prompt", "chunk"] | None = None
+    # far as the longest row of the clip, or of the "prompt"; as far as its last "chunk" ends; "chunks", the same, but
+    # only in a row of several.
+    filled: Literal["silence", "zeros", "prompt", "chunk", "chunks"] | None = None
     # Positions that attention sees: those of real frames, of all frames "seen" by the convolutions, or by a slip of the
     # originals as many as there are "mel" frames (MiniCPM-o), or every second frame, counted from the end of those that
     # the convolutions see ("stepped", Step-Audio-2).
@@ -139,9 +139,10 @@ class Framing:
             ends = np.cumsum([0, *(prompts or [1] * len(owners))])
             parts = [[r for clip in owners[a:b] for r in clip] for a, b in itertools.pairwise(ends.tolist())]
             visible = np.array([visible[part].max() for part in parts for _ in part])
-        elif self.filled == "chunk":
+        elif self.filled in ("chunk", "chunks"):
             chunk = config.chunk(total)
-            visible = np.where(visible > chunk, -(-visible // chunk) * chunk, visible)
+            whole = -(-visible // chunk) * chunk
+            visible = whole if self.filled == "chunk" else np.where(visible > chunk, whole, visible)
         positions = config.position_count(visible)
         stepped = (frames + visible % 2) // 2
         attended = {"seen": positions, "mel": np.minimum(frames, positions), "stepped": stepped}.get(self.keys)

@@ -78,6 +78,21 @@ def text_config(size: Tiny, vocab: int, ids: Mapping[str, int]) -> dict[str, Any
     }
 
 
+def chunked_encoder(size: Tiny) -> dict[str, Any]:
+    """The audio section of Qwen3-Omni and Qwen3-ASR."""
+    return {
+        "num_mel_bins": size.n_mels,
+        "encoder_layers": size.encoder_layers,
+        "encoder_attention_heads": size.encoder_heads,
+        "encoder_ffn_dim": 2 * size.encoder_width,
+        "d_model": size.encoder_width,
+        "output_dim": size.width,
+        "n_window": size.n_window,
+        "n_window_infer": size.n_window_infer,
+        "downsample_hidden_size": 6,
+    }
+
+
 def _whisper(size: Tiny) -> dict[str, Any]:
     return {
         "num_mel_bins": size.n_mels,

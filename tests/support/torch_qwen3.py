@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch_families import Original, Tiny, randomise, small_tokenizer, text_config
+from torch_families import Original, Tiny, chunked_encoder, randomise, small_tokenizer, text_config
 
 from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
@@ -29,21 +29,10 @@ def _config(family: Family, size: Tiny, vocab: int, ids: Mapping[str, int]) -> A
         "norm_topk_prob": size.renormalise,
     }
     text["rope_parameters"] |= {"mrope_section": [2, 2, 2]}
-    audio = {
-        "num_mel_bins": size.n_mels,
-        "encoder_layers": size.encoder_layers,
-        "encoder_attention_heads": size.encoder_heads,
-        "encoder_ffn_dim": 2 * size.encoder_width,
-        "d_model": size.encoder_width,
-        "output_dim": size.width,
-        "n_window": size.n_window,
-        "n_window_infer": size.n_window_infer,
-        "downsample_hidden_size": 6,
-    }
     vision = {"depth": 0, "hidden_size": 16, "intermediate_size": 16, "num_heads": 1, "out_hidden_size": size.width}
     vision |= {"num_position_embeddings": 4, "deepstack_visual_indexes": []}
     return Qwen3OmniMoeThinkerConfig(
-        audio_config=audio,
+        audio_config=chunked_encoder(size),
         text_config=text,
         vision_config=vision,
         audio_token_id=ids[family.audio],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch_families import Original, Tiny, randomise, small_tokenizer, text_config
+from torch_families import Original, Tiny, chunked_encoder, randomise, small_tokenizer, text_config
 
 from seen_jax.models.family import Family
 from seen_jax.models.processor import Request
@@ -19,20 +19,9 @@ START, END, TRANSCRIPT = "<|audio_start|>", "<|audio_end|>", "<asr_text>"
 def _config(family: Family, size: Tiny, vocab: int, ids: Mapping[str, int]) -> Any:
     from transformers import Qwen3ASRConfig
 
-    audio = {
-        "num_mel_bins": size.n_mels,
-        "encoder_layers": size.encoder_layers,
-        "encoder_attention_heads": size.encoder_heads,
-        "encoder_ffn_dim": 2 * size.encoder_width,
-        "d_model": size.encoder_width,
-        "output_dim": size.width,
-        "n_window": size.n_window,
-        "n_window_infer": size.n_window_infer,
-        "downsample_hidden_size": 6,
-    }
     text = text_config(size, vocab, ids)
     return Qwen3ASRConfig(
-        audio_config=audio,
+        audio_config=chunked_encoder(size),
         text_config=text | {"model_type": "qwen3", "head_dim": 12},
         audio_token_id=ids[family.audio],
         eos_token_id=text["eos_token_id"],

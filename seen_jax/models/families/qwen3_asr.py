@@ -1,17 +1,11 @@
 """Qwen3-ASR. The encoder of Qwen3-Omni and a dense Qwen3, trained for transcripts alone. Loads the folders that
 `transformers` reads (Qwen3-ASR-1.7B-hf) and those published before (Qwen3-ASR-1.7B), with a thinker_config."""
 
-import dataclasses
 import warnings
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Float
-
 from seen_jax.errors import CheckpointError
-from seen_jax.models.config import ConformerConfig, DecoderConfig, EncoderConfig, LalmConfig
-from seen_jax.models.encoder import Audio
+from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.families import _parts, qwen3_omni
 from seen_jax.models.family import Chat, Keys, Raw
 from seen_jax.models.framing import Framing
@@ -28,24 +22,6 @@ def every(role: str, inner: str) -> str:
     return "{% for message in messages if message['role'] == '" + role + "' %}" + inner + "{% endfor %}"
 
 
-@dataclasses.dataclass(frozen=True)
-class WholeChunks(Framing):
-    """Every row is filled with zeros (feature value 0) up to a whole chunk, that of a short clip too."""
-
-    def audio(
-        self,
-        waves: Sequence[Float[np.ndarray, " _"]],
-        config: EncoderConfig | ConformerConfig,
-        min_frames: int = 0,
-        prompts: Sequence[int] | None = None,
-    ) -> tuple[Audio, list[list[int]]]:
-        """One row per clip."""
-        audio, owners = super().audio(waves, config, min_frames, prompts)
-        chunk = config.chunk(audio.features.shape[1])
-        whole = -(-audio.frames // chunk) * chunk
-        return dataclasses.replace(audio, visible_frames=whole.astype(np.int32)), owners
-
-
 class Qwen3Asr(_parts.LlamaFamily):
     name = "qwen3_asr"
     model_types = ("qwen3_asr",)
@@ -57,7 +33,7 @@ class Qwen3Asr(_parts.LlamaFamily):
         },
     }  # fmt: skip
     # The authors' own package cuts a longer clip into several, and fills one of less than half a second.
-    framing = WholeChunks(seconds=1200.0, reflected=True, least=8000, filled="chunk")
+    framing = Framing(seconds=1200.0, reflected=True, least=8000, filled="chunk")
     renames = (
         (r"^thinker\.audio_tower\.proj", "model.multi_modal_projector.linear_"),
         (r"^thinker\.model\.", "model.language_model."),

@@ -26,7 +26,7 @@ class Qwen3Omni(_parts.Thinker):
         }
     }  # fmt: skip
     # The original has no limit; 40 minutes (31,200 audio tokens) is ours. The rest of a clip's last chunk is convolved.
-    framing = Framing(seconds=2400.0, reflected=True, filled="chunk")
+    framing = Framing(seconds=2400.0, reflected=True, filled="chunks")
     unused = (r"^visual\.", r"^talker\.", r"^code2wav\.", r"^code_predictor\.")
     sections: ClassVar = {
         "": _parts.Thinker.top,
