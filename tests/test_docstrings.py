@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import seen_jax
-from seen_jax import audio, subspace
+from seen_jax import api, audio, subspace
 from seen_jax.audio import noise_for_clip
 from seen_jax.data.items import load_clips
 
@@ -25,6 +25,10 @@ PUBLIC = {
     if callable(getattr(module, name))
 }
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def test_the_package_offers_what_its_api_lists():
+    assert seen_jax.__all__ == api.__all__
 
 
 @pytest.fixture(scope="module")
