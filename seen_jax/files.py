@@ -140,6 +140,11 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+def escaped(name: str) -> str:
+    """A file name as text that any file can hold: bytes that are no UTF-8 become escapes such as \\udcff."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def digest(parts: Iterable[str | bytes]) -> str:
     """16 hexadecimal digits that identify a sequence of texts or bytes (SHA-256; where each part ends counts)."""
     hashed = hashlib.sha256()

@@ -10,6 +10,7 @@ import numpy as np
 from seen_jax.data.base import Dataset, Row
 from seen_jax.data.items import Entry, entry_of
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.files import escaped
 from seen_jax.registry import DATASETS
 
 AUTO = "auto"
@@ -63,7 +64,7 @@ def load_dataset(config: DatasetConfig) -> list[Entry]:
         rows = [row for row, split in zip(rows, splits, strict=True) if plain(split) == plain(config.split)]
         if not rows:
             raise ConfigError(f"{config.path} has no split {config.split!r}; it has {_listed(splits)}.")
-    name = config.name or kind.label(config.path)
+    name = config.name or escaped(kind.label(config.path))
     entries = [entry_of(row.item, name, config.task, row.parquet_row) for row in rows]
     if config.task is not None:
         tasks = [entry.task for entry in entries]

@@ -11,6 +11,7 @@ from seen_jax.audio.io import decode_audio, read_audio
 from seen_jax.data.letters import lettered, right_letter
 from seen_jax.data.parquet import parquet_audio
 from seen_jax.errors import AudioError, ConfigError
+from seen_jax.files import escaped
 from seen_jax.models.processor import DEFAULT_PROMPT
 
 CLIPS = Path(__file__).parent.parent / "assets" / "clips"
@@ -102,4 +103,4 @@ def entry_of(row: AudioItem, dataset: str = "", task: str | None = None, parquet
         raise AudioError(f"item {row.id}: {error}") from None
     kind = "choice" if choices else "question" if (prompt or question) and not row.text else "transcription"
     task, place = extra.get("task") or task or kind, (start, seconds, parquet_row)
-    return Entry(row.id, task, row.path, question, offered, answer, letter, prompt, dataset, *place)
+    return Entry(escaped(row.id), task, row.path, question, offered, answer, letter, prompt, dataset, *place)

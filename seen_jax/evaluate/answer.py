@@ -16,6 +16,7 @@ from seen_jax.errors import AudioError, ConfigError
 from seen_jax.evaluate.metrics import cosine_similarities
 from seen_jax.evaluate.prepare import Experiment, Unit, check_length, request_of
 from seen_jax.evaluate.tables import Trial
+from seen_jax.files import escaped
 from seen_jax.mitigations.base import NONE, Wave
 from seen_jax.mitigations.chain import Chain
 from seen_jax.models.batching import Group, Prepared, filled, run_batches
@@ -61,7 +62,7 @@ def answer_clean(experiment: Experiment, unit: Unit) -> Clean:
             item = entries[place].item()
             experiment.model.processor.checked(item.wave)
         except AudioError as error:
-            failures[place] = str(error)
+            failures[place] = escaped(str(error))
             continue
         permute = config.permute_choices and item.choices
         items[place] = permuted_choices(item, config.seed) if permute else item
@@ -161,7 +162,7 @@ def answer_unit(experiment: Experiment, unit: Unit, clean: Clean) -> list[Trial]
             noise = experiment.sources[unit.noise].clip(place, len(item.wave), config.seed, "test")
             noisy[place] = [mix_at_snr(item.wave, noise, snr).audio for snr in config.snrs]
         except AudioError as error:
-            failures[place] = str(error)
+            failures[place] = escaped(str(error))
     levels = (None, *config.snrs)
     conditions = [(snr, chain.label) for snr in levels for chain in config.chains]
     trials = [

@@ -111,13 +111,13 @@ class Ledger:
 
 def _unit(line: bytes) -> str | None:
     """The unit of a line, None for one that is not as it was written."""
-    text, found, end = line.removesuffix(b"\n").rpartition(DIGEST.encode())
-    if found and end != digest([text + b"}"]).encode() + b'"}':
+    text, separator, end = line.removesuffix(b"\n").rpartition(DIGEST.encode())
+    if separator and end != digest([text + b"}"]).encode() + b'"}':
         return None
     try:
         values = parse_json(line)
         before = values.keys() == {"unit", "rows"}  # version 0.2.0 wrote no digests
-        return values["unit"] if found or before else None
+        return values["unit"] if separator or before else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -228,6 +228,7 @@ def make_manifest(config: ExperimentConfig, model: Model, entries: Entries, chos
     """What the experiment is (its identity, which a resumed run must share), and where it was begun."""
     identity = config.identity()
     identity["fingerprint"] = model.fingerprint
+    identity["model_settings"] = digest([repr(model.config), str(model.processor.tokenizer.chat_template)])
     identity["items"] = {name: digest(entry.id for entry in part) for name, part in entries.items()}
     identity["clips"] = [digest(entry.id for entry in part) for part in chosen.values()]
     about = {"name": model.name, "family": model.config.family, "fingerprint": model.fingerprint}

@@ -143,7 +143,7 @@ def denoiser_radar(cells: pd.DataFrame) -> Any:
 @style.styled
 def mitigation_bars(cells: pd.DataFrame, groups: Mapping[str, Sequence[float]]) -> Any:
     """GSR per mitigation and group of SNRs (NaN: clean) with 95 % intervals, the mean over the noises, one panel per
-    task. The ends of an interval are the means of the cells' ends: the same items are heard in all of them, so it does
+    task. The ends of an interval are the means of the cells' ends: the same items are used in all of them, so it does
     not narrow with the number of noises."""
     columns = ["gsr", "gsr_low", "gsr_high"]
     kept = _cells(cells, *columns, clean=True)

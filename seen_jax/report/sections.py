@@ -28,7 +28,7 @@ CORRELATED = (
 TESTS = (
     "Difference: on the same answers, in points, with its 95 % bootstrap interval over the items. Fixed, broken: "
     "answers that equal the clean one only with, only without. p: McNemar's exact test, which takes every answer for "
-    "an observation of its own though one item is heard at several SNRs, and is not corrected for the number of "
+    "an observation of its own though one item is used at several SNRs, and is not corrected for the number of "
     "comparisons: where it and the interval disagree, the interval is the one to trust."
 )
 NOTE = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from experiment_support import settings, write_clips
 
@@ -74,6 +76,18 @@ def test_a_calibration_of_something_else_is_noticed(finished, key):
     dataclasses.replace(calibration, card={**calibration.card, key: other[key]}).save(folder, overwrite=True)
     with pytest.raises(ConfigError, match=f"of another {'clips' if key == 'data' else key}"):
         prepare(small(finished), silent)
+
+
+def test_other_generation_settings_are_noticed(finished, monkeypatch, tmp_path):
+    config = small(finished)
+    folder = shutil.copytree(config.model, tmp_path / "model")
+    path = folder / "generation_config.json"
+    generation = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(generation | {"repetition_penalty": 1.3}))
+    load = preparing.load
+    monkeypatch.setattr(preparing, "load", lambda _, *args: load(folder, *args))
+    with pytest.raises(ConfigError, match="different: model_settings"):
+        evaluate(config)
 
 
 def test_damaged_lines_are_answered_again(finished):
@@ -144,6 +158,25 @@ def test_numbers_that_are_not_finite_are_no_answers(finished, monkeypatch):
     summary = evaluate(small(finished))
     assert summary["answers"] == 0 and summary["failed"] == 3
     assert "not finite" in (finished / "out" / "tables" / "failures.csv").read_text()
+
+
+def test_names_that_are_no_utf8_and_clips_that_are_too_long(tmp_path):
+    """Such an item is answered or fails by itself, and its name is escaped in tables and page."""
+    root = tmp_path / "world"
+    write_clips(root / "calibration", 4, seed=1)
+    (root / "clips").mkdir()
+    name = os.fsdecode(b"bird\xff")
+    for stem, seconds in ((name, 0.5), (f"{name}-long", 400.0), ("plain", 0.6)):
+        write_audio(root / "clips" / f"{stem}.wav", 0.1 * synthetic_noise("pink", round(seconds * 16_000), len(stem)))
+    (root / "clips" / f"{name}-damaged.wav").write_bytes(b"RIFF")
+    config = settings(root, root / "out")
+    datasets = (dataclasses.replace(config.datasets[0], path=str(root / "clips"), name=None),)
+    summary = evaluate(dataclasses.replace(config, datasets=datasets, noises=("white",), mitigations=("none", "seen")))
+    assert (summary["answers"], summary["failed"]) == (2 * 3 * 2, 2)
+    failures = pd.read_csv(root / "out" / "tables" / "failures.csv")
+    reasons = dict(zip(failures["item"], failures["reason"], strict=True))
+    assert "bird\\udcff-damaged" in reasons["bird\\udcff-damaged"] and "long" in reasons["bird\\udcff-long"]
+    assert "bird\\udcff" in (root / "out" / "tables" / "answers.csv").read_text()
 
 
 def test_the_manifest_names_what_it_identifies(finished):

@@ -38,6 +38,10 @@ def left(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for part in ("tables", "studies") for p in (out / part).iterdir()}
 
 
+def start_of(argv: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def kill_at(process: subprocess.Popen, out: Path, goal: int, delay: float) -> bool:
     """SIGKILL once so much is written and a moment has passed. False if the process ended before."""
     while written(out) < goal:
@@ -65,17 +69,14 @@ def main() -> None:
         seconds = time.monotonic() - start
         most, kills = written(whole), []
         for i in range(KILLS):
-            process = subprocess.Popen(
-                command(args.config, killed, rest), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            goal = round((i + rng.random()) / KILLS * most)
-            if not kill_at(process, killed, goal, rng.random() * seconds / most):
-                raise SystemExit(f"the run ended before kill {i + 1} (at {goal} of {most})")
+            goal, delay = round((i + rng.random()) / KILLS * most), rng.random() * seconds / most
+            while not kill_at(start_of(command(args.config, killed, rest)), killed, goal, delay):
+                delay /= 2  # it ended before: the last files come quickly, one after the other
             kills.append(written(killed))
         subprocess.run(command(args.config, killed, rest), check=True, capture_output=True)
-        found, wanted = left(killed), left(whole)
-        summary = {"seconds": round(seconds, 1), "written": most, "kills": kills, "compared": sorted(wanted)}
-        print(json.dumps(summary | {"identical": found == wanted}))
+        resumed, undisturbed = left(killed), left(whole)
+        summary = {"seconds": round(seconds, 1), "written": most, "kills": kills, "compared": sorted(undisturbed)}
+        print(json.dumps(summary | {"identical": resumed == undisturbed}))
 
 
 if __name__ == "__main__":
