@@ -174,8 +174,8 @@ def test_names_that_are_no_utf8_and_clips_that_are_too_long(tmp_path):
     summary = evaluate(dataclasses.replace(config, datasets=datasets, noises=("white",), mitigations=("none", "seen")))
     assert (summary["answers"], summary["failed"]) == (2 * 3 * 2, 2)
     failures = pd.read_csv(root / "out" / "tables" / "failures.csv")
-    reasons = dict(zip(failures["item"], failures["reason"], strict=True))
-    assert "bird\\udcff-damaged" in reasons["bird\\udcff-damaged"] and "long" in reasons["bird\\udcff-long"]
+    reasons = dict(zip(failures["item"], failures["why"], strict=True))
+    assert "bird\\udcff-damaged" in reasons["bird\\udcff-damaged"] and "at most 300 s" in reasons["bird\\udcff-long"]
     assert "bird\\udcff" in (root / "out" / "tables" / "answers.csv").read_text()
 
 
