@@ -3,6 +3,7 @@ same command goes on or says why not, and in the end there is what an undisturbe
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import signal
@@ -129,12 +130,22 @@ def kill(launcher: Launcher, argv: list[Any], out: Path, name: str, moment: floa
 
 
 def check(
-    launcher: Launcher, argv: list[Any], wanted: dict[str, Any], out: Path, name: str, moments: list[float]
+    launcher: Launcher,
+    argv_for: Callable[[Path], list[Any]],
+    wanted: dict[str, Any],
+    folder: Path,
+    name: str,
+    moments: list[float],
 ) -> int:
-    """Kill a command at some moments of one run after the other, let it end, and compare. Returns the kills."""
-    killed, kept = 0, {}
-    for moment in moments:
-        killed += kill(launcher, argv, out, name, moment) != 0
+    """Kill a command at some moments of one run after the other, let it end, and compare. A run that ends before its
+    moment is compared too, and the next one begins anew. Returns the kills."""
+    killed, kept, out = 0, {}, folder / "out"
+    for i, moment in enumerate(moments):
+        if kill(launcher, argv_for(out), out, name, moment) == 0:
+            assert contents(out) == wanted
+            kept, out = {}, folder / f"out{i}"
+            continue
+        killed += 1
         now = contents(out)
         for file, held in kept.items():
             lines = file.endswith(".jsonl")  # a file of lines grows
@@ -144,7 +155,7 @@ def check(
             for file, held in now.items()
             if file in wanted and (file.endswith(".jsonl") or held == wanted[file])
         }
-    complete(launcher, argv, out.with_suffix(".log"))
+    complete(launcher, argv_for(out), out.with_suffix(".log"))
     assert contents(out) == wanted
     return killed
 
@@ -153,7 +164,7 @@ def check(
 def test_a_killed_command_goes_on(launcher, command, quiet, tmp_path, name, number):
     wanted, seconds = quiet(name)
     moments = [random.Random(name).uniform(0.5, 0.9) * seconds]
-    assert check(launcher, command(name, tmp_path / "out"), wanted, tmp_path / "out", number, moments) == 1
+    assert check(launcher, functools.partial(command, name), wanted, tmp_path, number, moments) == 1
 
 
 @pytest.mark.slow
@@ -163,7 +174,7 @@ def test_ten_kills(launcher, command, quiet, tmp_path, name, number):
     wanted, seconds = quiet(name)
     rng = random.Random(f"{name} {number}")
     moments = [(i + rng.random()) / 10 * seconds for i in range(10)]
-    killed = check(launcher, command(name, tmp_path / "out"), wanted, tmp_path / "out", number, moments)
+    killed = check(launcher, functools.partial(command, name), wanted, tmp_path, number, moments)
     print(f"{name} {number}: {killed} of 10 before the end of the command")
     assert killed >= 1
 
