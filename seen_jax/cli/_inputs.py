@@ -82,7 +82,8 @@ def read_inputs(
     every = list(enumerate(find_audio(args.audio)))
     reader = ClipReader(family, bool(snrs_db), args.strict or len(every) == 1)
     numbered, clips = reader.read_all(every, progress)
-    items, model = [item for _, item in numbered], load_model(args, progress, None if answers else basis and basis.site)
+    site = None if answers or basis is None else basis.site
+    items, model = [item for _, item in numbered], load_model(args, progress, site)
     if basis is not None:
         check_basis(basis, folder, model.config, model.identity(basis.site))
     return Inputs(model, items, clips, reader.left_out, basis, folder, noise, args.seed)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from seen_jax.errors import CheckpointError
 
@@ -48,7 +48,7 @@ class Hub:
             if api.repo_exists(name, repo_type="dataset"):
                 problem = "is a data set on the hub, not a model."
             raise CheckpointError(f"{name} {problem}") from None
-        except OSError:  # an earlier download may do
+        except Exception:  # of the HTTP client, which differs between versions: an earlier download may do
             return None
 
     def fetch(self, name: str, files: Sequence[str] | None) -> Path:
@@ -58,14 +58,16 @@ class Hub:
 
         local = self.local_files_only or files is None
         patterns = None if files is None else list(files)
-        options = {"revision": self.revision, "token": self.token, "allow_patterns": patterns}
+        options: Any = {"revision": self.revision, "token": self.token, "allow_patterns": patterns}
         try:
             return Path(snapshot_download(name, local_files_only=local, **options))
         except GatedRepoError:
             problem = "is gated: accept its licence on the hub, then log in with `hf auth login`."
         except LocalEntryNotFoundError as e:
+            if partial := getattr(e, "snapshot_path", None):  # whoever reads it says what is missing
+                return Path(partial)
             reason = "nothing else was asked for" if self.local_files_only else f"the hub cannot be reached ({e})"
-            problem = f"is not in the local hub cache, and {reason}."
+            problem = f"is not, or not wholly, in the local hub cache, and {reason}."
         except OSError as e:  # all other errors of the hub too
             problem = f"cannot be downloaded from the hub ({e})."
         raise CheckpointError(f"{name} {problem}")

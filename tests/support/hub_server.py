@@ -100,6 +100,15 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=commit)
 
 
+def point_to(port: int, patch: pytest.MonkeyPatch) -> None:
+    """Have huggingface_hub ask a port of this machine."""
+    from huggingface_hub import constants
+
+    endpoint = f"http://127.0.0.1:{port}"
+    patch.setattr(constants, "ENDPOINT", endpoint)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+
+
 @contextmanager
 def stand_in(cache: Path, patch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """A hub that huggingface_hub asks, with an empty cache, until the block ends."""
@@ -109,9 +118,7 @@ def stand_in(cache: Path, patch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    patch.setattr(constants, "ENDPOINT", endpoint)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    point_to(server.server_address[1], patch)
     patch.setattr(constants, "HF_HUB_CACHE", str(cache))
     try:
         yield hub
