@@ -16,7 +16,8 @@ from seen_jax.models import safetensors_files
 from seen_jax.models.checkpoint import load_params, read_config
 from seen_jax.models.folders import EMBEDDED, WEIGHTS
 from seen_jax.models.load import load
-from seen_jax.models.model import Model
+from seen_jax.models.model import Model, encode
+from seen_jax.models.modules import one_layer
 from seen_jax.models.pooling import pool
 from seen_jax.models.sites import DECODER_SITES, ENCODER_MLP_ACT, ENCODER_SITES
 from seen_jax.registry import FAMILIES
@@ -122,3 +123,20 @@ def test_on_an_accelerator_the_host_holds_a_layer_at_a_time(monkeypatch, name, d
     others = [x.nbytes for path, x in jax.tree.leaves_with_path(whole) if "layers" not in str(path)]
     depth = min(config.encoder.layers, config.decoder.layers)
     assert max(sizes) <= max(max(others), max(stacks) // depth) and largest == max(stacks + others)
+
+
+def test_a_cpu_keeps_no_float32_copy_of_bfloat16_layers(folder):
+    model = load(folder, "bfloat16", part="encoder")
+    audio, _ = model.processor.audio([wave(8000)])
+    text = encode.lower(model.lalm, model.variables, audio, {}).compile().as_text()
+    shape = model.variables["params"]["encoder"]["layers"]["fc1"]["kernel"].shape
+    assert f"bf16[{','.join(map(str, shape))}]" in text and f"f32[{','.join(map(str, shape))}]" not in text
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_layer_of_a_stack_and_its_gradient(dtype):
+    stack = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 5)), dtype)
+    layer, gradient = jax.jit(jax.value_and_grad(lambda x, i: one_layer(x, i).astype(jnp.float32).sum()))(stack, 1)
+    assert layer == stack[1].astype(jnp.float32).sum()
+    np.testing.assert_array_equal(np.asarray(gradient, np.float32), np.eye(3)[1][:, None, None] * np.ones((3, 4, 5)))
+    np.testing.assert_array_equal(np.asarray(jax.jit(one_layer)(stack, 2)), np.asarray(stack[2]))
