@@ -126,6 +126,7 @@ def score(
     >>> 0 < result.see < 1, result.frames.shape == (4, len(result.times))
     (True, True)
     """
+    model.check_site(basis.site)
     requests = _requests(audio, prompt)
     groups = group_requests(model, requests, batch_size, text=basis.site not in ENCODER_SITES)
     return score_groups(model, requests, groups, basis, frames, progress)
@@ -185,6 +186,7 @@ def generate(
     (3, True)
     """
     chosen = chosen_options(options, GenerateOptions, "generate")
+    model.need_decoder("generate")
     requests, given = _requests(audio, prompt), chosen.edits or {}
     check_edits(model, given)
     edits = joined(given, {} if basis is None else projection(model, basis, strength))
@@ -229,6 +231,7 @@ def run(
     >>> seen_jax.run(model, clips[0], sites=["encoder.resid"], edits=seen_jax.projection(model, basis))
     Run(logits=[..., 913], activations={'encoder.resid': [4, ..., 192]}, see=['encoder.mlp_act'])
     """
+    model.need_decoder("run")
     requests = _requests(audio, prompt)
     check_edits(model, edits or {})
     taps = Taps((sites,) if isinstance(sites, str) else tuple(sites), "full")

@@ -12,7 +12,7 @@ from seen_jax.files import digest
 from seen_jax.models.batching import Wave
 from seen_jax.models.model import Model
 from seen_jax.models.pooling import pool
-from seen_jax.models.sites import ENCODER_MLP_ACT, check_site
+from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.options import CalibrateOptions, StreamOptions, chosen_options, listed
 from seen_jax.progress import Progress, shifted, silent
 from seen_jax.subspace import Calibration, Statistics, Streamed
@@ -45,11 +45,12 @@ def calibrate(
     'white'
     """
     chosen = chosen_options(options, CalibrateOptions, "calibrate")
+    model.check_site(site)
     pairs = list(zip(listed(clean), listed(noise), strict=False))
     if not pairs:
         raise AudioError(NO_PAIRS)
-    statistics, data = _pooled(model, pairs, check_site(site), snr_db, chosen, chosen.progress, 0)
-    return Calibration(site, statistics, {**_origin(model, snr_db), "data": data, **(chosen.card or {})})
+    statistics, data = _pooled(model, pairs, site, snr_db, chosen, chosen.progress, 0)
+    return Calibration(site, statistics, {**_origin(model, site, snr_db), "data": data, **(chosen.card or {})})
 
 
 def calibrate_stream(
@@ -75,10 +76,10 @@ def calibrate_stream(
     (4, 3, 768)
     """
     chosen = chosen_options(options, StreamOptions, "calibrate_stream")
-    check_site(site)
+    model.check_site(site)
     if chosen.batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {chosen.batch_size}.")
-    card = {**_origin(model, snr_db), **(chosen.card or {})}
+    card = {**_origin(model, site, snr_db), **(chosen.card or {})}
     source: Streamed | None = None
     data: dict[str, list[str]] = {"clean": [], "noise": []}
     if (start := chosen.start) is not None:
@@ -133,5 +134,5 @@ def mixed(pairs: Iterable[tuple[Any, Any]], snr_db: float, first: int = 0) -> di
     return groups
 
 
-def _origin(model: Model, snr_db: float) -> dict[str, Any]:
-    return {"model": model.name, "fingerprint": model.fingerprint, "snr_db": float(snr_db)}
+def _origin(model: Model, site: str, snr_db: float) -> dict[str, Any]:
+    return {**model.identity(site).card(), "snr_db": float(snr_db)}

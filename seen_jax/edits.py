@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, ScalarLike
 from seen_jax.errors import BasisError, ConfigError
 from seen_jax.models.edits import Edit, Edits
 from seen_jax.models.model import Model
-from seen_jax.models.sites import check_site
 from seen_jax.subspace import NoiseBasis
 from seen_jax.subspace.basis import pad_rank
 from seen_jax.subspace.localize import NamedLayers, resolve_layers
@@ -120,7 +119,7 @@ def checked_basis(model: Model, basis: NoiseBasis | Matrix, site: str | None = N
     if isinstance(basis, NoiseBasis):
         if site not in (None, basis.site):
             raise ConfigError(f"the basis was made at {basis.site}, not at {site}: leave the site out.")
-        basis.check(basis.site, *_shape(model, basis.site), model.fingerprint)
+        basis.check(basis.site, *_shape(model, basis.site), model.identity(basis.site))
         return basis
     if site is None:
         raise ConfigError("directions need a site: pass site=..., or a NoiseBasis.")
@@ -152,7 +151,7 @@ def joined(*edits: Edits) -> dict[str, Edit]:
 
 
 def _shape(model: Model, site: str) -> tuple[int, int]:
-    return model.config.site_shape(check_site(site))
+    return model.config.site_shape(model.check_site(site))
 
 
 def _layers(layers: Layers) -> NamedLayers | tuple[int, ...]:

@@ -94,7 +94,8 @@ def test_calibrate(model, clips, noises):
     for name, group in waves.items():
         expected = pool(model, group, [ENCODER_MLP_ACT], batch_size=2)[ENCODER_MLP_ACT]
         np.testing.assert_allclose(getattr(calibration.statistics, name), expected, atol=1e-5)
-    assert calibration.card["fingerprint"] == model.fingerprint and calibration.card["noise"] == "white"
+    assert calibration.card["fingerprint"] == model.identity(calibration.site).fingerprint
+    assert calibration.card["noise"] == "white"
     assert calibration.card["snr_db"] == -3.0 and len(set(calibration.card["data"]["clean"])) == 5
     assert steps[-1] == ("calibrating", 15, 15) and steps == sorted(set(steps))
 
@@ -249,7 +250,7 @@ def test_a_basis_of_something_else_is_refused(model, clips, basis):
     refused(wide, r"width 48 \(the model: 40\)")
     with pytest.raises(ConfigError, match="unknown site"):
         seen_jax.score(model, clips, dataclasses.replace(basis, site="decoder.mlp"))
-    marked = dataclasses.replace(basis, card={"fingerprint": model.fingerprint})
+    marked = dataclasses.replace(basis, card=model.identity(basis.site).card())
     assert seen_jax.score(model, clips[:2], marked, batch_size=2)[0].see > 0
 
 

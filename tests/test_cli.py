@@ -534,10 +534,8 @@ def test_a_released_list_is_a_basis(world, tmp_path):
     basis = Calibration.load(world.white).select(Selection(method="complement", layers=(1,)))
     assert basis.ranks[1] > 0
     folder, file = basis.save(tmp_path / "basis"), save_released(basis, tmp_path / "v_list_white_0.1_0.pt")
-    scores = [
-        run("score", world.clips, "--basis", name, "--model", world.model, "--json").data["clips"]
-        for name in (folder, file)
-    ]
+    named = ("--model", world.model, "--of-model", world.model)
+    scores = [run("score", world.clips, "--basis", name, *named, "--json").data["clips"] for name in (folder, file)]
     assert [row["see"] for row in scores[0]] == [row["see"] for row in scores[1]]
     shown = run("inspect", file, "--json").data
     assert shown["ranks"] == [basis.ranks[1]] and shown["kind"] == "noise basis"

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,18 @@ from seen_jax.audio import (
 from seen_jax.cli._output import note
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
-from seen_jax.models.checkpoint import read_config
+from seen_jax.models.checkpoint import ModelPart, read_config
+from seen_jax.models.config import LalmConfig
 from seen_jax.models.family import Family
 from seen_jax.models.folders import find_folder
+from seen_jax.models.hub import Hub, HubOptions
 from seen_jax.models.load import load
 from seen_jax.models.model import Model
 from seen_jax.models.sharding import MeshConfig
-from seen_jax.models.sites import ENCODER_MLP_ACT
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR
 from seen_jax.progress import Progress
 from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors, store
+from seen_jax.subspace.identity import Identity
 
 Numbered = tuple[int, AudioItem]  # its place among all clips that were named
 RELEASED = ".pt"  # suffix of a basis in the form that the paper's authors released
@@ -62,24 +64,37 @@ class Inputs:
         return {"model": self.model.name, "basis": basis, "noise": noise, "left_out": self.left_out}
 
 
-def read_inputs(args: Any, fields: Mapping[str, Any], snrs_db: Sequence[float], progress: Progress) -> Inputs:
-    """Read all that the options name, the model last. fields: of `Selection`. snrs_db: that clips are mixed at."""
+def read_inputs(
+    args: Any, fields: Mapping[str, Any], snrs_db: Sequence[float], progress: Progress, answers: bool = True
+) -> Inputs:
+    """Read all that the options name, the model last. fields: of `Selection`. snrs_db: that clips are mixed at.
+    answers: whether the model is to answer; else the encoder is enough where the basis is one of the encoder."""
     folder = find_artefact(args.basis) if args.basis else None
-    basis, calibration = read_basis(folder, fields, args.model) if folder else (None, None)
+    config, family = model_config(args)
+    basis, calibration = read_basis(folder, fields, config, args.of_model) if folder else (None, None)
     if basis is not None and calibration is not None:
         warn_of(str(folder), [asdict(finding) for finding in diagnose(calibration, basis)])
+    if basis is not None:
+        basis = basis.for_any_model() if args.any_model else basis
+        check_basis(basis, folder, config, Identity(args.model, config.family, config.site_shape(PROJECTOR)[1]))
     noise = read_noise(args.noise) if args.noise else None
     check_snrs(snrs_db)
     every = list(enumerate(find_audio(args.audio)))
-    reader = ClipReader(args.model, bool(snrs_db), args.strict or len(every) == 1)
+    reader = ClipReader(family, bool(snrs_db), args.strict or len(every) == 1)
     numbered, clips = reader.read_all(every, progress)
-    items, model = [item for _, item in numbered], load_model(args, progress)
+    site = None if answers or basis is None else basis.site
+    items, model = [item for _, item in numbered], load_model(args, progress, site)
+    if basis is not None:
+        check_basis(basis, folder, model.config, model.identity(basis.site))
+    return Inputs(model, items, clips, reader.left_out, basis, folder, noise, args.seed)
+
+
+def check_basis(basis: NoiseBasis, folder: Path | None, config: LalmConfig, model: Identity) -> None:
+    """BasisError that names the folder of a basis that does not fit a model."""
     try:
-        if basis is not None:
-            basis.check(basis.site, *model.config.site_shape(basis.site), model.fingerprint)
+        basis.check(basis.site, *config.site_shape(basis.site), model)
     except BasisError as e:
         raise BasisError(f"{folder}: {e}.") from None
-    return Inputs(model, items, clips, reader.left_out, basis, folder, noise, args.seed)
 
 
 def check_snrs(snrs_db: Sequence[float]) -> None:
@@ -92,7 +107,7 @@ def check_snrs(snrs_db: Sequence[float]) -> None:
 class ClipReader:
     """Reads clips for a model, and goes on without those that cannot be used."""
 
-    model: str  # its folder or name; the family says how long a clip may be
+    family: Family  # of the model: it says how long a clip may be
     mix: bool  # with noise: silence has no SNR
     strict: bool  # whether the first clip that cannot be used is an error
     reasons: dict[str, str] = field(default_factory=dict)  # why clips are left out, by their paths
@@ -101,10 +116,6 @@ class ClipReader:
     def left_out(self) -> list[dict[str, str]]:
         """What --json says of the clips that are left out."""
         return [{"path": path, "reason": reason} for path, reason in self.reasons.items()]
-
-    @cached_property
-    def family(self) -> Family:
-        return read_config(find_folder(self.model))[1]
 
     def read(self, item: AudioItem) -> np.ndarray | None:
         """A clip; None for one that is left out. AudioError for that with --strict."""
@@ -157,9 +168,22 @@ def read_noise(spec: str, part: str = "test") -> NoiseSource:
     return noise
 
 
-def load_model(args: Any, progress: Progress) -> Model:
-    """The model of --model, --dtype and --mesh."""
-    return load(args.model, args.dtype, MeshConfig(args.mesh.data, args.mesh.tensor).mesh(), progress)
+def load_model(args: Any, progress: Progress, site: str | None = None) -> Model:
+    """The model of --model, --dtype and --mesh, of which only a site is needed; None: all of it."""
+    mesh = MeshConfig(args.mesh.data, args.mesh.tensor).mesh()
+    part: ModelPart = "encoder" if site in ENCODER_SITES else None
+    return load(args.model, args.dtype, mesh, progress, part, **hub_options(args))
+
+
+def hub_options(args: Any) -> HubOptions:
+    """How --revision and --local-files-only ask the hub."""
+    return {"revision": args.revision, "local_files_only": args.local_files_only}
+
+
+def model_config(args: Any) -> tuple[LalmConfig, Family]:
+    """The configuration of --model, as far as its encoder goes, and its family, without its weights."""
+    hub = Hub(**hub_options(args))
+    return read_config(find_folder(args.model, hub), "encoder", hub)
 
 
 def find_artefact(name: str) -> Path:
@@ -187,17 +211,20 @@ def kind_of(path: Path) -> str:
     return kind
 
 
-def read_basis(folder: Path, fields: Any, model: str | None = None) -> tuple[NoiseBasis, Calibration | None]:
+def read_basis(
+    folder: Path, fields: Any, config: LalmConfig | None = None, of_model: str | None = None
+) -> tuple[NoiseBasis, Calibration | None]:
     """A basis, saved or released; or selected from a calibration, which comes with it. fields: {name: value} of
-    `Selection`. model: whose stack a released list belongs to; without one it is a stack of its own length."""
+    `Selection`. config: of the model whose stack a released list belongs to; without one it is a stack of its own
+    length. of_model: the model that a released list is said to be of."""
     if kind_of(folder) == "calibration":
         calibration = Calibration.load(folder)
         return calibration.select(Selection(**fields)), calibration
     if extra := [f"--{name.replace('_', '-')}" for name in fields if name != "layers"]:
         raise ConfigError(f"{folder} is a saved noise basis: {', '.join(extra)} only apply to a calibration.")
     if folder.is_file():
-        shape = read_config(find_folder(model))[0].site_shape(ENCODER_MLP_ACT) if model else None
-        basis = load_released(folder, shape[0] if shape else len(read_vectors(folder)))
+        layers = config.site_shape(ENCODER_MLP_ACT)[0] if config else len(read_vectors(folder))
+        basis = load_released(folder, layers, of_model=of_model)
     else:
         basis = NoiseBasis.load(folder)
     return basis.with_layers(fields["layers"]) if "layers" in fields else basis, None

@@ -76,6 +76,10 @@ class Parser(ArgumentParser):
 
     def add_model(self) -> None:
         self.add_argument("--model", default="seen-tiny", help="folder, hub name, or seen-tiny (default)")
+        self.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub name (default: main)")
+        self.add_argument(
+            "--local-files-only", action="store_true", help="use earlier downloads, and ask the hub nothing"
+        )
         self.add_argument("--dtype", default="float32", choices=DTYPES, help="of parameters and activations")
         self.add_argument("--batch-size", type=COUNT, default=8, help="clips per forward pass (default 8)")
         self.add_argument("--mesh.data", type=INT, default=1, metavar="N", help="devices that share a batch; -1: all")
@@ -85,6 +89,10 @@ class Parser(ArgumentParser):
         """What `score` and `generate` read, and where their result goes."""
         self.add_argument("audio", nargs="+", metavar="AUDIO", help=AUDIO)
         self.add_argument("--basis", metavar="FOLDER", required=needs_basis, help=BASIS)
+        text = "the model that a .pt list was made for, where that is not known"
+        self.add_argument("--of-model", metavar="NAME", help=text)
+        text = "use a basis of the right shape, whichever model's weights it was made of"
+        self.add_argument("--any-model", action="store_true", help=text)
         self.add_argument("--noise", metavar="SPEC", help=f"mix every clip with this noise: {NOISE}")
         text = "write the result into a .json file, or its rows into a .csv file"
         self.add_argument("--out", metavar="FILE", help=text)

@@ -83,10 +83,11 @@ def run(args: Any) -> Result:
         note(f"{len(items)} clean clips found, of {limit} wanted: all are used.")
     with progress() as report:
         inputs.check_snrs([args.snr])
-        reader, waves = inputs.ClipReader(args.model, True, args.strict or len(items) == 1), list[Any]()
+        family, waves = inputs.model_config(args)[1], list[Any]()
+        reader = inputs.ClipReader(family, True, args.strict or len(items) == 1)
         if not args.stream:
             items, waves = reader.read_all(items, report)
-        model = inputs.load_model(args, report)
+        model = inputs.load_model(args, report, args.site)
         prompt = (args.prompt or DEFAULT_PROMPT) if args.site in DECODER_SITES else ""
         task = Task(args, model, items, waves, reader, prompt, report)
         entries: list[dict[str, Any]] = []
@@ -96,7 +97,7 @@ def run(args: Any) -> Result:
             entries[-1] |= describe(calibration.select(), calibration)
     for entry in entries if args.json else ():  # people read the findings in the result
         warn_of(entry["folder"], entry["findings"])
-    data = {"model": model.name, "fingerprint": model.fingerprint, "calibrations": entries}
+    data = {"model": model.name, "fingerprint": model.identity(args.site).fingerprint, "calibrations": entries}
     data["left_out"] = reader.left_out
     return Result(data, _view(f"{model.name}, {args.site}, {args.snr:g} dB, default selection", entries))
 
@@ -148,7 +149,8 @@ class Task:
         else:
             clean, identity = (digest(wave.tobytes() for wave in waves) for waves in (self.waves, noises))
         options = {"site": args.site, "snr_db": args.snr, "prompt": self.prompt}
-        made_of = {"dtype": args.dtype, "fingerprint": self.model.fingerprint, "clean": clean, "noise": identity}
+        weights = self.model.identity(args.site).fingerprint
+        made_of = {"dtype": args.dtype, "fingerprint": weights, "clean": clean, "noise": identity}
         request = options | made_of
         if existing is not None:
             _check_same(folder, existing, request)

@@ -35,7 +35,7 @@ def run(args: Any) -> Result:
     snrs = sorted(set(args.snr)) if args.noise else []
     rows: list[dict[str, Any]] = []
     with progress() as report:
-        inputs = read_inputs(args, selection_fields(args), snrs, report)
+        inputs = read_inputs(args, selection_fields(args), snrs, report, answers=False)
         basis = inputs.basis
         assert basis is not None  # --basis is required
         for i, snr in enumerate([None, *snrs]):

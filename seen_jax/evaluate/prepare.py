@@ -166,7 +166,11 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
             except BasisError as error:
                 raise ConfigError(f"{error}; or move {saved} away to make it again") from None
             clean = [digest([wave.tobytes()]) for wave in clips]
-            expected = {"fingerprint": model.fingerprint, "noise": noise, "snr_db": config.calibration.snr_db}
+            expected = {
+                "fingerprint": model.identity(site).fingerprint,
+                "noise": noise,
+                "snr_db": config.calibration.snr_db,
+            }
             card = calibrations[key].card
             differences = [name for name, value in expected.items() if card.get(name) != value]
             differences += ["clips"] * ((card.get("data") or {}).get("clean") != clean)

@@ -55,7 +55,10 @@ def filled(indices: list[int], size: int, multiple: int) -> list[int]:
 
 def group_requests(model: Model, requests: Sequence[Request], batch_size: int, text: bool = True) -> list[Group]:
     """Groups of `batch_size` requests, from the shortest audio to the longest: similar lengths waste little padding.
-    All groups have one number of rows and share at most two shapes. ConfigError for a batch size below 1."""
+    All groups have one number of rows and share at most two shapes. ConfigError for a batch size below 1, and for text
+    without a decoder."""
+    if text:
+        model.need_decoder("a prompt")
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, not {batch_size}.")
     samples = [sum(len(wave) for wave in request.audio) for request in requests]

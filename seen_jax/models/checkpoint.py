@@ -1,10 +1,11 @@
 """Hugging Face model folders <-> parameters, without PyTorch. Nothing is unpickled and no remote code runs."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,13 @@ from seen_jax.files import write_file
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.constraints import read_settings
 from seen_jax.models.family import Family, family_of
-from seen_jax.models.folders import part_folder, read_json
+from seen_jax.models.folders import WEIGHTS, Wanted, part_folder, read_json
+from seen_jax.models.hub import HUB, Hub
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.ranges import check_fit, check_largest
 from seen_jax.models.safetensors_files import (
     FLOATS,
-    WEIGHTS,
+    LowRank,
     Source,
     Tensor,
     check_file,
@@ -29,11 +31,14 @@ from seen_jax.models.safetensors_files import (
     list_tensors,
     read_arrays,
 )
+from seen_jax.models.stacks import read_stacks
 from seen_jax.models.weights import Slot, canonical, slots
 from seen_jax.progress import Progress, silent
 
 Sharding = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
+ModelPart = str | None  # "encoder": that with its projector; None: the whole model
 LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+HEAD = r"(^|\.)lm_head\.weight$"
 LORA_KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
 LORA_OPTIONS = (
     *("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"),
@@ -41,22 +46,24 @@ LORA_OPTIONS = (
 )
 
 
-def read_config(folder: Path) -> tuple[LalmConfig, Family]:
+def read_config(folder: Path, of: ModelPart = None, hub: Hub = HUB) -> tuple[LalmConfig, Family]:
     """config.json (+ generation_config.json) -> the model's configuration and its family. Raises CheckpointError for
-    files that are missing or damaged, and for values that are not supported, by name."""
+    files that are missing or damaged, and for values that are not supported, by name. of: "encoder" reads config.json
+    alone, and leaves out how answers are made: token ids are 0."""
     path = folder / "config.json"
     raw = read_json(path, "model configuration")
     family = family_of(raw.get("model_type"), path)
     for part in family.parts:
         if raw.get(part.attribute) and not raw.get(part.section):
-            other = part_folder(folder, part, str(raw[part.attribute]))
+            other = part_folder(folder, part, str(raw[part.attribute]), hub)
             raw[part.section] = read_json(other / "config.json", f"configuration of {part.attribute}")
     check_largest(raw)
     try:
         full = family.complete(raw)
         family.check(full)
-        full["tokens"] = {token: _token_id(folder, token) for token in (*family.tokens, *family.stops)}
-        config = family.config(full, *_stop_tokens(folder, full))
+        tokens = (*family.tokens, *family.stops)
+        full["tokens"] = dict.fromkeys(tokens, 0) if of else {token: _token_id(folder, token) for token in tokens}
+        config = family.config(full, *(((0,), 0) if of else _stop_tokens(folder, full)))
     except CheckpointError:
         raise
     except KeyError as e:
@@ -65,7 +72,7 @@ def read_config(folder: Path) -> tuple[LalmConfig, Family]:
         reason = " ".join(str(e).split()).partition(". Errors:")[0]
         raise CheckpointError(f"{path} is not a valid {raw['model_type']} configuration: {reason}") from None
     check_fit(config)
-    return dataclasses.replace(config, **_settings(folder, raw, family)), family
+    return (config if of else dataclasses.replace(config, **_settings(folder, raw, family))), family
 
 
 def _settings(folder: Path, raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
@@ -110,6 +117,7 @@ def _token_id(folder: Path, token: Any) -> int | None:
     return next((int(i) for i, entry in added.items() if entry["content"] == text), None)
 
 
+@functools.lru_cache(maxsize=8)
 def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
     """{parameter path: shape} of the whole model, without allocating anything."""
 
@@ -121,19 +129,38 @@ def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...
     return {path: leaf.shape for path, leaf in flatten_dict(jax.eval_shape(init)["params"]).items()}
 
 
-def gather(folder: Path, config: LalmConfig, family: Family) -> dict[str, Tensor]:
-    """Every tensor of a model, by key: those of its folder, and those of the parts that it leaves to other folders."""
-    tensors = list_tensors(folder)
-    if not family.parts:
-        return tensors
-    held = {canonical(key, family.renames) for key in tensors}
+@functools.lru_cache(maxsize=8)
+def weight_table(config: LalmConfig, family: Family, of: ModelPart = None) -> dict[str, Slot]:
+    """{canonical key: slot} of every weight of a model, or of its encoder and projector."""
     table = slots(family.rules(config), parameter_shapes(config))
+    return {key: slot for key, slot in table.items() if of in (None, slot.path[0])}
+
+
+def wanted_weights(config: LalmConfig, family: Family, of: ModelPart = None) -> Wanted:
+    """Which stored keys are to be read: all but those of other parts and those known to be unused."""
+    known, needed = weight_table(config, family), weight_table(config, family, of)
+    unused = (*family.unused, *((HEAD,) if of else ()))  # a head that differs from the embeddings counts
+
+    def wanted(key: str) -> bool:
+        name = canonical(key, family.renames)
+        return name in needed or not (name in known or any(re.search(pattern, name) for pattern in unused))
+
+    return wanted
+
+
+def gather(folder: Path, config: LalmConfig, family: Family, of: ModelPart = None, hub: Hub = HUB) -> dict[str, Tensor]:
+    """Every wanted tensor of a model, by key: those of its folder, and those of the parts that it leaves to other
+    folders."""
+    wanted, table = wanted_weights(config, family, of), weight_table(config, family, of)
+    tensors = list_tensors(folder, wanted)
+    held = {canonical(key, family.renames) for key in tensors}
     for part in family.parts:
         if held.issuperset(key for key in table if key.startswith(part.prefix)):
             continue
         name = read_json(folder / "config.json", "model configuration").get(part.attribute)
         if name:
-            others = list_tensors(part_folder(folder, part, str(name)))
+            wanted_there = lambda key, prefix=part.prefix: wanted(prefix + key)
+            others = list_tensors(part_folder(folder, part, str(name), hub, wanted_there), wanted_there)
             prefixed = {part.prefix + key: tensor for key, tensor in others.items()}
             tensors |= {key: x for key, x in prefixed.items() if canonical(key, family.renames) not in held}
         elif not any(key.startswith(part.prefix) for key in held):
@@ -142,14 +169,14 @@ def gather(folder: Path, config: LalmConfig, family: Family) -> dict[str, Tensor
     return tensors
 
 
-def with_stored_head(folder: Path, config: LalmConfig, family: Family) -> LalmConfig:
-    """The configuration with an output map of its own, if the folder stores one that differs from the embeddings: as in
+def with_stored_head(tensors: Mapping[str, Tensor], config: LalmConfig, family: Family) -> LalmConfig:
+    """The configuration with an output map of its own, if the tensors hold one that differs from the embeddings: as in
     transformers, it counts whatever `tie_word_embeddings` says."""
     if not config.decoder.tied:
         return config
     untied = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, tied=False))
     keys = {rule.path: rule.key for rule in family.rules(untied)}
-    stored = {canonical(key, family.renames): tensor for key, tensor in gather(folder, config, family).items()}
+    stored = {canonical(key, family.renames): tensor for key, tensor in tensors.items()}
     head, embeddings = (
         stored.get(keys.get(("decoder", *path), "")) for path in (("lm_head", "kernel"), ("embed", "embedding"))
     )
@@ -161,7 +188,7 @@ def with_stored_head(folder: Path, config: LalmConfig, family: Family) -> LalmCo
 def match(tensors: Mapping[str, Tensor], table: Mapping[str, Slot], family: Family, folder: Path) -> dict[str, Slot]:
     """{stored key: slot}. An unmapped, missing or misshapen key is an error that lists them all. An output map is
     skipped where the table has none: it is tied to the embeddings."""
-    unused = (*family.unused, r"(^|\.)lm_head\.weight$")
+    unused = (*family.unused, HEAD)
     plan: dict[str, Slot] = {}
     stored: dict[str, str] = {}  # canonical name -> key
     problems: list[str] = []
@@ -220,33 +247,65 @@ def read_lora(folder: Path, table: Mapping[str, Slot], family: Family) -> dict[s
     return lora
 
 
-def load_params(
-    folder: Path,
+class Weights(NamedTuple):
+    """The weights of a model that have not been read yet, by canonical key."""
+
+    tensors: dict[str, Tensor]
+    slots: dict[str, Slot]
+    lora: dict[str, LowRank]  # what is added to some of them
+
+
+def find_weights(
+    folder: Path, config: LalmConfig, family: Family, tensors: Mapping[str, Tensor], of: ModelPart = None
+) -> Weights:
+    """The weights among gathered tensors. Raises CheckpointError that lists all that are missing, unexpected or
+    misshapen."""
+    plan = match(tensors, weight_table(config, family, of), family, folder)
+    lora = read_lora(folder, weight_table(config, family), family) if config.lora else {}
+    names = {key: canonical(key, family.renames) for key in plan}
+    return Weights(
+        {name: tensors[key] for key, name in names.items()},
+        {name: plan[key] for key, name in names.items()},
+        {name: lora[name] for name in names.values() if name in lora},
+    )
+
+
+def read_params(
+    weights: Weights,
     config: LalmConfig,
-    family: Family,
     dtype: Any = jnp.float32,
     sharding: Sharding | None = None,
     progress: Progress = silent,
     stage: str = "loading the model",
 ) -> dict[str, Any]:
-    """Read the parameters of a folder, one after the other: the host holds only the one being read. sharding: (path,
-    shape) of a parameter -> where it lives. progress(stage, bytes read, bytes in all) is called after each. Raises
-    CheckpointError that lists all weights that are missing, unexpected, misshapen or damaged."""
-    shapes = parameter_shapes(config)
-    tensors = gather(folder, config, family)
-    table = slots(family.rules(config), shapes)
-    plan = match(tensors, table, family, folder)
-    lora = read_lora(folder, table, family) if config.lora else {}
+    """Read parameters, one after the other: the host holds only the one being read. sharding: (path, shape) of a
+    parameter -> where it lives; then the host holds only a layer of it. None: where JAX puts arrays by default.
+    progress(stage, bytes read, bytes in all) is called after each. Raises CheckpointError for weights that are
+    damaged."""
     sources: dict[tuple[str, ...], list[Source]] = {}
-    for key, slot in plan.items():
-        sources.setdefault(slot.path, []).append((tensors[key], slot, lora.get(canonical(key, family.renames))))
-    total, done = sum(tensors[key].nbytes for key in plan), 0
+    for name, slot in weights.slots.items():
+        sources.setdefault(slot.path, []).append((weights.tensors[name], slot, weights.lora.get(name)))
+    shapes = parameter_shapes(config)
+    total, done = sum(tensor.nbytes for tensor in weights.tensors.values()), 0
     flat: dict[tuple[str, ...], Any] = {}
-    for path, array in read_arrays(sources, shapes, dtype):
-        flat[path] = jax.device_put(array, sharding(path, shapes[path]) if sharding else None)
+    arrays = (
+        ((path, jax.device_put(array)) for path, array in read_arrays(sources, shapes, dtype))
+        if sharding is None
+        else read_stacks(sources, shapes, dtype, sharding)
+    )
+    for path, array in arrays:
+        flat[path] = array
         done += sum(tensor.nbytes for tensor, _, _ in sources[path])
         progress(stage, done, total)
     return unflatten_dict(flat)
+
+
+def load_params(
+    folder: Path, config: LalmConfig, family: Family, dtype: Any = jnp.float32, sharding: Sharding | None = None
+) -> dict[str, Any]:
+    """The parameters of a folder: `gather`, `find_weights` and `read_params`, with what these raise."""
+    weights = find_weights(folder, config, family, gather(folder, config, family))
+    return read_params(weights, config, dtype, sharding)
 
 
 def stored_tensors(params: Mapping[str, Any], config: LalmConfig, family: Family) -> dict[str, np.ndarray]:

@@ -179,12 +179,14 @@ class Encoder(Stack):
         options = *self.options, c.windows(audio.features.shape[1])
         masks = self._masks(audio, valid)
         changing = layer_edits(edits, LAYER_SITES, self.mesh)
-        if not first:
+        if not first and (self.dtype != jnp.bfloat16 or self.is_initializing()):
             stack = scan(EncoderLayer, c.layers, (0, nn.broadcast, nn.broadcast), self.unroll)
             return stack(*options, name="layers")(x, changing, masks, valid)
+        layer, params = EncoderLayer(*options, parent=None), self.variables["params"]["layers"]
+        if not first:  # `one_layer` takes less memory than the scan
+            return run_layers(layer, params, range(c.layers), self.unroll, x, changing, masks, valid)
         measure = lambda edit: dataclasses.replace(edit, scale=None, bias=None)
         measuring = {site: measure(edit) for site, edit in changing.items() if edit.v is None}
-        layer, params = EncoderLayer(*options, parent=None), self.variables["params"]["layers"]
         above = range(first, c.layers)
         records = []
         # In the first edited layer only the edit differs between variants, so it stays out of the scan above it.

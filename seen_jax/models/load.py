@@ -2,27 +2,36 @@
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.models.chat_template import processor_template
-from seen_jax.models.checkpoint import LORA, LORA_CONFIG, gather, load_params, read_config, with_stored_head
+from seen_jax.models.checkpoint import (
+    LORA,
+    ModelPart,
+    Sharding,
+    find_weights,
+    gather,
+    read_config,
+    read_params,
+    wanted_weights,
+    with_stored_head,
+)
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.family import Family
-from seen_jax.models.folders import cache_folder, find_folder
+from seen_jax.models.folders import cache_folder, fetch_weights, find_folder, is_hub_name
+from seen_jax.models.hub import Hub, HubOptions
+from seen_jax.models.identify import identify
 from seen_jax.models.lalm import Lalm
 from seen_jax.models.model import Model
 from seen_jax.models.processor import Processor
-from seen_jax.models.safetensors_files import Tensor
 from seen_jax.models.sharding import parameter_sharding
 from seen_jax.models.tokenizer_limits import check_tokenizer
 from seen_jax.progress import Progress, silent
@@ -31,38 +40,69 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json"
 
 
 def load(
-    name: str | Path = "seen-tiny", dtype: str = "float32", mesh: Mesh | None = None, progress: Progress = silent
+    name: str | Path = "seen-tiny",
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    progress: Progress = silent,
+    part: ModelPart = None,
+    **options: Unpack[HubOptions],
 ) -> Model:
     """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name. Nothing is unpickled and no remote
-    code runs. CheckpointError for files that are missing, damaged or unsupported, ConfigError for an unknown dtype.
+    code runs. Raises CheckpointError for files that are missing, damaged or unsupported, before weights are downloaded
+    where the list of files tells; ConfigError for an unknown dtype or part, and for a revision of what is not on the
+    hub.
 
     name: a folder holds config.json, safetensors and a tokenizer; a hub name is "org/model".
     dtype: of parameters and activations, "float32", "bfloat16" or "float16".
     mesh: of `make_mesh`, over which parameters and everything computed with them are split; None: one device.
     progress: called as progress("loading NAME", bytes read, bytes in all).
+    part: "encoder" reads, downloads and holds the audio encoder and projector alone, which is all that `score` and
+    `calibrate` need at their sites; no tokenizer is needed. None: the whole model.
+    revision: branch, tag or commit of a hub name. token: an access token; None: that of `hf auth login`.
+    local_files_only: use what was downloaded before, and ask the hub nothing.
 
     >>> seen_jax.load("seen-tiny").config.encoder.layers
     4
+    >>> seen_jax.load("seen-tiny", part="encoder")
+    Model('seen-tiny', family='qwen2_5_omni', encoder=4 layers of 192, dtype=float32)
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"dtype must be float32, bfloat16 or float16, not '{dtype}'.")
+    if part not in (None, "encoder"):
+        raise ConfigError(f"part must be 'encoder', or None for the whole model, not '{part}'.")
+    hub = Hub(**options)
+    if hub.revision is not None and not is_hub_name(name):
+        raise ConfigError(f"a revision is one of a hub name, and {name} is not on the hub: leave it out.")
     use_compilation_cache()
-    folder = find_folder(name)
-    config, family = read_config(folder)
-    config = with_stored_head(folder, config, family)
-    sharding = None if mesh is None else functools.partial(parameter_sharding, mesh)
-    params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress, f"loading {name}")
+    folder = find_folder(name, hub)
+    config, family = read_config(folder, part, hub)
+    fetch_weights(name, folder, wanted_weights(config, family, part), hub, [LORA] if config.lora else [])
+    tensors = gather(folder, config, family, part, hub)
+    config = config if part else with_stored_head(tensors, config, family)
+    weights = find_weights(folder, config, family, tensors, part)
+    params = read_params(weights, config, jnp.dtype(dtype), _sharding(mesh), progress, f"loading {name}")
+    processor = Processor(None if part else _checked_tokenizer(folder, config, family), config, family, mesh)
+    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh)
+    return Model(str(name), folder, lalm, {"params": params}, processor, identify(str(name), weights, config))
+
+
+def _sharding(mesh: Mesh | None) -> Sharding | None:
+    """Where parameters live; None on one CPU, which takes over what the host has read."""
+    if mesh is not None:
+        return functools.partial(parameter_sharding, mesh)
+    [device] = jnp.zeros(()).devices()
+    return None if device.platform == "cpu" else lambda path, shape: SingleDeviceSharding(device)
+
+
+def _checked_tokenizer(folder: Path, config: LalmConfig, family: Family) -> Any:
+    """The tokenizer of a folder, with the chat template that prompts follow."""
     template, tokenizer = processor_template(folder), _tokenizer(folder, config, family)
     stands = tokenizer.get_vocab().get(family.audio, config.audio_token)
     if config.audio_token >= 0 and stands != config.audio_token:
         stated = f"config.json states the token {config.audio_token} for audio"
         raise CheckpointError(f"{folder}: {stated}, the tokenizer's {family.audio} is {stands}: they do not fit.")
     family.choose_template(tokenizer, template)
-    processor = Processor(tokenizer, config, family, mesh)
-    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh)
-    extra = [folder / LORA, folder / LORA_CONFIG] if config.lora else []
-    identity = fingerprint(gather(folder, config, family), extra)
-    return Model(str(name), folder, lalm, {"params": params}, processor, identity)
+    return tokenizer
 
 
 def _tokenizer(folder: Path, config: LalmConfig, family: Family) -> Any:
@@ -89,21 +129,6 @@ def _tokenizer(folder: Path, config: LalmConfig, family: Family) -> Any:
             "tokenizer and config.json are of different models."
         )
     return tokenizer
-
-
-def fingerprint(tensors: Mapping[str, Tensor], extra: Sequence[Path] = ()) -> str:
-    """Identity of the weights: a hash over names, dtypes and shapes of all tensors and 64 MB of every file, evenly
-    spread; a smaller file counts whole. extra: further files that belong to them."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(tensors.items()):
-        digest.update(f"{key} {tensor.dtype} {tensor.shape}\n".encode())
-    for file in dict.fromkeys([*(tensor.file for tensor in tensors.values()), *extra]):
-        size = file.stat().st_size
-        with file.open("rb") as f:
-            for offset in range(0, size, max(size // 64, 1 << 20)):
-                f.seek(offset)
-                digest.update(f.read(1 << 20))
-    return digest.hexdigest()[:16]
 
 
 def use_compilation_cache() -> None:

@@ -2,18 +2,29 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from seen_jax.errors import ConfigError
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.encoder import Audio, Encoded
 from seen_jax.models.generate import Decoding
 from seen_jax.models.lalm import Lalm, Output
 from seen_jax.models.processor import Processor
 from seen_jax.models.sharding import rows_of
-from seen_jax.models.sites import Taps
+from seen_jax.models.sites import (
+    DECODER_RESID,
+    DECODER_SITES,
+    ENCODER_MLP_ACT,
+    ENCODER_SITES,
+    PROJECTOR,
+    Taps,
+    check_site,
+)
+from seen_jax.subspace.identity import Identity
 
 MICROBATCH = 16  # prompts whose activations stay in a CPU's caches
 
@@ -25,7 +36,8 @@ class Model:
     name, folder: what was loaded, and where its files are.
     lalm, variables: the Flax module and its parameters.
     processor: from clips and prompts to a `Batch`, and from token ids to text.
-    fingerprint: identity of the weights; bases and calibrations carry it.
+    identities: of the weights, of the "encoder" with its projector and of the whole "model"; bases and calibrations
+    carry that of their site.
 
     >>> model
     Model('seen-tiny', family='qwen2_5_omni', encoder=4 layers of 192, decoder=4 layers of 192, dtype=float32)
@@ -36,16 +48,44 @@ class Model:
     lalm: Lalm
     variables: Any
     processor: Processor
-    fingerprint: str
+    identities: Mapping[str, Identity] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
-        stacks = {"encoder": self.config.encoder, "decoder": self.config.decoder}
+        stacks: dict[str, Any] = {"encoder": self.config.encoder}
+        stacks |= {"decoder": self.config.decoder} if self.has_decoder else {}
         sizes = "".join(f", {name}={part.layers} layers of {part.width}" for name, part in stacks.items())
         return f"Model({self.name!r}, family={self.config.family!r}{sizes}, dtype={jax.numpy.dtype(self.lalm.dtype)})"
 
     @property
     def config(self) -> LalmConfig:
         return self.lalm.config
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the whole model was loaded, and not its encoder alone."""
+        return "decoder" in self.variables["params"]
+
+    def need_decoder(self, what: str) -> None:
+        """Raise ConfigError, which says what asked, if the encoder was loaded alone."""
+        if not self.has_decoder:
+            raise ConfigError(f"{what} needs the whole model: {self.name} was loaded with part='encoder'.")
+
+    def check_site(self, site: str) -> str:
+        """Return `site`; ConfigError for an unknown one, and for one of a decoder that was not loaded."""
+        if check_site(site) in DECODER_SITES:
+            self.need_decoder(f"the site {site}")
+        return site
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights that were loaded."""
+        return self.identity(DECODER_RESID if self.has_decoder else ENCODER_MLP_ACT).fingerprint
+
+    def identity(self, site: str) -> Identity:
+        """Whose activations those of a site are: the encoder's, whatever decoder follows, or the whole model's."""
+        part = "encoder" if site in ENCODER_SITES else "model"
+        width = self.config.site_shape(PROJECTOR)[1]
+        return self.identities.get(part) or Identity(self.name, self.config.family, width)
 
     @property
     def rows(self) -> int:

@@ -1,5 +1,6 @@
 """Linen modules that the encoders and the decoder share: norms, the base of layers and stacks, and layer scans."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -68,11 +69,31 @@ def run_layers(layer: nn.Module, params: Any, indices: range, unroll: int, x: An
     """(x, outputs) of some layers of a stack, whose stacked params and edits are indexed inside the loop: no copies."""
 
     def step(x: Any, i: Any) -> Any:
-        take = lambda y: jax.lax.dynamic_index_in_dim(y, i, keepdims=False)
-        layer_params, layer_edits = jax.tree.map(take, (params, edits))
+        layer_params = jax.tree.map(lambda y: one_layer(y, i), params)
+        layer_edits = jax.tree.map(lambda y: jax.lax.dynamic_index_in_dim(y, i, keepdims=False), edits)
         return layer.apply({"params": layer_params}, x, layer_edits, *args)
 
     if len(indices) == 1:
         x, outputs = step(x, indices.start)
         return x, jax.tree.map(lambda y: y[None], outputs)
     return jax.lax.scan(step, x, jnp.arange(indices.start, indices.stop), unroll=unroll)
+
+
+@jax.custom_jvp
+def one_layer(stacked: Any, i: Any) -> Any:
+    """Layer i of a stacked parameter, inside a loop. On a CPU XLA slices bfloat16 in float32, and would keep a copy of
+    all layers, twice as large as they are; integers it slices as they are."""
+    plain = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+    if stacked.dtype != jnp.bfloat16:
+        return plain(stacked, i)
+
+    def as_integers(y: Any, i: Any) -> Any:
+        y, _ = jax.lax.optimization_barrier((y, i))  # else the integers would be a copy outside the loop
+        return jax.lax.bitcast_convert_type(plain(jax.lax.bitcast_convert_type(y, jnp.uint16), i), y.dtype)
+
+    return jax.lax.platform_dependent(stacked, i, cpu=as_integers, default=plain)
+
+
+@one_layer.defjvp
+def _one_layer_jvp(primals: Any, tangents: Any) -> Any:
+    return one_layer(*primals), jax.lax.dynamic_index_in_dim(tangents[0], primals[1], keepdims=False)

@@ -9,17 +9,17 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import CheckpointError
-from seen_jax.models.folders import read_json
+from seen_jax.models.folders import INDEX, WEIGHTS, Wanted, no_weights, weight_names
 from seen_jax.models.weights import Slot
 
+K = TypeVar("K")
 LowRank = tuple[np.ndarray, np.ndarray]
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
 BLOCK, TILE = 4 << 20, 128  # bytes read at a time; columns transposed at a time, which the processor's cache holds
 CHECKED = 1 << 16  # numbers checked at a time
@@ -47,10 +47,11 @@ class Tensor:
 Source = tuple[Tensor, Slot, LowRank | None]  # a tensor, its place in a parameter, the factors of what is added to it
 
 
-def list_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor in the folder's safetensors files (sharded or not), by key."""
+def list_tensors(folder: Path, wanted: Wanted | None = None) -> dict[str, Tensor]:
+    """The tensors in the folder's safetensors files (sharded or not), by key. wanted: which of them; shards that hold
+    none of those by the index are not opened, and need not be there."""
     tensors: dict[str, Tensor] = {}
-    for file in _files(folder):
+    for file in _files(folder, wanted):
         check_file(file)
         with file.open("rb") as f:
             (size,) = struct.unpack("<Q", f.read(8))
@@ -58,7 +59,8 @@ def list_tensors(folder: Path) -> dict[str, Tensor]:
         header.pop("__metadata__", None)
         for key, entry in header.items():
             first, _ = entry["data_offsets"]
-            tensors[key] = Tensor(key, file, entry["dtype"], tuple(entry["shape"]), 8 + size + first)
+            if wanted is None or wanted(key):
+                tensors[key] = Tensor(key, file, entry["dtype"], tuple(entry["shape"]), 8 + size + first)
     return tensors
 
 
@@ -72,25 +74,14 @@ def equal_tensors(one: Tensor, other: Tensor) -> bool:
     return all(np.array_equal(a[i : i + step], b[i : i + step]) for i in range(0, len(a), step))
 
 
-def _files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if not index.is_file():
-        if (folder / WEIGHTS).is_file():
-            return [folder / WEIGHTS]
-        pickled = [p.name for p in sorted(folder.glob("*")) if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        hint = f" It holds pickled weights ({', '.join(pickled[:3])}), which are never loaded;" if pickled else ""
-        raise CheckpointError(f"{folder}: neither {WEIGHTS} nor {INDEX} is there.{hint} save the model as safetensors.")
-    names = read_json(index, "weight index").get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise CheckpointError(f"{index} has no 'weight_map'.")
-    files = []
-    for name in sorted(set(map(str, names.values()))):
-        if Path(name).name != name:
-            raise CheckpointError(f"{index} points outside its folder: '{name}'.")
+def _files(folder: Path, wanted: Wanted | None) -> list[Path]:
+    names, index = weight_names(folder, wanted), folder / INDEX
+    if names == [WEIGHTS] and not index.is_file() and not (folder / WEIGHTS).is_file():
+        raise no_weights(str(folder), (path.name for path in folder.glob("*")))
+    for name in names:
         if len(name.encode(errors="replace")) > 255 or not (folder / name).is_file():
             raise CheckpointError(f"{index} names the shard {name}, which is missing from {folder}.")
-        files.append(folder / name)
-    return files
+    return [folder / name for name in names]
 
 
 def check_file(file: Path) -> None:
@@ -107,15 +98,15 @@ def check_file(file: Path) -> None:
 
 
 def read_arrays(
-    sources: Mapping[tuple[str, ...], Sequence[Source]], shapes: Mapping[tuple[str, ...], tuple[int, ...]], dtype: Any
-) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-    """(path, array) of every parameter, one after the other, each read by several threads."""
+    sources: Mapping[K, Sequence[Source]], shapes: Mapping[K, tuple[int, ...]], dtype: Any
+) -> Iterator[tuple[K, np.ndarray]]:
+    """(key, array) of every parameter, or of every layer of it, one after the other, each read by several threads."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path, parts in sources.items():
-            array = _aligned(shapes[path], np.dtype(dtype))
+        for key, parts in sources.items():
+            array = _aligned(shapes[key], np.dtype(dtype))
             jobs = [job for part in parts for job in _blocks(part, array)]
             list(pool.map(_read_block, *zip(*jobs, strict=True)))
-            yield path, array
+            yield key, array
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

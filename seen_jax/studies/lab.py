@@ -166,10 +166,10 @@ def calibrate(lab: Lab, sites: Sequence[str], snr: float, clips: int) -> dict[tu
             args = (DEFAULT_PROMPT, lab.config.batch_size, lab.progress, f"calibrating {noise}")
             parts[kind] = clean if kind == "clean" and clean else pool(model, waves, sites, *args)
         clean = parts["clean"]
-        card = {"model": model.name, "fingerprint": model.fingerprint, "noise": noise, "snr_db": snr}
+        card = {"noise": noise, "snr_db": snr}
         for site in sites:
             statistics = Statistics(**{kind: part[site] for kind, part in parts.items()})
-            calibrations[noise, site] = Calibration(site, statistics, card)
+            calibrations[noise, site] = Calibration(site, statistics, {**model.identity(site).card(), **card})
     return calibrations
 
 

@@ -1,6 +1,7 @@
 """The noise basis. Axes: L layers, D width, R rank padded with zero columns, r_l rank of layer l (may be 0)."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from seen_jax.errors import BasisError
+from seen_jax.subspace.identity import WEIGHTS, Identity, is_named
 from seen_jax.subspace.localize import NamedLayers, resolve_layers
 from seen_jax.subspace.store import read_folder, write_folder
 from seen_jax.subspace.trees import register
@@ -102,16 +104,47 @@ class NoiseBasis:
         object.__setattr__(basis, "layers", resolve_layers(layers, len(self.ranks)))
         return basis
 
-    def check(self, site: str, layers: int, width: int, fingerprint: str | None = None) -> None:
+    def for_any_model(self) -> "NoiseBasis":
+        """The same basis for use with any model whose layers and width fit it: whose weights it was made of no longer
+        counts."""
+        basis = copy.copy(self)
+        object.__setattr__(basis, "card", {**self.card, "any_model": True})
+        return basis
+
+    def check(self, site: str, layers: int, width: int, model: Identity | None = None) -> None:
         """Raise BasisError, naming what differs, unless this basis fits the site, number of layers and width to be
-        edited. Fingerprints count where both have one."""
+        edited, and was made of that model's weights. The same weights in another precision give a warning."""
         depth, known_width, _ = self.q.shape
         pairs: list[tuple[str, object, object]] = [("site", self.site, site), ("layers", depth, layers)]
-        pairs += [("width", known_width, width), ("model fingerprint", self.card.get("fingerprint"), fingerprint)]
-        differing = [pair for pair in pairs if pair[1] != pair[2] and None not in pair]
-        if differences := [f"{name} {here} (the model: {there})" for name, here, there in differing]:
-            other = self.card.get("model") or "another model"
-            raise BasisError(f"this noise basis was made for {other}: {', '.join(differences)}; calibrate this model")
+        pairs += [("width", known_width, width)]
+        differing = [pair for pair in pairs if pair[1] != pair[2]]
+        differences = [f"{name} {here} (the model: {there})" for name, here, there in differing]
+        if not differences and model is not None and not self.card.get("any_model"):
+            differences = self._differences(model)
+        if differences:
+            other = self.card.get("of_model") or self.card.get("model") or "another model"
+            anyway = "" if differing else ", or use it all the same with --any-model (in Python: basis.for_any_model())"
+            made_for = f"this noise basis was made for {other}: {', '.join(differences)}"
+            raise BasisError(f"{made_for}; calibrate this model{anyway}")
+
+    def _differences(self, model: Identity) -> list[str]:
+        """How the model that this basis was made for differs from another one. Raises BasisError for a released basis
+        whose model is not known."""
+        if "released" in self.card and model.family:
+            if not (name := self.card.get("of_model")):
+                ask = "say it with --of-model NAME (in Python: load_released(..., of_model=NAME))"
+                raise BasisError(f"{self.card['released']} does not say which model it was made for: {ask}")
+            if not is_named(name, model):
+                return [f"family or size (the model: {model.model}, {model.family})"]
+        mine = Identity.of_card(self.card)
+        match mine.compare(model):
+            case "other model":
+                return [f"model fingerprint {mine.fingerprint} (the model: {model.fingerprint})"]
+            case "other precision":
+                precisions = f"{mine.stored} there, {model.stored} here"
+                note = f"this noise basis was made of the same weights in another precision: {precisions}"
+                warnings.warn(note, stacklevel=4)
+        return []
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write basis.safetensors and card.json, all or nothing. Raises BasisError as `write_folder`."""
@@ -158,12 +191,12 @@ def union(bases: Sequence[NoiseBasis]) -> NoiseBasis:
     first = bases[0]
     depth, width = first.q.shape[:2]
     for other in bases[1:]:
-        other.check(first.site, depth, width, first.card.get("fingerprint"))
+        other.check(first.site, depth, width, Identity.of_card(first.card))
     spans: list[np.ndarray] = []
     for layer in range(depth):
         parts = [np.asarray(b.q[layer, :, : b.ranks[layer]], np.float64) for b in bases if layer in b.layers]
         u, s, _ = np.linalg.svd(np.concatenate([np.zeros((width, 1)), *parts], axis=1), full_matrices=False)
         spans.append(u[:, s > _UNION_FLOOR])
     layers = tuple(sorted({layer for basis in bases for layer in basis.layers}))
-    shared: dict[str, Any] = {key: first.card[key] for key in ("model", "fingerprint") if key in first.card}
+    shared: dict[str, Any] = {key: first.card[key] for key in WEIGHTS if key in first.card}
     return NoiseBasis.of_columns(first.site, spans, layers, {**shared, "union": [b.card for b in bases]})

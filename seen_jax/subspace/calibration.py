@@ -11,6 +11,7 @@ import numpy as np
 
 from seen_jax.errors import BasisError
 from seen_jax.subspace.basis import NoiseBasis
+from seen_jax.subspace.identity import WEIGHTS
 from seen_jax.subspace.localize import Curves, Localization, localize, resolve_layers
 from seen_jax.subspace.selection import NoiseSource, Selection, select_columns
 from seen_jax.subspace.statistics import Side, Statistics, Streamed
@@ -21,7 +22,7 @@ from seen_jax.subspace.trees import register
 KIND = "calibration"
 SIDES = ("clean", "noise")
 SHARED = ("fingerprint", "noise", "snr_db", "prompt", "dtype")  # card keys in which merged calibrations agree
-ORIGIN = ("model", "fingerprint", "noise", "snr_db", "data")  # that a basis takes over
+ORIGIN = (*WEIGHTS, "noise", "snr_db", "data")  # that a basis takes over
 STAMPS = ("date", "versions")  # of the moment of writing
 DOUBLE = frozenset({"sums", "clean.factor", "noise.factor", "difference.factor"})  # float64 in a folder
 
@@ -33,7 +34,8 @@ class Calibration:
 
     site, source: as of a `NoiseBasis`; activations of every clip, or what a stream keeps of them.
     card: where they come from, JSON values. Keys that other parts read, all optional: "model" (name or path),
-        "fingerprint" (of its weights), "noise" (name), "snr_db", "data" ({"clean": [hashes], "noise": [hashes]}).
+        "fingerprint", "stored" and "sample" (of its weights), "noise" (name), "snr_db", "data" ({"clean": [hashes],
+        "noise": [hashes]}).
     >>> calibration
     Calibration('encoder.mlp_act', layers=4, clips=..., width=768, model='seen-tiny', noise='white', snr_db=0.0)
     >>> calibration.select(seen_jax.Selection(method="complement", layers="all")).layers

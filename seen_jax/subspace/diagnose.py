@@ -5,6 +5,7 @@ from typing import Literal
 
 from seen_jax.subspace.basis import NoiseBasis
 from seen_jax.subspace.calibration import Calibration
+from seen_jax.subspace.identity import Identity
 
 FEW_CLIPS = 10
 SAME = 1e-3  # relative difference below which the two sets are one
@@ -38,7 +39,7 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
     True
     """
     depth, n, width = calibration.source.shape
-    basis.check(calibration.site, depth, width, calibration.card.get("fingerprint"))
+    basis.check(calibration.site, depth, width, Identity.of_card(calibration.card))
     findings = []
     data = calibration.card.get("data") or {}
     clean, noise = (set(data.get(side) or ()) for side in ("clean", "noise"))

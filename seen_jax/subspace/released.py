@@ -17,6 +17,7 @@ from jaxtyping import Float
 from seen_jax.errors import BasisError
 from seen_jax.files import write_file
 from seen_jax.subspace.basis import NoiseBasis
+from seen_jax.subspace.identity import released_origin
 
 SITE = "encoder.mlp_act"  # what the authors hook in all three models
 _DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
@@ -61,22 +62,29 @@ def read_vectors(path: str | Path) -> list[Float[np.ndarray, "width rank"]]:
     return vectors
 
 
-def load_released(path: str | Path, layers: int, site: str = SITE) -> NoiseBasis:
+def load_released(path: str | Path, layers: int, site: str = SITE, of_model: str | None = None) -> NoiseBasis:
     """A released file as a noise basis, which keeps the layers of the file.
 
     path, site: a `.pt` file, and the hooked site.
     layers: number of layers of the model; the matrices belong to the last ones.
-    Raises BasisError: as `read_vectors`; more matrices than layers; columns that are not orthonormal.
+    of_model: name of the model that the file was made for. The authors' own files are known; the basis of another file
+    fits no model without it.
+    Raises BasisError: as `read_vectors`; more matrices than layers; columns that are not orthonormal; a known file that
+    was made for another model than `of_model`.
     >>> path = subspace.save_released(basis.with_layers((2, 3)), folder / "two_layers.pt")
-    >>> subspace.load_released(path, layers=4).layers
+    >>> subspace.load_released(path, layers=4, of_model="seen-tiny").layers
     (2, 3)
     """
-    vectors = read_vectors(path)
+    vectors, path = read_vectors(path), Path(os.path.expanduser(path))
     if len(vectors) > layers:
         raise BasisError(f"{path} holds {len(vectors)} matrices for a stack of {layers} layers: another model's.")
+    known = released_origin(path)
+    if known and of_model and known.rpartition("/")[2].casefold() != of_model.rpartition("/")[2].casefold():
+        raise BasisError(f"{path} was released for {known}, not for {of_model}: leave out what it is said to be of.")
     first = layers - len(vectors)
     columns = [vectors[0][:, :0]] * first + vectors
-    return NoiseBasis.of_columns(site, columns, tuple(range(first, layers)), {"released": Path(path).name})
+    card = {"released": path.name} | ({"of_model": name} if (name := known or of_model) else {})
+    return NoiseBasis.of_columns(site, columns, tuple(range(first, layers)), card)
 
 
 def save_released(basis: NoiseBasis, path: str | Path) -> Path:

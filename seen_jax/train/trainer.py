@@ -259,7 +259,7 @@ class Run:
     def _validate(self, state: State) -> dict[str, float]:
         """Scores on the first `eval_items` examples of the validation split."""
         variables = {"params": state.params["lalm"]}
-        model = Model(self.folder.name, self.model_folder, self.lalm, variables, self.processor, fingerprint="")
+        model = Model(self.folder.name, self.model_folder, self.lalm, variables, self.processor)
         meta = self.validation.meta[: self.config.eval_items]
         return task_scores(meta, answers(model, self.validation.clips(range(len(meta))), meta))
 

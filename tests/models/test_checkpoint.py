@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -25,8 +24,7 @@ from tiny_omni import Size, config_json, leaves_equal, write_checkpoint
 from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.models.checkpoint import load_params, parameter_shapes, read_config, save_params
 from seen_jax.models.family import published_config
-from seen_jax.models.folders import find_folder
-from seen_jax.models.load import fingerprint, load
+from seen_jax.models.load import load
 from seen_jax.models.safetensors_files import INDEX, WEIGHTS, list_tensors
 from seen_jax.models.weights import slots
 from seen_jax.registry import FAMILIES
@@ -150,17 +148,6 @@ def test_stop_and_pad_tokens_come_from_the_first_file_that_names_them(copy):
     edit_json(copy / "config.json", lambda c: [c["text_config"].pop(k) for k in ("eos_token_id", "pad_token_id")])
     config = read_config(copy)[0]
     assert (config.stop_tokens, config.pad_token) == ((2,), 2)  # <|im_end|> of tokenizer_config.json
-
-
-def test_fingerprint_changes_with_every_tensor(folder, copy):
-    assert fingerprint(list_tensors(copy)) == fingerprint(list_tensors(folder))
-    seen = {fingerprint(list_tensors(folder))}
-    keys = sorted(load_file(folder / WEIGHTS))
-    for key in keys[:: len(keys) // 12]:
-        shutil.copy(folder / WEIGHTS, copy)
-        edit_tensors(copy, lambda tensors, key=key: tensors.update({key: tensors[key] + 0.125}))
-        seen.add(fingerprint(list_tensors(copy)))
-    assert len(seen) == 1 + len(keys[:: len(keys) // 12])
 
 
 # --- the published 7B model, by shape ---
@@ -390,37 +377,6 @@ def test_names_that_lead_nowhere(folder, tmp_path, monkeypatch):
             load(name)
     with pytest.raises(ConfigError, match="dtype must be"):
         load(folder, dtype="int8")
-
-
-def test_hub_names(folder, monkeypatch):
-    """A hub name is downloaded without pickled files; what can go wrong there is said in one sentence."""
-    from huggingface_hub import errors
-
-    asked = {}
-
-    def download(name, allow_patterns):
-        asked.update(name=name, patterns=allow_patterns)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert find_folder("some/model") == folder
-    assert asked["name"] == "some/model"
-    assert not any(Path("pytorch_model.bin").match(pattern) for pattern in asked["patterns"])
-    assert any(Path("model-00001-of-00002.safetensors").match(pattern) for pattern in asked["patterns"])
-
-    response = SimpleNamespace(headers={}, request=None)
-    for error, message in [
-        (errors.RepositoryNotFoundError("x", response=response), "was not found on the hub"),
-        (errors.GatedRepoError("x", response=response), "is gated: accept its licence"),
-        (errors.LocalEntryNotFoundError("offline"), "hub cannot be reached"),
-    ]:
-
-        def fail(name, allow_patterns, error=error):
-            raise error
-
-        monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-        with pytest.raises(CheckpointError, match=f"some/model.*{message}"):
-            find_folder("some/model")
 
 
 # Tensors, parameters, and some shapes under the published names. Equal to those of the originals on PyTorch's meta

@@ -18,7 +18,7 @@ from torch_granite import build_granite  # noqa: E402
 from torch_qwen3 import build_qwen3  # noqa: E402
 from torch_remote import build_remote  # noqa: E402
 
-from seen_jax.models.checkpoint import load_params, read_config, with_stored_head  # noqa: E402
+from seen_jax.models.checkpoint import gather, load_params, read_config, with_stored_head  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
 from seen_jax.models.load import load  # noqa: E402
 from seen_jax.models.model import forward  # noqa: E402
@@ -110,7 +110,8 @@ def test_parity_of_a_penalty_on_embeddings_alone(tmp_path):
 def output_map(folder: Path) -> np.ndarray:
     """[V, width]."""
     config, family = read_config(folder)
-    decoder = load_params(folder, with_stored_head(folder, config, family), family)["decoder"]
+    config = with_stored_head(gather(folder, config, family), config, family)
+    decoder = load_params(folder, config, family)["decoder"]
     return np.asarray(decoder["lm_head"]["kernel"].T if "lm_head" in decoder else decoder["embed"]["embedding"])
 
 

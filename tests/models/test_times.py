@@ -29,7 +29,7 @@ def prepared(family, config, seconds: float):
     wave = np.random.default_rng(0).standard_normal(round(seconds * 16000)).astype(np.float32)
     wave = family.framing.check(wave, family.name)
     audio, owners = family.framing.audio([wave], config.encoder)
-    model = Model(family.name, Path(), Lalm(config), {}, Processor(None, config, family), "")
+    model = Model(family.name, Path(), Lalm(config), {}, Processor(None, config, family))
     return model, Prepared([0], audio, [owners])
 
 

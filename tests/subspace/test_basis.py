@@ -12,6 +12,7 @@ from subspace_arrays import basis, forged
 
 from seen_jax.errors import BasisError, ConfigError
 from seen_jax.subspace import NoiseBasis, see, union
+from seen_jax.subspace.identity import Identity
 
 
 def projectors(b: NoiseBasis) -> np.ndarray:
@@ -79,14 +80,14 @@ def test_union_of_bases_that_do_not_belong_together():
 
 def test_check_names_what_does_not_fit():
     b = basis(0, (1, 1), fingerprint="abc", model="toy-model")
-    b.check("s", 2, 8, "abc")
+    b.check("s", 2, 8, Identity("toy", fingerprint="abc"))
     b.check("s", 2, 8)
-    basis(0, (1, 1)).check("s", 2, 8, "abc")
+    basis(0, (1, 1)).check("s", 2, 8, Identity(fingerprint="abc"))
     for args, named in (
-        (("t", 2, 8, "abc"), "site s"),
-        (("s", 3, 8, "abc"), "layers 2"),
-        (("s", 2, 9, "abc"), "width 8"),
-        (("s", 2, 8, "abd"), "model fingerprint abc"),
+        (("t", 2, 8), "site s"),
+        (("s", 3, 8), "layers 2"),
+        (("s", 2, 9), "width 8"),
+        (("s", 2, 8, Identity(fingerprint="abd")), "model fingerprint abc"),
     ):
         with pytest.raises(BasisError, match=named) as error:
             b.check(*args)

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from seen_jax.models.checkpoint import parameter_shapes, read_config, save_params
+from seen_jax.models.checkpoint import find_weights, gather, parameter_shapes, read_config, save_params
 from seen_jax.models.config import LalmConfig, conv_length
 from seen_jax.models.edits import Edit
+from seen_jax.models.identify import identify
 from seen_jax.models.lalm import Batch
 from seen_jax.models.sites import SITES
 from seen_jax.subspace import NoiseBasis
+from seen_jax.subspace.identity import Identity
 from seen_jax.train.export import SPECIAL, write_tokenizer
 
 ID = {token: i for i, token in enumerate(SPECIAL)}
@@ -224,6 +226,13 @@ def random_basis(config: LalmConfig, site: str, ranks: Sequence[int], layers: Se
     q = random_q(depth, width, max(1, *ranks), SITES.index(site))
     q = q * (np.arange(q.shape[-1]) < np.asarray(ranks)[:, None, None])
     return NoiseBasis(site, jnp.asarray(q), tuple(ranks), tuple(layers) or tuple(range(depth)), card)
+
+
+def identities_of(folder: Path) -> dict[str, Identity]:
+    """Those of the weights of a folder, which need not be loaded."""
+    config, family = read_config(folder)
+    weights = find_weights(folder, config, family, gather(folder, config, family))
+    return identify("tiny", weights, config)
 
 
 def leaves_equal(a: Any, b: Any) -> bool:
