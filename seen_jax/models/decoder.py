@@ -11,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seen_jax.models import layers
+from seen_jax.models.attention import Visibility, attention, cached_attention
 from seen_jax.models.config import DecoderConfig
 from seen_jax.models.edits import Edits, Records, layer_edits, visit
 from seen_jax.models.modules import Layer, RMSNorm, Stack, run_layers, scan
@@ -32,10 +33,15 @@ class Positions(NamedTuple):
     """What the layers know of the S positions that they compute."""
 
     numbers: Any  # [B, S] for rotary embedding
-    visible: Any  # [B, S, S], or [B, cached] with a cache: which positions each one attends to
+    visible: Any  # the `Visibility` of a prompt, or [B, cached] with a cache: which positions are attended to
     valid: Any  # [B, S] no padding
     audio: Any  # [B, S] audio tokens
-    back: Any = None  # shaped as `visible`: how many positions lie between; None where no layer has a window
+    back: Any = None  # [B, cached] how many positions lie between; None without a cache, or where no layer has a window
+
+    def at(self, last: Int[Array, " batch"]) -> "Positions":
+        """Those of a prompt, of which only the position `last` of each row is computed."""
+        numbers, valid, audio = (position(x, last) for x in (self.numbers, self.valid, self.audio))
+        return Positions(numbers, self.visible.replace(query=last), valid, audio)
 
 
 class Reach(NamedTuple):
@@ -108,16 +114,15 @@ class DecoderLayer(Layer):
         k, v = (self._heads(name, h, c.kv_heads, "kv_heads") for name in ("k", "v"))
         k = self._rotated("k_norm", k, positions.numbers, reach)
         if last is not None:
-            x, h = position(x, last), position(h, last)
-            positions = jax.tree.map(lambda y: position(y, last), positions)
-        _, visible, valid, audio, back = positions
-        if reach is not None:
-            visible = visible & (back < reach.window)
-        q = self._rotated("q_norm", self._heads("q", h, c.heads, "heads"), positions.numbers, reach)
+            x, h, positions = position(x, last), position(h, last), positions.at(last)
+        numbers, visible, valid, audio, back = positions
+        q = self._rotated("q_norm", self._heads("q", h, c.heads, "heads"), numbers, reach)
         if cache is None:
-            h = layers.attention(q, k, v, visible, c.attention_scale)
+            visible = visible if reach is None else visible.replace(window=reach.window)
+            h = attention(q, k, v, visible, c.attention_scale)
         else:
-            h = layers.cached_attention(q, (k, v), (cache.k, cache.v), visible, c.attention_scale)
+            visible = visible if reach is None else visible & (back < reach.window)
+            h = cached_attention(q, (k, v), (cache.k, cache.v), visible, c.attention_scale)
         h = self.dense("o", c.width, bias=False)(h.reshape(*x.shape[:2], -1))
         h = self._norm("norm1_out", h) if c.post_norms else h
         x = self.split(x + c.residual_scale * h)
@@ -190,10 +195,8 @@ class Decoder(Stack):
         last: the only position of each row whose output is wanted [B, 1, width]. Unless an edit or a tap needs all
         positions, the last layer then computes only that output, and all keys and values."""
         b, s, _ = x.shape
-        visible = jnp.tril(jnp.ones((s, s), bool))[None] & valid[:, None, :]
         numbers = jnp.broadcast_to(jnp.arange(s), (b, s))
-        back = numbers[:, :, None] - numbers[:, None, :] if self.config.windows else None
-        positions = Positions(numbers, visible, valid, audio, back)
+        positions = Positions(numbers, Visibility(valid, block=1), valid, audio)
         if last is None or {*edits, *self.taps.sites} & {DECODER_MLP_ACT, DECODER_RESID}:
             x, cache, records = self._run(x, None, positions, edits)
             return x if last is None else position(x, last), cache, records

@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from seen_jax.models import layers
+from seen_jax.models.attention import Visibility, attention
 from seen_jax.models.config import ConformerConfig, EncoderConfig, Span, conv_length
 from seen_jax.models.edits import Edits, Records, layer_edits, single_layer, visit, visit_dense
 from seen_jax.models.modules import Layer, LayerNorm, Stack, run_layers, scan
@@ -79,13 +80,13 @@ class EncoderLayer(Layer):
     windows: tuple[Span, ...] = ()
 
     @nn.compact
-    def __call__(self, x, edits, masks, valid):
+    def __call__(self, x, edits, visible, valid):
         c = self.config
         h = LayerNorm(c.eps, name="norm1")(x)
         heads = (*x.shape[:2], c.heads, c.width // c.heads)
         q, k, v = (self.dense(n, c.width, n != "k" or c.k_bias)(h).reshape(heads) for n in ("q", "k", "v"))
         q, k, v = (self.split(y, None, "heads") for y in (q, k, v))
-        h = self._attend(q, k, v, masks).reshape(x.shape)
+        h = self._attend(q, k, v, visible).reshape(x.shape)
         x = self.split(x + self.dense("out", c.width)(h))
 
         h = self.split(self.dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x)), None, "ffn")
@@ -96,15 +97,15 @@ class EncoderLayer(Layer):
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 
-    def _attend(self, q: Array, k: Array, v: Array, masks: Sequence[Array]) -> Array:
-        """Attention inside windows. masks: for each span of windows, who sees whom [A * windows, #s, s]."""
+    def _attend(self, q: Array, k: Array, v: Array, visible: Sequence[Visibility]) -> Array:
+        """Attention inside windows. visible: for each span of windows, who sees whom in its [A * windows] rows."""
         c, parts = self.config, []
-        for span, mask in zip(self.windows, masks, strict=True):
+        for span, rule in zip(self.windows, visible, strict=True):
             window_q, window_k, window_v = (span.cut(y) for y in (q, k, v))
             if c.positions == "rotary":
                 order = jnp.arange(span.size)[None]
                 window_q, window_k = (layers.rope(y, order, c.rope_theta, c.rotary) for y in (window_q, window_k))
-            out = layers.attention(window_q, window_k, window_v, mask)
+            out = attention(window_q, window_k, window_v, rule)
             parts.append(out.reshape(len(q), -1, *q.shape[2:]))
         return jnp.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
@@ -162,29 +163,25 @@ class Encoder(Stack):
             parts.append(x.reshape(rows, -1, c.width))
         return jnp.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
-    def _masks(self, audio: Audio, valid: Bool[Array, "rows positions"]) -> list[Bool[Array, "windows _ size"]]:
+    def _visible(self, audio: Audio, valid: Bool[Array, "rows positions"]) -> list[Visibility]:
         """For each span of windows, which positions each position of a window sees."""
-        block, masks = self.config.block, []
         if audio.visible_positions is not None:
             valid = jnp.arange(valid.shape[1]) < audio.visible_positions[:, None]
-        for span in self.config.windows(audio.features.shape[1]):
-            visible = span.cut(valid)[:, None]
-            order = np.arange(span.size) // (block or span.size)
-            masks.append(visible & (order[:, None] >= order) if block else visible)
-        return masks
+        spans = self.config.windows(audio.features.shape[1])
+        return [Visibility(span.cut(valid), self.config.block) for span in spans]
 
     def _layers(self, x, audio, valid, edits, first) -> tuple[Array, Records]:
         """The residual stream after the layers, and the records of their sites."""
         c = self.config
         options = *self.options, c.windows(audio.features.shape[1])
-        masks = self._masks(audio, valid)
+        visible = self._visible(audio, valid)
         changing = layer_edits(edits, LAYER_SITES, self.mesh)
         if not first and (self.dtype != jnp.bfloat16 or self.is_initializing()):
             stack = scan(EncoderLayer, c.layers, (0, nn.broadcast, nn.broadcast), self.unroll)
-            return stack(*options, name="layers")(x, changing, masks, valid)
+            return stack(*options, name="layers")(x, changing, visible, valid)
         layer, params = EncoderLayer(*options, parent=None), self.variables["params"]["layers"]
         if not first:  # `one_layer` takes less memory than the scan
-            return run_layers(layer, params, range(c.layers), self.unroll, x, changing, masks, valid)
+            return run_layers(layer, params, range(c.layers), self.unroll, x, changing, visible, valid)
         measure = lambda edit: dataclasses.replace(edit, scale=None, bias=None)
         measuring = {site: measure(edit) for site, edit in changing.items() if edit.v is None}
         above = range(first, c.layers)
@@ -192,7 +189,7 @@ class Encoder(Stack):
         # In the first edited layer only the edit differs between variants, so it stays out of the scan above it.
         for indices, applied in ((range(first), measuring), (above[:1], changing), (above[1:], changing)):
             if indices:
-                x, record = run_layers(layer, params, indices, self.unroll, x, applied, masks, valid)
+                x, record = run_layers(layer, params, indices, self.unroll, x, applied, visible, valid)
                 records.append(record)
         return x, jax.tree.map(lambda *y: jnp.concatenate(y), *records)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 
 def layer_norm(
@@ -95,52 +95,6 @@ def rotate(x: Float[Array, "b s h d"], positions: Int[Array, "#b s"], inverse: A
     cos, sin = (f(angle).astype(x.dtype)[:, :, None, :] for f in (jnp.cos, jnp.sin))
     a, b, rest = jnp.split(x, [d // 2, d], axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
-
-
-def attention(
-    q: Float[Array, "b s h d"],
-    k: Float[Array, "b t g d"],
-    v: Float[Array, "b t g d"],
-    mask: Bool[Array, " b #s t"],
-    scale: float | None = None,
-) -> Float[Array, "b s h d"]:
-    """Masked attention with grouped key/value heads, softmax in float32. mask: True = visible. scale None: d^-0.5."""
-    b, s, h, d = q.shape
-    g = k.shape[2]
-    f32 = jnp.float32
-    logits = jnp.einsum("bsgrd,btgd->bgrst", q.reshape(b, s, g, h // g, d), k, preferred_element_type=f32)
-    logits = jnp.where(mask[:, None, None], logits * (d**-0.5 if scale is None else scale), jnp.finfo(f32).min)
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    total = weights.sum(-1, keepdims=True)  # divides the output, which is smaller than the weights
-    out = jnp.einsum("bgrst,btgd->bgrsd", weights.astype(v.dtype), v, preferred_element_type=f32) / total
-    return out.astype(q.dtype).transpose(0, 3, 1, 2, 4).reshape(b, s, h, d)
-
-
-def cached_attention(
-    q: Float[Array, "b 1 h d"],
-    new: tuple[Float[Array, "b 1 g d"], Float[Array, "b 1 g d"]],
-    cache: tuple[Float[Array, "b g d t"], Float[Array, "b g t d"]],
-    mask: Bool[Array, "b t"],
-    scale: float | None = None,
-) -> Float[Array, "b 1 h d"]:
-    """Attention of one new position over a read-only cache and itself. new, cache: (keys, values). Two products instead
-    of one over a concatenation, with the axes in the order that they need, so that the cache is not rearranged inside
-    the decode loop."""
-    (k, v), (k_cache, v_cache) = new, cache
-    b, _, h, d = q.shape
-    g = k.shape[2]
-    scale = d**-0.5 if scale is None else scale
-    grouped = q.reshape(b, g, h // g, d)
-    f32 = jnp.float32
-    past = jnp.einsum("bgrd,bgdt->bgrt", grouped, k_cache, preferred_element_type=f32)
-    past = jnp.where(mask[:, None, None, :], past * scale, -jnp.inf)
-    current = jnp.einsum("bgrd,bgd->bgr", grouped, k[:, 0], preferred_element_type=f32)[..., None] * scale
-    top = jnp.maximum(past.max(-1, keepdims=True), current)
-    past, current = jnp.exp(past - top), jnp.exp(current - top)
-    total = past.sum(-1, keepdims=True) + current
-    out = jnp.einsum("bgrt,bgtd->bgrd", (past / total).astype(v.dtype), v_cache)
-    out = out + (current / total).astype(v.dtype) * v[:, 0, :, None, :]
-    return out.reshape(b, 1, h, d)
 
 
 class Groups(NamedTuple):

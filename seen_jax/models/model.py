@@ -126,3 +126,10 @@ def encode(lalm: Lalm, variables: Any, audio: Audio, edits: Any) -> Encoded:
 def forward(lalm: Lalm, variables: Any, batch: Any, edits: Any) -> Output:
     """Compiled `Lalm.__call__`."""
     return lalm.apply(variables, batch, edits)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def measure(lalm: Lalm, variables: Any, batch: Any, edits: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(taps, see) of `forward`; the compiler drops logits and key/value cache, which nothing reads."""
+    out = lalm.apply(variables, batch, edits, last_only=True)
+    return out.taps, out.see

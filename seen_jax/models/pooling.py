@@ -13,8 +13,8 @@ from seen_jax.audio.features import HOP, SAMPLE_RATE
 from seen_jax.models.batching import Prepared, Wave, group_requests, run_batches
 from seen_jax.models.config import ConformerConfig, EncoderConfig
 from seen_jax.models.encoder import within
-from seen_jax.models.lalm import Batch, Output, split_records
-from seen_jax.models.model import Model, encode, forward
+from seen_jax.models.lalm import Batch, split_records
+from seen_jax.models.model import Model, encode, measure
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.models.sites import ENCODER_SITES, PROJECTOR, Taps
 from seen_jax.progress import Progress, silent
@@ -47,8 +47,7 @@ def pool(
 def measured(model: Model, lalm: Any, prepared: Prepared, edits: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(taps, see) of a forward pass over a group, of the encoder alone if the group has no text."""
     if isinstance(prepared.inputs, Batch):
-        out: Output = forward(lalm, model.variables, prepared.inputs, edits)
-        return out.taps, out.see
+        return measure(lalm, model.variables, prepared.inputs, edits)
     return split_records(encode(lalm, model.variables, prepared.inputs, edits).records)
 
 

@@ -22,6 +22,7 @@ from tiny_omni import Row, Size, leaves_equal, pack, random_edit, random_row, to
 from torch_omni import Original, build, save  # noqa: E402
 
 from seen_jax.models import layers  # noqa: E402
+from seen_jax.models.attention import cached_attention, masked_attention  # noqa: E402
 from seen_jax.models.checkpoint import load_params, read_config, save_params  # noqa: E402
 from seen_jax.models.config import conv_length  # noqa: E402
 from seen_jax.models.generate import Decoding, generate  # noqa: E402
@@ -248,10 +249,10 @@ def test_parity_of_attention_with_grouped_heads():
     expected = torch.nn.functional.scaled_dot_product_attention(
         *heads_first, attn_mask=torch.tensor(mask)[:, None], enable_gqa=True
     ).transpose(1, 2)
-    ours = layers.attention(*(jnp.asarray(x) for x in (q, k, v, mask)))
+    ours = masked_attention(*(jnp.asarray(x) for x in (q, k, v, mask)))
     np.testing.assert_allclose(ours, expected, atol=PART)
     # The same position as a step over the cache of the positions before it.
     last = [jnp.asarray(x[:1, 6:7]) for x in (q, k, v)]
     keys, values = jnp.asarray(k[:1].transpose(0, 2, 3, 1)), jnp.asarray(v[:1].transpose(0, 2, 1, 3))
-    cached = layers.cached_attention(last[0], tuple(last[1:]), (keys, values), jnp.arange(7)[None] < 6)
+    cached = cached_attention(last[0], tuple(last[1:]), (keys, values), jnp.arange(7)[None] < 6)
     np.testing.assert_allclose(cached[0, 0], expected[0, 6], atol=PART)

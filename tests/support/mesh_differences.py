@@ -21,6 +21,7 @@ from golden_cases import FOLDER
 from tiny_omni import Size, random_basis, random_edit, wave, write_checkpoint
 
 import seen_jax
+from seen_jax.models import attention
 from seen_jax.models.edits import Edit
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.generate_edits import generate_edits
@@ -93,6 +94,18 @@ def in_one_call(model: Model) -> dict[str, Any]:
     }
 
 
+def in_blocks(model: Model) -> dict[str, Any]:
+    """`in_one_call` with attention in blocks of 8 positions."""
+    kept = attention.LONG, attention.BLOCK
+    attention.LONG, attention.BLOCK = 4, 8
+    jax.clear_caches()
+    try:
+        return in_one_call(model)
+    finally:
+        attention.LONG, attention.BLOCK = kept
+        jax.clear_caches()
+
+
 def share_on_one(model: Model) -> float:
     """Share of the parameters' bytes that lies on one device."""
     leaves = flatten_dict(model.variables["params"]).values()
@@ -102,12 +115,16 @@ def share_on_one(model: Model) -> float:
 def main() -> None:
     shared = write_checkpoint(Path(sys.argv[1]), SHARED)
     differences: dict[str, dict[str, Any]] = {}
-    cases = [("seen-tiny", through_the_api, MESHES), (shared, in_one_call, MESHES)]
-    cases += [(FOLDER / family, in_one_call, MIXED) for family in ("qwen3_omni", "granite_speech")]
-    cases += [(FOLDER / "qwen2_5_omni", several_edits_and_scores, MIXED)]
-    for name, figures, meshes in cases:
+    cases = [
+        ("seen-tiny", "seen-tiny", through_the_api, MESHES),
+        ("shared_heads", shared, in_one_call, MESHES),
+        ("in_blocks", shared, in_blocks, MIXED),
+        *((family, FOLDER / family, in_one_call, MIXED) for family in ("qwen3_omni", "granite_speech")),
+        ("qwen2_5_omni", FOLDER / "qwen2_5_omni", several_edits_and_scores, MIXED),
+    ]
+    for case, name, figures, meshes in cases:
         alone = figures(load(name))
-        by_mesh = differences.setdefault("shared_heads" if name == shared else Path(name).name, {})
+        by_mesh = differences.setdefault(case, {})
         for mesh in meshes:
             model = load(name, mesh=make_mesh(*MESHES[mesh]))
             sharded = figures(model)
