@@ -158,8 +158,9 @@ def read_noise(spec: str, part: str = "test") -> NoiseSource:
 
 
 def load_model(args: Any, progress: Progress) -> Model:
-    """The model of --model, --dtype and --mesh."""
-    return load(args.model, args.dtype, MeshConfig(args.mesh.data, args.mesh.tensor).mesh(), progress)
+    """The model of --model, --dtype, --weights and --mesh."""
+    mesh = MeshConfig(args.mesh.data, args.mesh.tensor).mesh()
+    return load(args.model, args.dtype, mesh, progress, args.weights)
 
 
 def find_artefact(name: str) -> Path:

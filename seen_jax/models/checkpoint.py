@@ -18,6 +18,7 @@ from seen_jax.models.constraints import read_settings
 from seen_jax.models.family import Family, family_of
 from seen_jax.models.folders import part_folder, read_json
 from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.quantized import is_quantized, scale_path
 from seen_jax.models.ranges import check_fit, check_largest
 from seen_jax.models.safetensors_files import (
     FLOATS,
@@ -30,7 +31,6 @@ from seen_jax.models.safetensors_files import (
     read_arrays,
 )
 from seen_jax.models.weights import Slot, canonical, slots
-from seen_jax.progress import Progress, silent
 
 Sharding = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -112,13 +112,23 @@ def _token_id(folder: Path, token: Any) -> int | None:
 
 def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
     """{parameter path: shape} of the whole model, without allocating anything."""
+    return {path: leaf.shape for path, leaf in abstract_params(Lalm(config)).items()}
+
+
+def abstract_params(lalm: Lalm) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """{parameter path: shape and dtype} as `load` keeps them, without allocating anything: quantised matrices as
+    integers with float32 scales, all others in the dtype of the model."""
 
     def init() -> Any:
-        features = jnp.zeros((1, config.encoder.pad_frames, config.encoder.n_mels))
+        encoder = lalm.config.encoder
+        features = jnp.zeros((1, encoder.pad_frames, encoder.n_mels))
         one, row = jnp.ones(1, jnp.int32), jnp.zeros((1, 4), jnp.int32)
-        return Lalm(config).init(jax.random.key(0), Batch(row, one, features, one, row))
+        return lalm.init(jax.random.key(0), Batch(row, one, features, one, row))
 
-    return {path: leaf.shape for path, leaf in flatten_dict(jax.eval_shape(init)["params"]).items()}
+    made = flatten_dict(jax.eval_shape(init)["params"])
+    integers = {path for path, x in made.items() if is_quantized(x)}
+    stay = integers | {scale_path(path) for path in integers}
+    return {p: jax.ShapeDtypeStruct(x.shape, x.dtype if p in stay else lalm.dtype) for p, x in made.items()}
 
 
 def gather(folder: Path, config: LalmConfig, family: Family) -> dict[str, Tensor]:
@@ -226,13 +236,14 @@ def load_params(
     family: Family,
     dtype: Any = jnp.float32,
     sharding: Sharding | None = None,
-    progress: Progress = silent,
-    stage: str = "loading the model",
+    weights: str | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Read the parameters of a folder, one after the other: the host holds only the one being read. sharding: (path,
-    shape) of a parameter -> where it lives. progress(stage, bytes read, bytes in all) is called after each. Raises
-    CheckpointError that lists all weights that are missing, unexpected, misshapen or damaged."""
-    shapes = parameter_shapes(config)
+    shape) of a parameter -> where it lives. weights: a key of `quantized.WEIGHTS`; they are quantised block by block.
+    report(bytes read, bytes in all) is called after each parameter. Raises CheckpointError that lists all weights that
+    are missing, unexpected, misshapen or damaged."""
+    shapes, kept = parameter_shapes(config), abstract_params(Lalm(config, dtype=dtype, weights=weights))
     tensors = gather(folder, config, family)
     table = slots(family.rules(config), shapes)
     plan = match(tensors, table, family, folder)
@@ -242,10 +253,11 @@ def load_params(
         sources.setdefault(slot.path, []).append((tensors[key], slot, lora.get(canonical(key, family.renames))))
     total, done = sum(tensors[key].nbytes for key in plan), 0
     flat: dict[tuple[str, ...], Any] = {}
-    for path, array in read_arrays(sources, shapes, dtype):
-        flat[path] = jax.device_put(array, sharding(path, shapes[path]) if sharding else None)
-        done += sum(tensor.nbytes for tensor, _, _ in sources[path])
-        progress(stage, done, total)
+    for path, array in read_arrays(sources, kept):
+        flat[path] = jax.device_put(array, sharding(path, array.shape) if sharding else None)
+        done += sum(tensor.nbytes for tensor, _, _ in sources.get(path, ()))
+        if report is not None:
+            report(done, total)
     return unflatten_dict(flat)
 
 

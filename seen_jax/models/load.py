@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.errors import CheckpointError
 from seen_jax.models.chat_template import processor_template
 from seen_jax.models.checkpoint import LORA, LORA_CONFIG, gather, load_params, read_config, with_stored_head
 from seen_jax.models.config import LalmConfig
@@ -21,7 +21,9 @@ from seen_jax.models.family import Family
 from seen_jax.models.folders import cache_folder, find_folder
 from seen_jax.models.lalm import Lalm
 from seen_jax.models.model import Model
+from seen_jax.models.precision import dtype_for
 from seen_jax.models.processor import Processor
+from seen_jax.models.quantized import check_weights
 from seen_jax.models.safetensors_files import Tensor
 from seen_jax.models.sharding import parameter_sharding
 from seen_jax.models.tokenizer_limits import check_tokenizer
@@ -31,27 +33,38 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json"
 
 
 def load(
-    name: str | Path = "seen-tiny", dtype: str = "float32", mesh: Mesh | None = None, progress: Progress = silent
+    name: str | Path = "seen-tiny",
+    dtype: str = "auto",
+    mesh: Mesh | None = None,
+    progress: Progress = silent,
+    weights: str | None = None,
 ) -> Model:
     """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name. Nothing is unpickled and no remote
-    code runs. CheckpointError for files that are missing, damaged or unsupported, ConfigError for an unknown dtype.
+    code runs. CheckpointError for files that are missing, damaged or unsupported, ConfigError for unknown dtypes and
+    weights.
 
     name: a folder holds config.json, safetensors and a tokenizer; a hub name is "org/model".
-    dtype: of parameters and activations, "float32", "bfloat16" or "float16".
+    dtype: of parameters and activations, "float32", "bfloat16" or "float16" (the operands of products alone: residual
+        stream, norms and activations are float32); "auto": float32 on a CPU, bfloat16 on a TPU and on GPUs that have
+        it, float16 on other GPUs.
     mesh: of `make_mesh`, over which parameters and everything computed with them are split; None: one device.
     progress: called as progress("loading NAME", bytes read, bytes in all).
+    weights: how matrices are stored. None: in dtype; "int8": those of the decoder as 8-bit integers with a scale for
+        each output channel; "int8-all": those of the encoder and the projector too; "int4": those of the decoder's
+        layers as 4-bit integers with a scale for 64 inputs of each channel, embeddings and output map in 8 bits.
 
     >>> seen_jax.load("seen-tiny").config.encoder.layers
     4
     """
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"dtype must be float32, bfloat16 or float16, not '{dtype}'.")
+    dtype = dtype_for(dtype)
+    check_weights(weights)
     use_compilation_cache()
     folder = find_folder(name)
     config, family = read_config(folder)
     config = with_stored_head(folder, config, family)
     sharding = None if mesh is None else functools.partial(parameter_sharding, mesh)
-    params = load_params(folder, config, family, jnp.dtype(dtype), sharding, progress, f"loading {name}")
+    report = functools.partial(progress, f"loading {name}")
+    params = load_params(folder, config, family, jnp.dtype(dtype), sharding, weights, report)
     template, tokenizer = processor_template(folder), _tokenizer(folder, config, family)
     stands = tokenizer.get_vocab().get(family.audio, config.audio_token)
     if config.audio_token >= 0 and stands != config.audio_token:
@@ -59,7 +72,7 @@ def load(
         raise CheckpointError(f"{folder}: {stated}, the tokenizer's {family.audio} is {stands}: they do not fit.")
     family.choose_template(tokenizer, template)
     processor = Processor(tokenizer, config, family, mesh)
-    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh)
+    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh, weights=weights)
     extra = [folder / LORA, folder / LORA_CONFIG] if config.lora else []
     identity = fingerprint(gather(folder, config, family), extra)
     return Model(str(name), folder, lalm, {"params": params}, processor, identity)
