@@ -41,7 +41,8 @@ class Dense(nn.Module):
         kernel, scale = matrix(self, "kernel", (x.shape[-1], self.width), self.bits, kernel_init)
         y = product(x, kernel, scale, self.dtype)
         if self.bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(y.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            y = y + bias.astype(y.dtype).reshape(*[1] * (y.ndim - 1), -1)
         return y.astype(stream_dtype(self.dtype))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from few_bits import dequantized, logits_error
 from flax.traverse_util import flatten_dict
-from golden_cases import BACKBONES, FOLDER, NEW, SECONDS, STRENGTH, golden_requests
+from golden_cases import BACKBONES, FOLDER, SECONDS, STRENGTH, golden_requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from seen_jax.errors import ConfigError
 from seen_jax.models.checkpoint import abstract_params, load_params, parameter_shapes, read_config
 from seen_jax.models.edits import Edit
 from seen_jax.models.family import published_config
-from seen_jax.models.generate import Decoding, generate
+from seen_jax.models.generate import Decoding
 from seen_jax.models.generate_edits import generate_edits
 from seen_jax.models.lalm import Lalm
 from seen_jax.models.load import load
@@ -44,45 +44,39 @@ def folder(request):
 
 
 @pytest.fixture(scope="module")
-def pair(folder):
-    """A model in 8 bits, encoder too; the float32 model of the same numbers; a batch, and a SEEN edit at every site."""
+def runs(folder):
+    """(model, strength of SEEN at every site) -> a pass over the golden questions with all taps; and the model."""
     model = load(folder, weights="int8-all")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the clip lasts|qwen3_asr reads a user's audio")
         batch = model.processor.prepare(golden_requests(model.processor.family))
     figures = np.load(folder / "reference.npz")
     bases = {site: jnp.asarray(figures[f"q/{site}"]) for site in SITES}
-    edits = {site: Edit(u=q, scale=jnp.full(len(q), STRENGTH)) for site, q in bases.items()}
-    return model, dequantized(model), batch, edits
+
+    def run(model, strength):
+        edits = {site: Edit(u=q, scale=jnp.full(len(q), strength)) for site, q in bases.items()}
+        out = forward(model.tapped(Taps(SITES)), model.variables, batch, edits)
+        rows = [np.asarray(row[: int(n)]) for row, n in zip(out.logits, batch.lengths, strict=True)]
+        return rows, out
+
+    return run, model, figures
 
 
-def test_parity_with_the_float32_model_of_the_same_numbers(pair):
+def test_parity_with_the_float32_model_of_the_same_numbers(runs):
     """With taps and edits at all sites; in the encoder's MLP the edit is folded into the next map."""
-    model, plain, batch, edits = pair
-    ours, theirs = (forward(m.tapped(Taps(SITES)), m.variables, batch, edits) for m in (model, plain))
-    valid = (np.arange(batch.tokens.shape[1]) < np.asarray(batch.lengths)[:, None])[..., None]
-    np.testing.assert_allclose(ours.logits * valid, theirs.logits * valid, atol=EXACT, rtol=0)
+    run, model, _ = runs
+    (ours, out), (theirs, expected) = run(model, STRENGTH), run(dequantized(model), STRENGTH)
+    np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), atol=EXACT, rtol=0)
     for site in SITES:
-        np.testing.assert_allclose(ours.taps[site], theirs.taps[site], atol=EXACT, rtol=0, err_msg=site)
-        np.testing.assert_allclose(ours.see[site].after, theirs.see[site].after, atol=EXACT, rtol=0, err_msg=site)
+        np.testing.assert_allclose(out.taps[site], expected.taps[site], atol=EXACT, rtol=0, err_msg=site)
+        np.testing.assert_allclose(out.see[site].after, expected.see[site].after, atol=EXACT, rtol=0, err_msg=site)
 
 
-def test_parity_of_greedy_tokens(pair):
-    model, plain, batch, edits = pair
-    ours, theirs = (generate(m.lalm, m.variables, batch, edits, Decoding(NEW)) for m in (model, plain))
-    assert np.array_equal(ours.tokens, theirs.tokens)
-
-
-def test_parity_with_the_original_within_the_tolerance_of_8_bits(folder):
-    model = load(folder, weights="int8-all")
-    figures = np.load(folder / "reference.npz")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the clip lasts|qwen3_asr reads a user's audio")
-        batch = model.processor.prepare(golden_requests(model.processor.family))
-    out = forward(model.lalm, model.variables, batch, {})
-    rows = [np.asarray(out.logits[i, : int(batch.lengths[i])])[-4:] for i in range(len(SECONDS))]
+def test_parity_with_the_original_within_the_tolerance_of_8_bits(runs):
+    run, model, figures = runs
+    logits = np.stack([row[-4:] for row in run(model, 0.0)[0]])
     expected = np.stack([figures[f"{i}/logits"] for i in range(len(SECONDS))])
-    error = np.sqrt(np.square(np.stack(rows) - expected).mean()) / expected.std()
+    error = np.sqrt(np.square(logits - expected).mean()) / expected.std()
     assert 1e-4 < error < TOLERANCE["int8-all"], error
 
 

@@ -54,8 +54,9 @@ def products(text: str) -> list[str]:
     return [line for line in text.splitlines() if re.search(r"stablehlo\.(dot_general|dot|convolution)\b", line)]
 
 
-@pytest.mark.parametrize("weights", [None, "int8-all"])
-@pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen3_omni", "granite_speech", "ultravox"])
+@pytest.mark.parametrize(
+    ("family", "weights"), [("qwen3_omni", None), ("granite_speech", None), ("ultravox", "int8-all")]
+)
 def test_float32_models_multiply_in_float32_on_every_device(family, weights):
     for dtype, expected in (("float32", "HIGHEST"), ("bfloat16", "DEFAULT")):
         model = load(FOLDER / family, dtype, weights=weights)
@@ -107,9 +108,8 @@ def test_float16_answers_as_float32_with_activations_that_overflow_it(monkeypatc
     """Residual stream and MLP hundreds of times as large: plain float16 gives NaN, ours the answers of float32."""
     model = load("seen-tiny")
     assert model.dtype == "float32"
-    requests = [Request([item.wave], item.prompt) for item in load_clips("validation")[::2]]
-    batch = model.processor.prepare(requests)
-    large = scaled(model, 2.0**7, 2.0**10)
+    batch = model.processor.prepare([Request([item.wave], item.prompt) for item in load_clips("validation")[::2]])
+    large = scaled(model, 2.0**12, 2.0**10)
     resid = forward(model.tapped(Taps((DECODER_RESID,), "full")), large, batch, {}).taps[DECODER_RESID]
     valid = np.arange(batch.tokens.shape[1]) < np.asarray(batch.lengths)[:, None]
     assert np.abs(np.asarray(resid)[:, valid]).max() > 65504
@@ -119,11 +119,9 @@ def test_float16_answers_as_float32_with_activations_that_overflow_it(monkeypatc
     assert np.asarray(out.finite).all()
     assert (np.asarray(out.tokens) == np.asarray(expected.tokens)).all(1).mean() >= 0.98
 
-    jax.clear_caches()
     for module in (linear, modules):
         monkeypatch.setattr(module, "stream_dtype", lambda dtype: dtype)
-    plain = generate(lalm, half(large), batch, {}, Decoding(2))
-    jax.clear_caches()
+    plain = generate(lalm.clone(unroll=2), half(large), batch, {}, Decoding(2))  # another program than the one before
     assert not np.asarray(plain.finite).any()
 
 

@@ -65,7 +65,8 @@ def dequantized(model: Model) -> Model:
         if path[-1] == "embedding" and path in scales:  # its rows are the channels
             plain[path] = dequantize(flat[path].T, scales[path].T, jnp.float32).T
         else:
-            plain[path] = dequantize(flat[path], scales.get(path), jnp.float32)
+            x = flat[path]
+            plain[path] = dequantize(x, scales[path], jnp.float32) if path in scales else x.astype(jnp.float32)
     lalm = model.lalm.clone(dtype=jnp.float32, weights=None)
     return dataclasses.replace(model, lalm=lalm, variables={"params": unflatten_dict(plain)})
 
