@@ -43,14 +43,14 @@ from seen_jax.subspace import Selection
 
 KINDS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
-    "float16": {"dtype": "float16"},
-    "bfloat16": {"dtype": "bfloat16"},
     "int8": {"dtype": "float32", "weights": "int8"},
+    "float16": {"dtype": "float16"},
     "int8-all": {"dtype": "float32", "weights": "int8-all"},
     "int4": {"dtype": "float32", "weights": "int4"},
     "float16, int8": {"dtype": "float16", "weights": "int8"},
+    "bfloat16": {"dtype": "bfloat16"},
 }
-CLIPS, NOISES, SNRS = "seen-tiny/test-50", ("white", "babble", "engine"), (-10.0, -5.0, 0.0, 5.0, 10.0, 20.0)
+CLIPS, NOISES, SNRS = "seen-tiny/test-50", ("white", "babble"), (-5.0, 5.0, 15.0)
 CHOSEN = Selection(
     method="complement", energy="sigma2", noise_source="difference", noise_alpha=0.95, layers=(2,)
 )  # of configs/paper_tiny.yaml
