@@ -162,7 +162,7 @@ def _describe(e: Exception) -> str:
     if isinstance(e, SeenError):
         return str(e)
     if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e):
-        return "out of memory: use a smaller --batch-size, shorter clips or --dtype bfloat16; --debug shows where"
+        return "out of memory: use a smaller --batch-size, shorter clips or --weights int8; --debug shows where"
     if isinstance(e, OSError) and e.strerror:
         return one_line(f"{e.filename or 'a file'}: {e.strerror}; is its name right, and may it be used?")
     first = one_line(next(iter(str(e).strip().splitlines()), ""))

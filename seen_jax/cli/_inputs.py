@@ -169,10 +169,10 @@ def read_noise(spec: str, part: str = "test") -> NoiseSource:
 
 
 def load_model(args: Any, progress: Progress, site: str | None = None) -> Model:
-    """The model of --model, --dtype and --mesh, of which only a site is needed; None: all of it."""
+    """The model of --model, --dtype, --weights and --mesh, of which only a site is needed; None: all of it."""
     mesh = MeshConfig(args.mesh.data, args.mesh.tensor).mesh()
     part: ModelPart = "encoder" if site in ENCODER_SITES else None
-    return load(args.model, args.dtype, mesh, progress, part, **hub_options(args))
+    return load(args.model, args.dtype, mesh, progress, part, args.weights, **hub_options(args))
 
 
 def hub_options(args: Any) -> HubOptions:

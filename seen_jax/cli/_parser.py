@@ -15,7 +15,8 @@ from seen_jax.cli._output import note
 from seen_jax.config import convert
 from seen_jax.errors import ConfigError
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = ("int8", "int8-all", "int4")
 NOISE = "white (gauss), pink, brown, hum, babble, impulses, engine, rain, alarm, a file, a folder, or CORPUS#SUBSET"
 BASIS = "a calibration, a saved noise basis, or a released .pt list"
 MOST = 2**63 - 1  # the largest seed that JAX takes
@@ -80,7 +81,10 @@ class Parser(ArgumentParser):
         self.add_argument(
             "--local-files-only", action="store_true", help="use earlier downloads, and ask the hub nothing"
         )
-        self.add_argument("--dtype", default="float32", choices=DTYPES, help="of parameters and activations")
+        text = "of parameters and activations; auto (default): float32 on a CPU, bfloat16 or float16 on an accelerator"
+        self.add_argument("--dtype", default="auto", choices=DTYPES, help=text)
+        text = "store the decoder's matrices in 8 or 4 bits; int8-all: those of the encoder too"
+        self.add_argument("--weights", choices=WEIGHTS, help=text)
         self.add_argument("--batch-size", type=COUNT, default=8, help="clips per forward pass (default 8)")
         self.add_argument("--mesh.data", type=INT, default=1, metavar="N", help="devices that share a batch; -1: all")
         self.add_argument("--mesh.tensor", type=INT, default=1, metavar="M", help="devices that share the weights")

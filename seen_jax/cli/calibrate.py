@@ -149,14 +149,14 @@ class Task:
         else:
             clean, identity = (digest(wave.tobytes() for wave in waves) for waves in (self.waves, noises))
         options = {"site": args.site, "snr_db": args.snr, "prompt": self.prompt}
-        weights = self.model.identity(args.site).fingerprint
-        made_of = {"dtype": args.dtype, "fingerprint": weights, "clean": clean, "noise": identity}
-        request = options | made_of
+        numbers = {"dtype": self.model.dtype, "weights": self.model.weights}
+        fingerprint = self.model.identity(args.site).fingerprint
+        request = options | numbers | {"fingerprint": fingerprint, "clean": clean, "noise": identity}
         if existing is not None:
             _check_same(folder, existing, request)
             note(f"{folder} is complete and was made from the same data: kept.")
             return existing
-        card = {"noise": noise.name, "seed": args.seed, "prompt": self.prompt, "dtype": args.dtype, "request": request}
+        card = {"noise": noise.name, "seed": args.seed, "prompt": self.prompt, **numbers, "request": request}
         tick = lambda _, done, total: self.report(f"calibrating {noise.name}", done, total or len(self.items))
         options |= {"batch_size": args.batch_size, "card": card, "progress": tick}
         partial = folder.with_name(f"{folder.name}.partial")

@@ -13,6 +13,8 @@ from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
 from seen_jax.mitigations.base import NONE
 from seen_jax.mitigations.chain import Chain, make_chain
+from seen_jax.models.precision import dtype_for
+from seen_jax.models.quantized import check_weights
 from seen_jax.models.sharding import MeshConfig
 from seen_jax.models.sites import ENCODER_MLP_ACT, check_site
 from seen_jax.registry import STUDIES
@@ -56,7 +58,8 @@ class ExperimentConfig:
     ConfigError on values that make no sense."""
 
     model: str = "seen-tiny"  # or a Hugging Face folder or a hub name
-    dtype: str = "float32"  # of parameters and activations
+    dtype: str = "auto"  # of parameters and activations: float32 on a CPU, bfloat16 or float16 on an accelerator
+    weights: str | None = None  # int8, int8-all or int4: matrices in few bits (`load`)
     mesh: MeshConfig = ONE_DEVICE  # the devices that the model is split over; results do not depend on it
     out: str = "runs/evaluate"  # folder of the results; what it already holds is not done again
     note: str = ""  # shown in the report, for example where the selection comes from
@@ -82,6 +85,8 @@ class ExperimentConfig:
         object.__setattr__(self, "noises", noises)
         object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
         check_site(self.site)
+        dtype_for(self.dtype)
+        check_weights(self.weights)
         if bad := [snr for snr in (*self.snrs, self.calibration.snr_db) if not abs(snr) <= MAX_SNR_DB]:
             raise ConfigError(f"an SNR must be between -{MAX_SNR_DB:g} and {MAX_SNR_DB:g} dB, not {bad}")
         noise_names, labels = [n.name or n.spec for n in noises], [chain.label for chain in self.chains]

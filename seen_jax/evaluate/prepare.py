@@ -29,6 +29,7 @@ from seen_jax.files import check_name, digest, now, versions
 from seen_jax.mitigations.base import Fitting, Wave
 from seen_jax.mitigations.chain import Chain
 from seen_jax.models.batching import share_buckets
+from seen_jax.models.checkpoint import parameter_shapes
 from seen_jax.models.load import load
 from seen_jax.models.model import Model
 from seen_jax.models.processor import Bucket, Request
@@ -142,7 +143,7 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
     wanted += [data for chain in config.chains for data in chain.data()]
     chosen = {(dataset, count): calibration_entries(dataset, count) for dataset, count in wanted}
     sources = noise_sources(config, [entry.wave() for entry in chosen[wanted[0]] if entry.task in SPEECH])
-    model = load(config.model, config.dtype, mesh, progress)
+    model = load(config.model, config.dtype, mesh, progress, weights=config.weights)
     hosts.wait_for(folder / MANIFEST, "waiting for process 0", progress, hosts.timeout)
     manifest = claim(folder, make_manifest(config, model, entries, chosen))
     waves = {key: [entry.wave() for entry in part] for key, part in chosen.items()}
@@ -231,7 +232,7 @@ def calibration_entries(dataset: DatasetConfig, clips: int) -> list[Entry]:
 def make_manifest(config: ExperimentConfig, model: Model, entries: Entries, chosen: Entries) -> dict[str, Any]:
     """What the experiment is (its identity, which a resumed run must share), and where it was begun."""
     identity = config.identity()
-    identity["fingerprint"] = model.fingerprint
+    identity |= {"fingerprint": model.fingerprint, "dtype": model.dtype}
     identity["model_settings"] = digest([repr(model.config), str(model.processor.tokenizer.chat_template)])
     identity["items"] = {name: digest(entry.id for entry in part) for name, part in entries.items()}
     identity["clips"] = [digest(entry.id for entry in part) for part in chosen.values()]
@@ -243,7 +244,7 @@ def make_manifest(config: ExperimentConfig, model: Model, entries: Entries, chos
         "command": shlex.join(["seen-jax", *sys.argv[1:]]) if Path(sys.argv[0]).stem in COMMANDS else None,
         "versions": versions(),
         "device": f"{jax.local_devices()[0].device_kind} ({jax.default_backend()})",
-        "model": {**about, "parameters": sum(x.size for x in jax.tree.leaves(model.variables))},
+        "model": {**about, "parameters": sum(map(math.prod, parameter_shapes(model.config).values()))},
     }
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,11 @@ from seen_jax.models.family import Family, family_of
 from seen_jax.models.folders import WEIGHTS, Wanted, part_folder, read_json
 from seen_jax.models.hub import HUB, Hub
 from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.quantized import is_quantized, scale_path
 from seen_jax.models.ranges import check_fit, check_largest
 from seen_jax.models.safetensors_files import (
     FLOATS,
+    Key,
     LowRank,
     Source,
     Tensor,
@@ -33,7 +35,6 @@ from seen_jax.models.safetensors_files import (
 )
 from seen_jax.models.stacks import read_stacks
 from seen_jax.models.weights import Slot, canonical, slots
-from seen_jax.progress import Progress, silent
 
 Sharding = Callable[[tuple[str, ...], tuple[int, ...]], jax.sharding.Sharding]
 ModelPart = str | None  # "encoder": that with its projector; None: the whole model
@@ -120,13 +121,23 @@ def _token_id(folder: Path, token: Any) -> int | None:
 @functools.lru_cache(maxsize=8)
 def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
     """{parameter path: shape} of the whole model, without allocating anything."""
+    return {path: leaf.shape for path, leaf in abstract_params(Lalm(config)).items()}
+
+
+def abstract_params(lalm: Lalm) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """{parameter path: shape and dtype} as `load` keeps them, without allocating anything: quantised matrices as
+    integers with float32 scales, all others in the dtype of the model."""
 
     def init() -> Any:
-        features = jnp.zeros((1, config.encoder.pad_frames, config.encoder.n_mels))
+        encoder = lalm.config.encoder
+        features = jnp.zeros((1, encoder.pad_frames, encoder.n_mels))
         one, row = jnp.ones(1, jnp.int32), jnp.zeros((1, 4), jnp.int32)
-        return Lalm(config).init(jax.random.key(0), Batch(row, one, features, one, row))
+        return lalm.init(jax.random.key(0), Batch(row, one, features, one, row))
 
-    return {path: leaf.shape for path, leaf in flatten_dict(jax.eval_shape(init)["params"]).items()}
+    made = flatten_dict(jax.eval_shape(init)["params"])
+    integers = {path for path, x in made.items() if is_quantized(x)}
+    stay = integers | {scale_path(path) for path in integers}
+    return {p: jax.ShapeDtypeStruct(x.shape, x.dtype if p in stay else lalm.dtype) for p, x in made.items()}
 
 
 @functools.lru_cache(maxsize=8)
@@ -247,7 +258,7 @@ def read_lora(folder: Path, table: Mapping[str, Slot], family: Family) -> dict[s
     return lora
 
 
-class Weights(NamedTuple):
+class StoredWeights(NamedTuple):
     """The weights of a model that have not been read yet, by canonical key."""
 
     tensors: dict[str, Tensor]
@@ -257,13 +268,13 @@ class Weights(NamedTuple):
 
 def find_weights(
     folder: Path, config: LalmConfig, family: Family, tensors: Mapping[str, Tensor], of: ModelPart = None
-) -> Weights:
+) -> StoredWeights:
     """The weights among gathered tensors. Raises CheckpointError that lists all that are missing, unexpected or
     misshapen."""
     plan = match(tensors, weight_table(config, family, of), family, folder)
     lora = read_lora(folder, weight_table(config, family), family) if config.lora else {}
     names = {key: canonical(key, family.renames) for key in plan}
-    return Weights(
+    return StoredWeights(
         {name: tensors[key] for key, name in names.items()},
         {name: plan[key] for key, name in names.items()},
         {name: lora[name] for name in names.values() if name in lora},
@@ -271,41 +282,47 @@ def find_weights(
 
 
 def read_params(
-    weights: Weights,
+    stored: StoredWeights,
     config: LalmConfig,
     dtype: Any = jnp.float32,
     sharding: Sharding | None = None,
-    progress: Progress = silent,
-    stage: str = "loading the model",
+    weights: str | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Read parameters, one after the other: the host holds only the one being read. sharding: (path, shape) of a
     parameter -> where it lives; then the host holds only a layer of it. None: where JAX puts arrays by default.
-    progress(stage, bytes read, bytes in all) is called after each. Raises CheckpointError for weights that are
-    damaged."""
+    weights: a key of `quantized.WEIGHTS`; they are quantised block by block. report(bytes read, bytes in all) is called
+    after each. Raises CheckpointError for weights that are damaged."""
+    kept = abstract_params(Lalm(config, dtype=dtype, weights=weights))
     sources: dict[tuple[str, ...], list[Source]] = {}
-    for name, slot in weights.slots.items():
-        sources.setdefault(slot.path, []).append((weights.tensors[name], slot, weights.lora.get(name)))
-    shapes = parameter_shapes(config)
-    total, done = sum(tensor.nbytes for tensor in weights.tensors.values()), 0
+    for name, slot in stored.slots.items():
+        sources.setdefault(slot.path, []).append((stored.tensors[name], slot, stored.lora.get(name)))
+    total, done = sum(tensor.nbytes for tensor in stored.tensors.values()), 0
     flat: dict[tuple[str, ...], Any] = {}
-    arrays = (
-        ((path, jax.device_put(array)) for path, array in read_arrays(sources, shapes, dtype))
-        if sharding is None
-        else read_stacks(sources, shapes, dtype, sharding)
-    )
+    if sharding is None:
+        whole = read_arrays({Key(path): x for path, x in sources.items()}, {Key(path): x for path, x in kept.items()})
+        arrays: Iterator[tuple[tuple[str, ...], Any]] = ((key.path, jax.device_put(array)) for key, array in whole)
+    else:
+        arrays = read_stacks(sources, kept, sharding)
     for path, array in arrays:
         flat[path] = array
-        done += sum(tensor.nbytes for tensor, _, _ in sources[path])
-        progress(stage, done, total)
+        done += sum(tensor.nbytes for tensor, _, _ in sources.get(path, ()))
+        if report is not None:
+            report(done, total)
     return unflatten_dict(flat)
 
 
 def load_params(
-    folder: Path, config: LalmConfig, family: Family, dtype: Any = jnp.float32, sharding: Sharding | None = None
+    folder: Path,
+    config: LalmConfig,
+    family: Family,
+    dtype: Any = jnp.float32,
+    sharding: Sharding | None = None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """The parameters of a folder: `gather`, `find_weights` and `read_params`, with what these raise."""
-    weights = find_weights(folder, config, family, gather(folder, config, family))
-    return read_params(weights, config, dtype, sharding)
+    stored = find_weights(folder, config, family, gather(folder, config, family))
+    return read_params(stored, config, dtype, sharding, weights)
 
 
 def stored_tensors(params: Mapping[str, Any], config: LalmConfig, family: Family) -> dict[str, np.ndarray]:

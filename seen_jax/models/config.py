@@ -83,7 +83,6 @@ class EncoderConfig:
     post_bias: bool = True
     gated_norm: Literal["mid", "post"] = "mid"
     padding_tokens: bool = False  # the language model also gets the tokens of a row's padding (Voxtral)
-    clamped: bool = True  # float16 residuals stay 1000 below the largest number, as in most originals
     mlps: ClassVar[int] = 1  # per layer; each is a layer of the site encoder.mlp_act
 
     @property

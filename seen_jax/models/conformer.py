@@ -89,7 +89,7 @@ class ConformerLayer(Layer):
         k, v = jnp.split(self.dense("kv", 2 * inner, bias=False)(h), 2, axis=-1)
         q = self.dense("q", inner, bias=False)(h)
         heads = (-1, c.pad_frames, c.heads, c.head_dim)
-        q, k, v = (self.split(y.reshape(heads), None, "heads") for y in (q, k, v))
+        q, k, v = (self.split(y.reshape(heads).astype(self.dtype), None, "heads") for y in (q, k, v))
         table = self.param("distances", nn.initializers.normal(1.0), (2 * c.distance + 1, c.head_dim))
         h = relative_attention(q, k, v, table, valid.reshape(-1, c.pad_frames))
         return self.dense("out", c.width)(h.reshape(*x.shape[:2], inner))
@@ -113,7 +113,7 @@ class QFormerLayer(Layer):
     def __call__(self, x, frames):
         c = self.config
         norm = lambda name: LayerNorm(c.query_eps, name=name)
-        heads = lambda y: y.reshape(*y.shape[:2], c.query_heads, -1)
+        heads = lambda y: y.reshape(*y.shape[:2], c.query_heads, -1).astype(self.dtype)
         for name, source in (("self", x), ("cross", frames)):
             inputs = {"q": x, "k": source, "v": source}
             q, k, v = (heads(self.dense(f"{name}_{n}", c.query_width)(y)) for n, y in inputs.items())
@@ -138,7 +138,7 @@ class Conformer(Stack):
         if total % c.pad_frames:
             raise ValueError(f"{total} frames are not a multiple of {c.pad_frames}")
         valid = within(c, audio.frames, total)
-        x = jnp.where(valid[..., None], audio.features, 0).astype(self.dtype)
+        x = jnp.where(valid[..., None], audio.features, 0).astype(self.stream)
         x = self.dense("input", c.width)(x)
 
         head = Affine((c.width, c.labels), name="out")(), Affine((c.labels, c.width), name="out_mid")()
@@ -160,7 +160,7 @@ class Conformer(Stack):
         c = self.config
         x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % c.window), (0, 0)))
         windows = x.reshape(-1, c.window, c.width)
-        query = self.param("query", nn.initializers.normal(1.0), (1, c.queries, c.query_width)).astype(self.dtype)
+        query = self.param("query", nn.initializers.normal(1.0), (1, c.queries, c.query_width)).astype(self.stream)
         y = LayerNorm(c.query_eps, name="norm_query")(query)
         y = jnp.broadcast_to(y, (len(windows), *y.shape[1:]))
         y, _ = scan(QFormerLayer, c.query_layers, nn.broadcast)(*self.options, name="qformer")(y, windows)

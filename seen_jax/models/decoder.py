@@ -14,7 +14,10 @@ from seen_jax.models import layers
 from seen_jax.models.attention import Visibility, attention, cached_attention
 from seen_jax.models.config import DecoderConfig
 from seen_jax.models.edits import Edits, Records, layer_edits, visit
+from seen_jax.models.linear import Dense, Embed, matrix
 from seen_jax.models.modules import Layer, RMSNorm, Stack, run_layers, scan
+from seen_jax.models.precision import product
+from seen_jax.models.quantized import Bits
 from seen_jax.models.sharding import rows_of
 from seen_jax.models.sites import DECODER_MLP_ACT, DECODER_RESID
 
@@ -72,7 +75,7 @@ class Experts(Layer):
         c = self.config
         b, s, width = x.shape
         tokens = x.reshape(-1, width)
-        router = self.dense("router", c.experts, bias=False)(tokens)
+        router = Dense(c.experts, False, self.dtype, name="router")(tokens)  # chooses: never in few bits
         weights, chosen = jax.lax.top_k(jax.nn.softmax(router.astype(jnp.float32)), c.top_k)
         if c.renormalise:
             weights = weights / weights.sum(-1, keepdims=True)
@@ -84,10 +87,13 @@ class Experts(Layer):
 
         def dense(name, x, n):
             init = nn.initializers.lecun_normal(batch_axis=0)
-            kernel = self.param(name, init, (c.experts, x.shape[-1], n)).astype(self.dtype)
+            kernel, scale = matrix(self, name, (c.experts, x.shape[-1], n), self.bits, init)
+            kernel = kernel.astype(self.dtype) if scale is None else kernel
+            of_block = lambda x, stored: product(x, stored[0], stored[1], self.dtype).astype(self.stream)
+            grouped = functools.partial(layers.grouped_dense, product=of_block)
             if shards == 1:
-                return layers.grouped_dense(x, kernel, groups)
-            return jax.vmap(layers.grouped_dense, (0, None, 0))(sharded(x), kernel, groups).reshape(len(x), n)
+                return grouped(x, (kernel, scale), groups)
+            return jax.vmap(grouped, (0, None, 0))(sharded(x), (kernel, scale), groups).reshape(len(x), n)
 
         copies = self.split(jnp.repeat(tokens, c.top_k, axis=0))
         gate = jax.nn.silu(dense("gate", copies, c.ffn))
@@ -129,7 +135,7 @@ class DecoderLayer(Layer):
 
         h = self._norm("norm2", x)
         if c.experts:
-            h, mlp = Experts(c, self.taps, self.dtype, self.mesh, name="experts")(h, edits, valid, audio)
+            h, mlp = Experts(*self.options, name="experts")(h, edits, valid, audio)
         else:
             gate = self.split(ACTIVATIONS[c.activation](self.dense("gate", c.ffn, bias=False)(h)), None, "ffn")
             gate, mlp = visit(DECODER_MLP_ACT, gate, edits, self.taps, valid, audio)
@@ -142,7 +148,7 @@ class DecoderLayer(Layer):
     def _heads(self, name, h, heads, axis):
         c = self.config
         y = self.dense(name, heads * c.head_dim, c.qkv_bias)(h).reshape(*h.shape[:2], heads, c.head_dim)
-        return self.split(y, None, axis)
+        return self.split(y.astype(self.dtype), None, axis)
 
     def _norm(self, name, x):
         return RMSNorm(self.config.eps, self.config.norm_plus_one, name=name)(x)
@@ -161,17 +167,19 @@ def position(x: Shaped[Array, "batch text *rest"], at: Int[Array, " batch"]) -> 
 
 
 class Decoder(Stack):
-    """The language model from embeddings to logits: `prompt`, then one `step` per generated token."""
+    """The language model from embeddings to logits: `prompt`, then one `step` per generated token. vocabulary: how the
+    embeddings and the output map are stored."""
 
     config: DecoderConfig
+    vocabulary: Bits | None = None
 
     def setup(self):
         c = self.config
-        self.embed = nn.Embed(c.vocab, c.width, dtype=self.dtype, embedding_init=nn.initializers.normal(1.0))
+        self.embed = Embed(c.vocab, c.width, self.dtype, self.vocabulary)
         self.layers = scan(DecoderLayer, c.layers, (0, 0, nn.broadcast), self.unroll)(*self.options)
         self.norm = RMSNorm(c.eps, c.norm_plus_one)
         if not c.tied:
-            self.lm_head = nn.Dense(c.vocab, use_bias=False, dtype=self.dtype)
+            self.lm_head = Dense(c.vocab, False, self.dtype, self.vocabulary)
 
     def embedded(self, tokens: Int[Array, "*b"]) -> Float[Array, "*b width"]:
         """Embeddings of text; its scale is rounded to their dtype."""

@@ -7,12 +7,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from seen_jax.models.linear import Dense, full_kernel
 from seen_jax.models.sharding import constrain_edit
 from seen_jax.models.sites import Taps
 from seen_jax.subspace.formulas import energy_share, low_rank_edit, mapped_low_rank_edit, masked_mean, noise_energy
@@ -109,14 +109,14 @@ def _records(
 
 
 def visit_dense(
-    site: str, a: Activations, edits: Mapping[str, Any], taps: Taps, valid: Mask, dense: nn.Dense
+    site: str, a: Activations, edits: Mapping[str, Any], taps: Taps, valid: Mask, dense: Dense
 ) -> tuple[Float[Array, "items positions out"], Records]:
     """`visit` at an encoder site that one linear layer alone reads: (the output of that layer, records)."""
     edit = edits.get(site)
     change = _change(edit, valid, None)
     y, edited = dense(a), a
     if change is not None:
-        y = mapped_low_rank_edit(y, a, *change, dense.variables["params"]["kernel"])
+        y = mapped_low_rank_edit(y, a, *change, full_kernel(dense))
         if site in taps.sites or edits[site].bias is not None:  # only then are the edited activations needed
             edited = low_rank_edit(a, *change)
     return y, _records(site, (a, edited), edit, change, taps, valid)

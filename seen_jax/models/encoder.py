@@ -20,7 +20,6 @@ from seen_jax.models.projector import project
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
 
 LAYER_SITES = (ENCODER_MLP_ACT, ENCODER_RESID)
-LARGEST = float(np.finfo(np.float16).max) - 1000  # of a clamped residual stream
 
 
 @struct.dataclass
@@ -85,15 +84,13 @@ class EncoderLayer(Layer):
         h = LayerNorm(c.eps, name="norm1")(x)
         heads = (*x.shape[:2], c.heads, c.width // c.heads)
         q, k, v = (self.dense(n, c.width, n != "k" or c.k_bias)(h).reshape(heads) for n in ("q", "k", "v"))
-        q, k, v = (self.split(y, None, "heads") for y in (q, k, v))
+        q, k, v = (self.split(y.astype(self.dtype), None, "heads") for y in (q, k, v))
         h = self._attend(q, k, v, visible).reshape(x.shape)
         x = self.split(x + self.dense("out", c.width)(h))
 
         h = self.split(self.dense("fc1", c.ffn)(LayerNorm(c.eps, name="norm2")(x)), None, "ffn")
         h, mlp = visit_dense(ENCODER_MLP_ACT, layers.gelu(h), edits, self.taps, valid, self.dense("fc2", c.width))
         x = self.split(x + h)
-        if c.clamped and x.dtype == jnp.float16:
-            x = jnp.clip(x, -LARGEST, LARGEST)
         x, resid = visit(ENCODER_RESID, x, edits, self.taps, valid)
         return x, mlp | resid
 
@@ -138,20 +135,20 @@ class Encoder(Stack):
         axes = 2 if c.channels else 1
         padding = ((1, 1),) * axes
         convs = [
-            nn.Conv(c.channels or c.width, (3,) * axes, stride, padding=padding, dtype=self.dtype, name=f"conv{i}")
+            nn.Conv(c.channels or c.width, (3,) * axes, stride, padding=padding, dtype=self.stream, name=f"conv{i}")
             for i, stride in enumerate(c.strides, 1)
         ]
         flat = self.dense("conv_out", c.width, bias=False) if c.channels else None
         table = None
         if c.positions == "sinusoid":
-            table = jnp.asarray(layers.sinusoids(c.max_positions, c.width), self.dtype)
+            table = jnp.asarray(layers.sinusoids(c.max_positions, c.width), self.stream)
         elif c.positions == "table":
             table = self.param("positions", nn.initializers.normal(0.02), (c.max_positions, c.width))
-            table = table.astype(self.dtype)
+            table = table.astype(self.stream)
         parts = []
         for span in c.spans(total):
             visible = span.real(audio.convolved()).reshape(-1)
-            x = span.cut(audio.features).astype(self.dtype)
+            x = span.cut(audio.features).astype(self.stream)
             x = x[..., None] if c.channels else x
             for conv, stride in zip(convs, c.strides, strict=True):
                 real = jnp.arange(x.shape[1]) < visible[:, None]

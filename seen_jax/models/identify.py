@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from seen_jax.models.checkpoint import Weights
+from seen_jax.models.checkpoint import StoredWeights
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.safetensors_files import Tensor
 from seen_jax.models.sites import PROJECTOR
@@ -19,7 +19,7 @@ SAMPLES = 128  # weights that are compared with those of a copy in another preci
 GOLDEN = (5**0.5 - 1) / 2  # its multiples are spread evenly
 
 
-def identify(name: str, weights: Weights, config: LalmConfig) -> dict[str, Identity]:
+def identify(name: str, weights: StoredWeights, config: LalmConfig) -> dict[str, Identity]:
     """The identity of the encoder with its projector ("encoder") and of all weights ("model"); of parts that are not
     there in `weights` none. It depends on canonical keys, dtypes, shapes and values alone. Tensors of more than 1 MiB
     count by 256 KiB of them, so that a model of 7B takes a second or two."""
@@ -41,7 +41,7 @@ def identify(name: str, weights: Weights, config: LalmConfig) -> dict[str, Ident
     return identities
 
 
-def _digest(weights: Weights, key: str) -> bytes:
+def _digest(weights: StoredWeights, key: str) -> bytes:
     """Hash of a tensor and of what is added to it."""
     tensor = weights.tensors[key]
     digest = hashlib.sha256(f"{key} {tensor.dtype} {tensor.shape}\n".encode())

@@ -12,6 +12,8 @@ from seen_jax.models.conformer import Conformer
 from seen_jax.models.decoder import Decoder, KeysValues
 from seen_jax.models.edits import Edits, Records, See
 from seen_jax.models.encoder import Audio, Encoded, Encoder
+from seen_jax.models.precision import full_precision
+from seen_jax.models.quantized import WEIGHTS
 from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import Taps
 
@@ -54,30 +56,34 @@ class Lalm(nn.Module):
 
         out = lalm.apply(variables, batch, edits)    # out.logits, out.taps[site], out.see[site]
 
-    config and taps are static; edits are data. dtype: of activations. unroll: layers per iteration of the layer scan; 1
-    compiles fastest, but a small model trains about twice as fast on a CPU with all layers unrolled. mesh: the devices
-    that activations are split over (`seen_jax.models.sharding`), None for one device."""
+    config and taps are static; edits are data. dtype: of activations; in float16 of the operands of products alone, all
+    else is float32. unroll: layers per iteration of the layer scan; 1 compiles fastest, but a small model trains about
+    twice as fast on a CPU with all layers unrolled. mesh: the devices that activations are split over
+    (`seen_jax.models.sharding`), None for one device. weights: how matrices are stored, of `quantized.WEIGHTS`."""
 
     config: LalmConfig
     taps: Taps = Taps()
     dtype: Any = jnp.float32
     unroll: int = 1
     mesh: Any = None
+    weights: str | None = None
 
     if TYPE_CHECKING:
         apply: ClassVar[Any]  # Linen types it as any output or (output, state)
 
     def setup(self):
-        config, options = self.config.encoder, (self.taps, self.dtype, self.mesh, self.unroll)
-        self.encoder = Conformer(config, *options) if isinstance(config, ConformerConfig) else Encoder(config, *options)
-        self.decoder = Decoder(self.config.decoder, *options)
+        config, options, stored = self.config, (self.taps, self.dtype, self.mesh), WEIGHTS[self.weights]
+        encoder: Any = Conformer if isinstance(config.encoder, ConformerConfig) else Encoder
+        self.encoder = encoder(config.encoder, *options, stored.encoder, self.unroll)
+        self.decoder = Decoder(config.decoder, *options, stored.layers, self.unroll, stored.vocabulary)
 
     def __call__(self, batch: Batch, edits: Edits | None = None, last_only: bool = False) -> Output:
         return self.answer(batch, self.encode(batch.audio, edits), edits, last_only)
 
     def encode(self, audio: Audio, edits: Edits | None = None, first: int = 0) -> Encoded:
         """Audio features -> audio tokens, with taps and SEE of the encoder's sites. first: see `Encoder.__call__`."""
-        return self.encoder(audio, edits or {}, first)
+        with full_precision(self.dtype):
+            return self.encoder(audio, edits or {}, first)
 
     def answer(self, batch: Batch, encoded: Encoded, edits: Edits | None = None, last_only: bool = False) -> Output:
         """Prompt pass over text and audio tokens. last_only: logits of only the last real position."""
@@ -88,14 +94,17 @@ class Lalm(nn.Module):
         x = constrain(x, self.mesh, "batch")
         valid = jnp.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
         last = batch.lengths - 1 if last_only else None
-        x, cache, records = self.decoder.prompt(x, valid, audio & valid, edits or {}, last)
+        with full_precision(self.dtype):
+            x, cache, records = self.decoder.prompt(x, valid, audio & valid, edits or {}, last)
+            logits = self.decoder.logits(x).astype(jnp.float32)
         taps, see = split_records(encoded.records | records)
-        return Output(self.decoder.logits(x).astype(jnp.float32), taps, see, cache)
+        return Output(logits, taps, see, cache)
 
     def step(
         self, last: Int[Array, " batch"], cache: KeysValues, visible: Any, positions: Int[Array, " batch"], edits: Edits
     ) -> tuple[Float[Array, "batch vocab"], KeysValues]:
         """Next-token logits after one generated token per row, and that position's keys and values."""
         x = self.decoder.embedded(last[:, None])
-        x, new, _ = self.decoder.step(x, cache, visible, positions[:, None], edits)
-        return self.decoder.logits(x)[:, 0].astype(jnp.float32), new
+        with full_precision(self.dtype):
+            x, new, _ = self.decoder.step(x, cache, visible, positions[:, None], edits)
+            return self.decoder.logits(x)[:, 0].astype(jnp.float32), new

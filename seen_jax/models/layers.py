@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -125,8 +126,10 @@ def group(chosen: Int[Array, " rows"], experts: int, largest: int = 128) -> Grou
 
 
 def grouped_dense(
-    x: Float[Array, "rows d"], kernel: Float[Array, "experts d f"], groups: Groups
+    x: Float[Array, "rows d"], kernel: Any, groups: Groups, product: Callable[[Array, Any], Array] = jnp.matmul
 ) -> Float[Array, "rows f"]:
-    """Every row times its expert's kernel, block by block."""
-    y = jax.lax.map(lambda block: x[block[0]] @ kernel[block[1]], (groups.rows, groups.experts))
-    return y.reshape(-1, kernel.shape[-1])[groups.places]
+    """The product of every row and its expert's kernel, block by block. kernel: an array [experts, d, f], or several
+    that `product` takes together."""
+    take = lambda expert: jax.tree.map(lambda k: k[expert], kernel)
+    y = jax.lax.map(lambda block: product(x[block[0]], take(block[1])), (groups.rows, groups.experts))
+    return y.reshape(-1, y.shape[-1])[groups.places]

@@ -31,7 +31,9 @@ from seen_jax.models.hub import Hub, HubOptions
 from seen_jax.models.identify import identify
 from seen_jax.models.lalm import Lalm
 from seen_jax.models.model import Model
+from seen_jax.models.precision import dtype_for
 from seen_jax.models.processor import Processor
+from seen_jax.models.quantized import check_weights
 from seen_jax.models.sharding import parameter_sharding
 from seen_jax.models.tokenizer_limits import check_tokenizer
 from seen_jax.progress import Progress, silent
@@ -41,23 +43,29 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json"
 
 def load(
     name: str | Path = "seen-tiny",
-    dtype: str = "float32",
+    dtype: str = "auto",
     mesh: Mesh | None = None,
     progress: Progress = silent,
     part: ModelPart = None,
+    weights: str | None = None,
     **options: Unpack[HubOptions],
 ) -> Model:
     """Load a model: "seen-tiny" (embedded), a Hugging Face folder, or a hub name. Nothing is unpickled and no remote
     code runs. Raises CheckpointError for files that are missing, damaged or unsupported, before weights are downloaded
-    where the list of files tells; ConfigError for an unknown dtype or part, and for a revision of what is not on the
-    hub.
+    where the list of files tells; ConfigError for an unknown dtype, part or kind of weights, and for a revision of what
+    is not on the hub.
 
     name: a folder holds config.json, safetensors and a tokenizer; a hub name is "org/model".
-    dtype: of parameters and activations, "float32", "bfloat16" or "float16".
+    dtype: of parameters and activations, "float32", "bfloat16" or "float16" (the operands of products alone: residual
+        stream, norms and activations are float32); "auto": float32 on a CPU, bfloat16 on a TPU and on GPUs that have
+        it, float16 on other GPUs.
     mesh: of `make_mesh`, over which parameters and everything computed with them are split; None: one device.
     progress: called as progress("loading NAME", bytes read, bytes in all).
     part: "encoder" reads, downloads and holds the audio encoder and projector alone, which is all that `score` and
-    `calibrate` need at their sites; no tokenizer is needed. None: the whole model.
+        `calibrate` need at their sites; no tokenizer is needed. None: the whole model.
+    weights: how matrices are stored. None: in dtype; "int8": those of the decoder as 8-bit integers with a scale for
+        each output channel; "int8-all": those of the encoder and the projector too; "int4": those of the decoder's
+        layers as 4-bit integers with a scale for 64 inputs of each channel, embeddings and output map in 8 bits.
     revision: branch, tag or commit of a hub name. token: an access token; None: that of `hf auth login`.
     local_files_only: use what was downloaded before, and ask the hub nothing.
 
@@ -66,8 +74,8 @@ def load(
     >>> seen_jax.load("seen-tiny", part="encoder")
     Model('seen-tiny', family='qwen2_5_omni', encoder=4 layers of 192, dtype=float32)
     """
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"dtype must be float32, bfloat16 or float16, not '{dtype}'.")
+    dtype = dtype_for(dtype)
+    check_weights(weights)
     if part not in (None, "encoder"):
         raise ConfigError(f"part must be 'encoder', or None for the whole model, not '{part}'.")
     hub = Hub(**options)
@@ -79,11 +87,12 @@ def load(
     fetch_weights(name, folder, wanted_weights(config, family, part), hub, [LORA] if config.lora else [])
     tensors = gather(folder, config, family, part, hub)
     config = config if part else with_stored_head(tensors, config, family)
-    weights = find_weights(folder, config, family, tensors, part)
-    params = read_params(weights, config, jnp.dtype(dtype), _sharding(mesh), progress, f"loading {name}")
+    stored = find_weights(folder, config, family, tensors, part)
+    report = functools.partial(progress, f"loading {name}")
+    params = read_params(stored, config, jnp.dtype(dtype), _sharding(mesh), weights, report)
     processor = Processor(None if part else _checked_tokenizer(folder, config, family), config, family, mesh)
-    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh)
-    return Model(str(name), folder, lalm, {"params": params}, processor, identify(str(name), weights, config))
+    lalm = Lalm(config, dtype=jnp.dtype(dtype), mesh=mesh, weights=weights)
+    return Model(str(name), folder, lalm, {"params": params}, processor, identify(str(name), stored, config))
 
 
 def _sharding(mesh: Mesh | None) -> Sharding | None:

@@ -54,11 +54,22 @@ class Model:
         stacks: dict[str, Any] = {"encoder": self.config.encoder}
         stacks |= {"decoder": self.config.decoder} if self.has_decoder else {}
         sizes = "".join(f", {name}={part.layers} layers of {part.width}" for name, part in stacks.items())
-        return f"Model({self.name!r}, family={self.config.family!r}{sizes}, dtype={jax.numpy.dtype(self.lalm.dtype)})"
+        weights = f", weights={self.weights}" if self.weights else ""
+        return f"Model({self.name!r}, family={self.config.family!r}{sizes}, dtype={self.dtype}{weights})"
 
     @property
     def config(self) -> LalmConfig:
         return self.lalm.config
+
+    @property
+    def dtype(self) -> str:
+        """Of parameters and activations."""
+        return jax.numpy.dtype(self.lalm.dtype).name
+
+    @property
+    def weights(self) -> str | None:
+        """How matrices are stored, as `load` takes it."""
+        return self.lalm.weights
 
     @property
     def has_decoder(self) -> bool:

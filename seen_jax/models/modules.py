@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from seen_jax.models import layers
+from seen_jax.models.linear import Dense
+from seen_jax.models.precision import stream_dtype
+from seen_jax.models.quantized import Bits
 from seen_jax.models.sharding import constrain
 from seen_jax.models.sites import Taps
 
@@ -33,15 +36,27 @@ class RMSNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """Base of the layers. dtype: of the activations. mesh: the devices that they are split over, None for one."""
+    """Base of the layers. dtype: of products. mesh: the devices that activations are split over, None for one. bits:
+    how the matrices of linear maps are stored."""
 
     config: Any
     taps: Taps = Taps()
     dtype: Any = jnp.float32
     mesh: Any = None
+    bits: Bits | None = None
 
-    def dense(self, name: str, width: int, bias: bool = True) -> nn.Dense:
-        return nn.Dense(width, use_bias=bias, dtype=self.dtype, name=name)
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """The fields of a `Layer`."""
+        return self.config, self.taps, self.dtype, self.mesh, self.bits
+
+    @property
+    def stream(self) -> Any:
+        """The dtype of the residual stream, of norms and of activations."""
+        return stream_dtype(self.dtype)
+
+    def dense(self, name: str, width: int, bias: bool = True) -> Dense:
+        return Dense(width, bias, self.dtype, self.bits, name=name)
 
     def split(self, x: Any, *axes: str | None) -> Any:
         """`constrain` to the mesh: rows over the data axis, and `axes` after them."""
@@ -52,11 +67,6 @@ class Stack(Layer):
     """Base of the encoders and the decoder, whose layers run in one scan. unroll: layers per iteration."""
 
     unroll: int = 1
-
-    @property
-    def options(self) -> tuple[Any, ...]:
-        """The fields of a `Layer`."""
-        return self.config, self.taps, self.dtype, self.mesh
 
 
 def scan(layer: Any, length: int, in_axes: Any, unroll: int = 1) -> Any:

@@ -45,7 +45,7 @@ def _fill(e: Any, x: Array, inside: Array) -> Array:
 
 
 def _conv(e: Any, x: Array, inside: Array) -> Array:
-    conv = nn.Conv(e.config.width, (3,), 2, padding=((1, 1),), dtype=e.dtype, name="proj_conv")
+    conv = nn.Conv(e.config.width, (3,), 2, padding=((1, 1),), dtype=e.stream, name="proj_conv")
     return layers.gelu(conv(jnp.where(inside, x, 0)))
 
 

@@ -9,16 +9,16 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from seen_jax.errors import CheckpointError
 from seen_jax.models.folders import INDEX, WEIGHTS, Wanted, no_weights, weight_names
+from seen_jax.models.quantized import is_quantized, quantize, scale_path
 from seen_jax.models.weights import Slot
 
-K = TypeVar("K")
 LowRank = tuple[np.ndarray, np.ndarray]
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "F64": np.float64}
 BLOCK, TILE = 4 << 20, 128  # bytes read at a time; columns transposed at a time, which the processor's cache holds
@@ -45,6 +45,23 @@ class Tensor:
 
 
 Source = tuple[Tensor, Slot, LowRank | None]  # a tensor, its place in a parameter, the factors of what is added to it
+
+
+class Key(NamedTuple):
+    """What is read at a time: a parameter, or one layer of it."""
+
+    path: tuple[str, ...]
+    layer: int | None = None
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a tensor."""
+
+    tensor: Tensor
+    start: int  # the first row
+    place: np.ndarray  # where they belong: a view of the parameter in stored layout
+    lora: LowRank | None  # factors of what is added to them
+    scales: np.ndarray | None  # [rows, groups] where the scales of a quantised parameter belong
 
 
 def list_tensors(folder: Path, wanted: Wanted | None = None) -> dict[str, Tensor]:
@@ -97,16 +114,15 @@ def check_file(file: Path) -> None:
         ) from None
 
 
-def read_arrays(
-    sources: Mapping[K, Sequence[Source]], shapes: Mapping[K, tuple[int, ...]], dtype: Any
-) -> Iterator[tuple[K, np.ndarray]]:
-    """(key, array) of every parameter, or of every layer of it, one after the other, each read by several threads."""
+def read_arrays(sources: Mapping[Key, Sequence[Source]], kept: Mapping[Key, Any]) -> Iterator[tuple[Key, np.ndarray]]:
+    """(key, array) of every parameter, or of every layer of it, one after the other, each read by several threads; a
+    quantised one is followed by its scales. kept: {key: its shape and dtype}."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for key, parts in sources.items():
-            array = _aligned(shapes[key], np.dtype(dtype))
-            jobs = [job for part in parts for job in _blocks(part, array)]
-            list(pool.map(_read_block, *zip(*jobs, strict=True)))
-            yield key, array
+            keys = (key, Key(scale_path(key.path), key.layer)) if is_quantized(kept[key]) else (key,)
+            arrays = {name: _aligned(kept[name].shape, np.dtype(kept[name].dtype)) for name in keys}
+            list(pool.map(_read_block, [block for part in parts for block in _blocks(part, *arrays.values())]))
+            yield from arrays.items()
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -116,21 +132,24 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + len(raw) - 64].view(dtype).reshape(shape)
 
 
-def _blocks(source: Source, array: np.ndarray) -> Iterator[tuple[Tensor, int, np.ndarray, LowRank | None]]:
-    """(tensor, first row, where the block belongs: a view of `array` in stored layout, factors) of blocks of rows."""
+def _blocks(source: Source, array: np.ndarray, scales: np.ndarray | None = None) -> Iterator[Block]:
+    """Blocks of rows of a tensor. scales: where those of a quantised array belong."""
     tensor, slot, lora = source
     place = slot.layout(array[slot.index])
     if not place.size:
         return
     place = np.atleast_1d(place)
+    scales = None if scales is None else slot.layout(scales[slot.index])
     rows = max(1, BLOCK * len(place) // tensor.nbytes)
     for start in range(0, len(place), rows):
-        added = None if lora is None else (lora[0][start : start + rows], lora[1])
-        yield tensor, start, place[start : start + rows], added
+        block = slice(start, start + rows)
+        added = None if lora is None else (lora[0][block], lora[1])
+        yield Block(tensor, start, place[block], added, None if scales is None else scales[block])
 
 
-def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | None) -> None:
-    """Read the rows from `start` on into `place`, checked, converted and, tile by tile, transposed."""
+def _read_block(block: Block) -> None:
+    """Read a block of rows into its place, checked, converted or quantised and, tile by tile, transposed."""
+    tensor, start, place, lora, scales = block
     row = place.size // len(place)
     whole = place.flags.c_contiguous
     straight = whole and place.dtype == tensor.numpy_dtype and lora is None
@@ -143,19 +162,23 @@ def _read_block(tensor: Tensor, start: int, place: np.ndarray, lora: LowRank | N
         raise CheckpointError(f"{tensor.file} cannot be read ({e}).") from None
     if read != len(raw):
         raise CheckpointError(f"{tensor.file} is damaged: it ends inside {tensor.key}; download or copy it again.")
-    block = raw.view(tensor.numpy_dtype).reshape(place.shape)
+    numbers = raw.view(tensor.numpy_dtype).reshape(place.shape)
     if lora is not None:
-        block = block.astype(np.float32) + lora[0] @ lora[1]
-    _check_finite(tensor, block, place.dtype)
+        numbers = numbers.astype(np.float32) + lora[0] @ lora[1]
+    _check_finite(tensor, numbers, np.dtype(np.float32) if scales is not None else place.dtype)
     if straight:
         return
-    if place.dtype == block.dtype and place.itemsize == 2:
-        place, block = place.view(np.uint16), block.view(np.uint16)  # bfloat16 as NumPy's own kind: it copies faster
+    if scales is not None:
+        integers, of_groups = quantize(numbers.reshape(len(place), -1), place.dtype, scales.shape[1])
+        numbers, scales[:] = integers.reshape(place.shape), of_groups.reshape(scales.shape)
+    elif place.dtype == numbers.dtype and place.itemsize == 2:
+        # bfloat16 as NumPy's own kind: it copies faster
+        place, numbers = place.view(np.uint16), numbers.view(np.uint16)
     if whole or place.ndim == 1:
-        place[:] = block
+        place[:] = numbers
         return
     for column in range(0, place.shape[1], TILE):
-        place[:, column : column + TILE] = block[:, column : column + TILE]
+        place[:, column : column + TILE] = numbers[:, column : column + TILE]
 
 
 def _check_finite(tensor: Tensor, block: np.ndarray, dtype: np.dtype) -> None:

@@ -26,18 +26,20 @@ RULES = {
     **dict.fromkeys(("experts", "width")),
 }
 _HEADS, _FFN = r"(q|k|v|kv|self_[qkv]|cross_[qkv])", r"(fc1|gate|up|ff\d_up|conv_up|proj1)"
-PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (  # the last axes; parameters not named here are on every device
-    (r"decoder/embed/embedding", ("vocab", "spare")),
-    (r"decoder/lm_head/kernel", ("spare", "vocab")),
-    (rf".*/{_HEADS}/kernel", ("width", "heads")),
+_MATRIX = "(kernel|scale)"
+# The last axes; parameters not named here are on every device. Scales of quantised matrices are split as those are.
+PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"decoder/embed/(embedding|scale)", ("vocab", "spare")),
+    (rf"decoder/lm_head/{_MATRIX}", ("spare", "vocab")),
+    (rf".*/{_HEADS}/{_MATRIX}", ("width", "heads")),
     (rf".*/{_HEADS}/bias", ("heads",)),
-    (r".*/(layers/o|layers/out|self_out|cross_out)/kernel", ("heads", "width")),
-    (rf".*/{_FFN}/kernel", ("width", "ffn")),
+    (rf".*/(layers/o|layers/out|self_out|cross_out)/{_MATRIX}", ("heads", "width")),
+    (rf".*/{_FFN}/{_MATRIX}", ("width", "ffn")),
     (rf".*/{_FFN}/bias", ("ffn",)),
-    (r".*/(fc2|down|ff\d_down|conv_down|proj2)/kernel", ("ffn", "width")),
-    (r".*/experts/(gate|up)", ("experts", "width", "ffn")),
-    (r".*/experts/down", ("experts", "width", "spare")),
-    (r"encoder/(conv_out|proj)/kernel", ("width", "spare")),
+    (rf".*/(fc2|down|ff\d_down|conv_down|proj2)/{_MATRIX}", ("ffn", "width")),
+    (r".*/experts/(gate|up)(_scale)?", ("experts", "width", "ffn")),
+    (r".*/experts/down(_scale)?", ("experts", "width", "spare")),
+    (rf"encoder/(conv_out|proj)/{_MATRIX}", ("width", "spare")),
 )
 SITES = {ENCODER_MLP_ACT: "ffn", DECODER_MLP_ACT: "ffn"}  # the widths of other sites are not split
 

@@ -147,7 +147,8 @@ def _settings(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -
     """What was run: facts that need words, then the rest of the settings as they are."""
     identity, model, cells, bases = manifest["identity"], manifest["model"], tables["conditions"], tables["bases"]
     size = f"{model['parameters']:,} parameters, " if "parameters" in model else ""
-    weights = f"{size}{identity['dtype']}, weights {model['fingerprint']}"
+    bits = f" with {identity['weights']} weights" if identity.get("weights") else ""
+    weights = f"{size}{identity['dtype']}{bits}, weights {model['fingerprint']}"
     facts = {"Model": f"{model['name']} (family {model['family']}, {weights})"}
     if len(cells):
         clean = cells[(cells["mitigation"] == NONE) & cells["snr_db"].isna()]

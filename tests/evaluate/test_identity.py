@@ -85,7 +85,7 @@ def test_other_generation_settings_are_noticed(finished, monkeypatch, tmp_path):
     generation = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps(generation | {"repetition_penalty": 1.3}))
     load = preparing.load
-    monkeypatch.setattr(preparing, "load", lambda _, *args: load(folder, *args))
+    monkeypatch.setattr(preparing, "load", lambda _, *args, **options: load(folder, *args, **options))
     with pytest.raises(ConfigError, match="different: model_settings"):
         evaluate(config)
 
@@ -148,8 +148,8 @@ def test_numbers_that_are_not_finite_are_no_answers(finished, monkeypatch):
     """A NaN in the weights of the encoder fails every item, by name, and gives no GSR of 100 %."""
     load = preparing.load
 
-    def broken(*args) -> Model:
-        model = load(*args)
+    def broken(*args, **options) -> Model:
+        model = load(*args, **options)
         encoder = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(np.nan), model.variables["params"]["encoder"])
         return dataclasses.replace(model, variables={"params": {**model.variables["params"], "encoder": encoder}})
 

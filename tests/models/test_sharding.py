@@ -94,6 +94,16 @@ def test_parameters_are_split_as_in_megatron():
     assert split("decoder/layers/norm1/scale", 4, 32) == PartitionSpec(None, None)
 
 
+def test_scales_are_split_as_their_matrix():
+    mesh = mesh_of(2, 4)
+    split = lambda path, *shape: parameter_sharding(mesh, path.split("/"), shape).spec
+    assert split("decoder/layers/q/scale", 3, 1, 64) == PartitionSpec(None, None, TENSOR)
+    assert split("decoder/layers/down/scale", 3, 1, 32) == PartitionSpec(None, None, None)
+    assert split("decoder/layers/down/scale", 3, 12, 32) == PartitionSpec(None, TENSOR, None)  # in groups
+    assert split("decoder/embed/scale", 400, 1) == PartitionSpec(TENSOR, None)
+    assert split("decoder/layers/experts/up_scale", 3, 8, 1, 64) == PartitionSpec(None, None, None, TENSOR)
+
+
 def test_an_axis_that_does_not_divide_is_left_whole():
     mesh = mesh_of(2, 4)
     axes = ("batch", None, "kv_heads", None)

@@ -42,7 +42,7 @@ class GlmAsr(_parts.LlamaFamily):
         return _parts.whisper(
             audio, decoder.width, positions="rotary", rope_theta=float(rope["rope_theta"]),
             rotary=int(width // heads * rope.get("partial_rotary_factor", 1.0)),
-            post=("norm", "stack", "mlp"), stack=STACK, hidden=2 * decoder.width, clamped=False,
+            post=("norm", "stack", "mlp"), stack=STACK, hidden=2 * decoder.width,
         )  # fmt: skip
 
     def rules(self, config: LalmConfig) -> list[Rule]:

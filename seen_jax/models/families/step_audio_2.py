@@ -77,7 +77,7 @@ class StepAudio2(_parts.LlamaFamily):
             n_mels=first(audio, "n_mels"), width=audio["n_audio_state"], layers=audio["n_audio_layer"],
             heads=audio["n_audio_head"], ffn=4 * audio["n_audio_state"], max_positions=audio["n_audio_ctx"],
             output_width=audio["llm_dim"], pad_frames=200, positions="table",
-            post=("pool", "norm", "conv", "mlp"), hidden=HIDDEN, activation="relu", clamped=False,
+            post=("pool", "norm", "conv", "mlp"), hidden=HIDDEN, activation="relu",
         )  # fmt: skip
 
     def rules(self, config: LalmConfig) -> list[Rule]:
