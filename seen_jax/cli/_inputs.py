@@ -19,6 +19,8 @@ from seen_jax.audio import (
     noise_source,
     read_audio,
 )
+from seen_jax.audio.features import SAMPLE_RATE
+from seen_jax.cli._memory import check_memory
 from seen_jax.cli._output import note
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
@@ -73,6 +75,7 @@ def read_inputs(args: Any, fields: Mapping[str, Any], snrs_db: Sequence[float], 
     every = list(enumerate(find_audio(args.audio)))
     reader = ClipReader(args.model, bool(snrs_db), args.strict or len(every) == 1)
     numbered, clips = reader.read_all(every, progress)
+    check_memory(args, max(map(len, clips)) / SAMPLE_RATE)
     items, model = [item for _, item in numbered], load_model(args, progress)
     try:
         if basis is not None:

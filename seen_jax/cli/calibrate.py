@@ -61,7 +61,9 @@ def options(parser: Parser) -> None:
 def run(args: Any) -> Result:
     from seen_jax.api import DEFAULT_PROMPT
     from seen_jax.audio import find_audio
+    from seen_jax.audio.features import SAMPLE_RATE
     from seen_jax.cli import _inputs as inputs
+    from seen_jax.cli._memory import check_memory
     from seen_jax.cli._report import describe, warn_of
 
     check_site(args.site)
@@ -86,6 +88,7 @@ def run(args: Any) -> Result:
         reader, waves = inputs.ClipReader(args.model, True, args.strict or len(items) == 1), list[Any]()
         if not args.stream:
             items, waves = reader.read_all(items, report)
+        check_memory(args, max((len(wave) / SAMPLE_RATE for wave in waves), default=1.0))
         model = inputs.load_model(args, report)
         prompt = (args.prompt or DEFAULT_PROMPT) if args.site in DECODER_SITES else ""
         task = Task(args, model, items, waves, reader, prompt, report)

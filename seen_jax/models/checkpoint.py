@@ -49,7 +49,7 @@ def read_config(folder: Path) -> tuple[LalmConfig, Family]:
     family = family_of(raw.get("model_type"), path)
     for part in family.parts:
         if raw.get(part.attribute) and not raw.get(part.section):
-            other = part_folder(folder, part, str(raw[part.attribute]))
+            other = part_folder(folder, part, str(raw[part.attribute]), weights=False)
             raw[part.section] = read_json(other / "config.json", f"configuration of {part.attribute}")
     check_largest(raw)
     try:

@@ -9,7 +9,8 @@ from seen_jax.files import parse_json
 
 EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
 LARGEST = 256 << 20  # bytes of a JSON file; the largest tokenizers have 35 MB
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+WEIGHT_FILES = "*.safetensors"
+FILES = ("*.json", WEIGHT_FILES, "*.jinja", "*.txt", "*.model")
 
 
 def cache_folder() -> Path:
@@ -26,8 +27,9 @@ class Part(NamedTuple):
     prefix: str  # the beginning of its keys in the whole model
 
 
-def find_folder(name: str | Path) -> Path:
-    """The local folder of an embedded name, a folder, or a hub name (downloaded once, without pickled files)."""
+def find_folder(name: str | Path, weights: bool = True) -> Path:
+    """The local folder of an embedded name, a folder, or a hub name (downloaded once, without pickled files; with
+    weights=False without weights)."""
     if str(name) in EMBEDDED:
         return EMBEDDED[str(name)]
     folder = Path(os.path.expanduser(name))
@@ -42,7 +44,7 @@ def find_folder(name: str | Path) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+        return Path(snapshot_download(str(name), allow_patterns=[f for f in FILES if weights or f != WEIGHT_FILES]))
     except GatedRepoError:
         problem = "is gated: accept its licence on the hub, then log in with `hf auth login`."
     except RepositoryNotFoundError:
@@ -52,13 +54,13 @@ def find_folder(name: str | Path) -> Path:
     raise CheckpointError(f"{name} {problem}")
 
 
-def part_folder(folder: Path, part: Part, name: str) -> Path:
+def part_folder(folder: Path, part: Part, name: str, weights: bool = True) -> Path:
     """The folder of a part of the model in `folder`: relative to that, or anything that `find_folder` takes."""
     beside = folder / name
     if beside.is_dir():
         return beside
     try:
-        return find_folder(name)
+        return find_folder(name, weights)
     except CheckpointError as e:
         config = folder / "config.json"
         raise CheckpointError(f"{config} leaves a part of the model to {part.attribute} = '{name}': {e}") from None
