@@ -11,6 +11,7 @@ _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = ")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"(?:body|condition|to_apply|calls)=%?([\w.-]+)")
+_CONDITION = re.compile(r"condition=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.-]+))")
 
 
@@ -39,10 +40,8 @@ class Instruction(NamedTuple):
         return float(stated[1]) if stated else 0.0
 
     @property
-    def trips(self) -> int | None:
-        """How often a loop runs; None where the compiler does not know."""
-        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.rest)
-        return int(known[1]) if known else None
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.-]+)", self.rest.partition(")")[0])
 
 
 Computations = dict[str, list[Instruction]]
@@ -52,11 +51,22 @@ class Step(NamedTuple):
     """An instruction with the loops around it, from the outside in, and how often each of them runs."""
 
     instruction: Instruction
-    loops: tuple[tuple[str, int], ...]
+    loops: tuple["Loop", ...]
 
     @property
     def times(self) -> int:
-        return math.prod(trips for _, trips in self.loops)
+        return math.prod(loop.trips for loop in self.loops)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is inside a loop that ends when all answers have ended."""
+        return not all(loop.counted for loop in self.loops)
+
+
+class Loop(NamedTuple):
+    name: str
+    trips: int
+    counted: bool  # whether the program itself says how many
 
 
 def parse(text: str) -> tuple[Computations, str]:
@@ -95,23 +105,32 @@ def arrays(text: str) -> tuple[Shape, ...]:
     return tuple(Shape(kind, sizes(digits), "S(" in layout) for kind, digits, layout in _ARRAY.findall(text))
 
 
-def steps(text: str, unknown: int = 1) -> list[Step]:
-    """Every instruction that runs, inside its loops. unknown: trips of loops that the compiler cannot count."""
+def steps(text: str, uncounted: int = 1) -> list[Step]:
+    """Every instruction that runs, inside its loops. uncounted: trips of loops that end when all answers have ended."""
     computations, entry = parse(text)
 
-    def walk(name: str, loops: tuple[tuple[str, int], ...]) -> Iterator[Step]:
+    def walk(name: str, loops: tuple[Loop, ...]) -> Iterator[Step]:
         for instruction in computations[name]:
             yield Step(instruction, loops)
             inner = loops
             if instruction.kind == "while":
-                trips = unknown if instruction.trips is None else instruction.trips
-                inner = (*loops, (instruction.name, trips))
+                trips = _trips(instruction, computations)
+                inner = (*loops, Loop(instruction.name, trips or uncounted, trips is not None))
             elif instruction.kind not in ("call", "conditional"):  # a fusion states the cycles of all that it holds
                 continue
             for called in _called(instruction):
                 yield from walk(called, inner)
 
     return list(walk(entry, ()))
+
+
+def _trips(loop: Instruction, computations: Computations) -> int | None:
+    """How often a loop runs whose condition compares a counter from 0 with a number: a scan. None for any other."""
+    condition = computations[_CONDITION.findall(loop.rest)[0]]
+    numbers = {x.name: int(x.rest.partition(")")[0]) for x in condition if x.kind == "constant" and x.rest[0].isdigit()}
+    root = condition[-1]
+    limits = [numbers[name] for name in root.operands if name in numbers]
+    return limits[0] if root.kind == "compare" and "direction=LT" in root.rest and limits else None
 
 
 def _called(instruction: Instruction) -> list[str]:
@@ -125,12 +144,6 @@ def cycles(program: Sequence[Step]) -> float:
     return sum(step.times * step.instruction.cycles for step in program)
 
 
-def unknown_loops(program: Sequence[Step]) -> set[str]:
-    """The loops whose trips the compiler does not know: those that decode until all answers have ended."""
-    loops = (step.instruction for step in program if step.instruction.kind == "while")
-    return {loop.name for loop in loops if loop.trips is None}
-
-
 def inside_loops(program: Sequence[Step], kinds: Sequence[str], like: Sequence[tuple[int, ...]]) -> list[Step]:
     """Instructions of some kinds in a loop whose result has a size that is in `like`, whatever the order of its axes:
     copies or exchanges of one layer of the weights or the cache. Loading into the chip's near memory is no copy."""
@@ -138,7 +151,8 @@ def inside_loops(program: Sequence[Step], kinds: Sequence[str], like: Sequence[t
     found = []
     for step in program:
         kind = step.instruction.kind.removesuffix("-start").removesuffix("-done")
-        large = any(not shape.near and _axes(shape.sizes) in wanted for shape in step.instruction.shapes)
+        results = step.instruction.shapes[: 1 if kind == "copy" else None]  # an asynchronous copy lists its source too
+        large = any(not shape.near and _axes(shape.sizes) in wanted for shape in results)
         if step.loops and kind in kinds and large:
             found.append(step)
     return found

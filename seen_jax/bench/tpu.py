@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ TINY = "seen-tiny"
 MODELS = ("qwen2_5_omni", "minicpm_o", "step_audio_2", "qwen2_audio", "audio_flamingo_3", TINY)
 MACHINES = ("v5e-1", "v5e-4", "v6e-1", "v4-8")
 PRECISIONS: dict[str, dict[str, Any]] = {"bfloat16": {"dtype": "bfloat16"}}  # fields of `Work`
+PROGRAMS = ("encode", "calibrate", "score", "encode with SEEN", "generate", "four answers", "training step")
 SECONDS, TEXT, NEW = 10.0, 64, 64  # of a clip; tokens of text and of an answer
 CLIPS = (16, 8, 4, 2, 1)  # at once: the first number that fits by the estimate
 DECODE, PROMPT, SEEN, FOUR = 0.6, 0.4, 0.03, 1.5  # goals
@@ -93,23 +94,26 @@ def tpu(
     models: Sequence[str],
     machines: Sequence[str],
     precisions: Sequence[str],
+    names: Sequence[str] = PROGRAMS,
     out: Path | None = None,
     progress: Progress = silent,
 ) -> list[Row]:
-    """Every program of every model on every machine. out: a file of earlier rows, which are not made again, and which
-    gets each new row at once. ConfigError where libtpu is not installed."""
+    """The programs of these names, of every model on every machine. out: a file of earlier rows, which are not made
+    again, and which gets each new row at once. ConfigError where libtpu is not installed."""
     rows = {row.key: row for row in saved(out)}
     groups = [(model, machine, kind) for model in models for machine in machines for kind in precisions]
     for done, group in enumerate(groups):
         progress("compiling for TPU", done, len(groups))
-        for name, (lowered, to, work) in _programs(*group, rows).items():
+        for name, (lowered, to, work) in _programs(*group).items():
+            if name not in names or (*group, name) in rows:
+                continue
             row = compiled((*group, name), lowered, to, work)
             rows[row.key] = row
             if out is not None:
                 kept = [dataclasses.asdict(row) for row in rows.values()]
                 write_file(out, json.dumps({"rows": kept}, indent=1) + "\n")
     progress("compiling for TPU", len(groups), len(groups))
-    return [row for row in rows.values() if row.key[:3] in groups]
+    return [row for row in rows.values() if row.key[:3] in groups and row.program in names]
 
 
 def saved(out: Path | None) -> list[Row]:
@@ -127,8 +131,8 @@ def configuration(model: str) -> LalmConfig:
     return read_config(find_folder(TINY))[0] if model == TINY else published_config(FAMILIES[model])
 
 
-def _programs(model: str, machine: str, kind: str, known: Mapping[Any, Row]) -> dict[str, tuple[Lowered, Target, Work]]:
-    """The programs that have no row yet."""
+def _programs(model: str, machine: str, kind: str) -> dict[str, tuple[Lowered, Target, Work]]:
+    """The programs of a model on a machine, each with what it is compiled for."""
     config, device = configuration(model), DEVICES[machine]
     base = Work(1, SECONDS, text=TEXT, new=NEW, **PRECISIONS[kind])
     works = {"encoder": largest(config, dataclasses.replace(base, part=ENCODER), device)}
@@ -140,8 +144,7 @@ def _programs(model: str, machine: str, kind: str, known: Mapping[Any, Row]) -> 
     for name, work in works.items():
         to = programs.target(config, work, device)
         for program, lowered in makers[name](to).items():
-            if (model, machine, kind, program) not in known:
-                chosen[program] = lowered, to, work
+            chosen[program] = lowered, to, work
     return chosen
 
 
@@ -172,7 +175,7 @@ def compiled(key: tuple[str, str, str, str], lowered: Lowered, to: Target, work:
 def estimates(text: str, to: Target, work: Work, device: Device, program: str) -> dict[str, Any]:
     """Seconds, shares, copies and exchanges of an optimised program."""
     steps = hlo.steps(text, to.new - 1)
-    decoding = [step for step in steps if hlo.unknown_loops(steps) & {name for name, _ in step.loops}]
+    decoding = [step for step in steps if step.decodes]
     seconds, loop = hlo.cycles(steps) / device.clock, hlo.cycles(decoding) / (to.new - 1) / device.clock
     like = one_layer(to, work)
     names = lambda kinds: tuple(step.instruction.name for step in hlo.inside_loops(steps, kinds, like))
@@ -246,5 +249,7 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
 def compiler_alone() -> None:
     """Keep JAX from looking for a TPU. Call before anything is computed."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # other processes may compile too
     jax.config.update("jax_platforms", "cpu")

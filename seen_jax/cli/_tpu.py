@@ -1,7 +1,7 @@
 """The suite `tpu` of `seen-jax bench`: its options, its rows and its goals as tables."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from seen_jax.cli._output import Result, check_file, progress, table
@@ -23,6 +23,7 @@ def options(parser: Parser) -> None:
     )
     add("--machines", nargs="+", metavar="NAME", help="v5e-1, v5e-4, v6e-1, v4-8 (default: all)")
     add("--precisions", nargs="+", metavar="NAME", help="in which weights are kept (default: all)")
+    add("--programs", nargs="+", metavar="NAME", help="such as score, generate, 'four answers' (default: all)")
 
 
 def run(args: Any) -> Result:
@@ -33,16 +34,11 @@ def run(args: Any) -> Result:
     out = check_file(args.out, (".json",), overwrite=True)
     if out is not None and args.overwrite:
         out.unlink(missing_ok=True)
-    chosen: list[tuple[str, ...]] = []
-    for option, known in (("models", tpu.known()), ("machines", tpu.MACHINES), ("precisions", tuple(tpu.PRECISIONS))):
-        names = tuple(args.get(option) or (tpu.MODELS if option == "models" else known))
-        if unknown := [name for name in names if name not in known]:
-            raise ConfigError(f"--{option}: unknown '{unknown[0]}'. Known: {', '.join(known)}.")
-        chosen.append(names)
+    models = _chosen(args, "models", tpu.known(), tpu.MODELS)
+    rest = [_chosen(args, name, getattr(tpu, name.upper())) for name in ("machines", "precisions", "programs")]
     tpu.compiler_alone()
     with progress() as tick:
-        models, machines, precisions = chosen
-        rows = tpu.tpu(models, machines, precisions, out, tick)
+        rows = tpu.tpu(models, *rest, out=out, progress=tick)
     groups: dict[tuple[str, ...], list[tpu.Row]] = {}
     for row in rows:
         groups.setdefault(row.key[:3], []).append(row)
@@ -51,6 +47,14 @@ def run(args: Any) -> Result:
     data = {"rows": [dataclasses.asdict(row) for row in rows]}
     data["goals"] = [of(key) | dataclasses.asdict(goal) for key, goal in goals]
     return Result(data, [HEAD, _programs(rows), *([_goals(goals)] if goals else [])])
+
+
+def _chosen(args: Any, option: str, known: Iterable[str], default: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The names that an option gives. ConfigError for an unknown one."""
+    names = tuple(args.get(option) or default or known)
+    if unknown := [name for name in names if name not in tuple(known)]:
+        raise ConfigError(f"--{option}: unknown '{unknown[0]}'. Known: {', '.join(known)}.")
+    return names
 
 
 def _programs(rows: Sequence[Any]) -> Any:
