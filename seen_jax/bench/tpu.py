@@ -35,7 +35,7 @@ MACHINES = ("v5e-1", "v5e-4", "v6e-1", "v4-8")
 PRECISIONS: dict[str, dict[str, Any]] = {"bfloat16": {"dtype": "bfloat16"}}  # fields of `Work`
 PROGRAMS = ("encode", "calibrate", "score", "encode with SEEN", "generate", "four answers", "training step")
 SECONDS, TEXT, NEW = 10.0, 64, 64  # of a clip; tokens of text and of an answer
-CLIPS = (16, 8, 4, 2, 1)  # at once: the first number that fits by the estimate
+CLIPS = (16, 8, 4, 2, 1)  # at once: the first number that surely fits
 DECODE, PROMPT, SEEN, FOUR = 0.6, 0.4, 0.03, 1.5  # goals
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _FULL = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
@@ -149,9 +149,9 @@ def _programs(model: str, machine: str, kind: str) -> dict[str, tuple[Lowered, T
 
 
 def largest(config: LalmConfig, work: Work, device: Device) -> Work:
-    """The work with as many of `CLIPS` as fit by the estimate, on all chips."""
+    """The work with as many of `CLIPS` as surely fit by the estimate, on all chips; one clip where none does."""
     several = [spread(config, dataclasses.replace(work, clips=clips), device) for clips in CLIPS]
-    return next((one for one in several if fits(config, one, device.memory) and one.clips >= one.data), several[-1])
+    return next((one for one in several if fits(config, one, device.memory, surely=True)), several[-1])
 
 
 def compiled(key: tuple[str, str, str, str], lowered: Lowered, to: Target, work: Work) -> Row:

@@ -86,10 +86,11 @@ def _memory(config: Any, args: Any, name: str, part: str) -> dict[str, Any]:
     machine, clips = devices.device(name), {"clips": args.batch_size, "seconds": args.seconds}
     kept = {"dtype": args.dtype or machine.half, "weights": args.weights or "", "new": args.max_new_tokens}
     work = memory.spread(config, memory.Work(part=part, **clips, **kept), machine)
-    need, fits = memory.need(config, work), memory.fits(config, work, machine.memory)
+    need = memory.need(config, work)
+    fits, surely = (memory.fits(config, work, machine.memory, surely) for surely in (False, True))
     entry = {"device": name, **dataclasses.asdict(work), "need": dataclasses.asdict(need), "total": need.total}
     advice = [] if fits else memory.changes(config, work, machine.memory, machine.half)
-    return entry | {"available": machine.memory, "fits": fits, "changes": advice}
+    return entry | {"available": machine.memory, "fits": fits, "tight": fits and not surely, "changes": advice}
 
 
 def _view(entry: dict[str, Any], args: Any) -> list[Any]:
@@ -99,7 +100,7 @@ def _view(entry: dict[str, Any], args: Any) -> list[Any]:
         chips = m["device"] + (f" ({m['data']} x {m['tensor']})" if m["data"] * m["tensor"] > 1 else "")
         kept = f"{m['dtype']}, {m['weights']}" if m["weights"] else m["dtype"]
         sizes = map(gib, [*m["need"].values(), m["total"], m["available"]])
-        rows.append([chips, m["part"], kept, *sizes, "yes" if m["fits"] else "no"])
+        rows.append([chips, m["part"], kept, *sizes, "tight" if m["tight"] else "yes" if m["fits"] else "no"])
         if args.device and not m["fits"]:
             use = " or ".join(m["changes"]) or "shorter clips or a smaller model"
             advice.append(f"{'Its encoder' if m['part'] == memory.ENCODER else 'It'} does not fit. Use {use}.")

@@ -175,16 +175,16 @@ def _decoder(config: LalmConfig, shape: Shapes, work: Work, size: int) -> float:
     return stream + max(attention, stream + mlp)
 
 
-def fits(config: LalmConfig, work: Work, memory: float) -> bool:
-    """Whether the work needs no more than these bytes on each device."""
-    return need(config, work).total <= memory
+def fits(config: LalmConfig, work: Work, memory: float, surely: bool = False) -> bool:
+    """Whether the work needs no more than these bytes on each device. surely: even if the estimate is too low."""
+    return need(config, work).total * (1 + TOLERANCE * surely) <= memory
 
 
 def spread(config: LalmConfig, work: Work, machine: Device) -> Work:
-    """The work on all chips of a machine: on as few for the weights as they need, on the others for the clips."""
+    """The work on all chips of a machine: on as few for the weights as they surely need, on the rest for the clips."""
     sizes = [n for n in range(1, machine.chips + 1) if machine.chips % n == 0]
     works = [replace(work, data=machine.chips // n, tensor=n) for n in sizes]
-    return next((one for one in works if fits(config, one, machine.memory)), works[-1])
+    return next((one for one in works if fits(config, one, machine.memory, surely=True)), works[-1])
 
 
 def options(work: Work, half: str, clips: int) -> dict[str, dict[str, Any]]:

@@ -53,7 +53,7 @@ def test_batches_are_the_largest_that_fit():
         if device.topology:
             work = largest(OMNI, Work(dtype="bfloat16"), device)
             assert work.data * work.tensor == device.chips
-            assert work.clips == 1 or fits(OMNI, work, device.memory), machine
+            assert work.clips == 1 or fits(OMNI, work, device.memory, surely=True), machine
 
 
 def test_finished_rows_are_not_made_again(tmp_path, monkeypatch):
