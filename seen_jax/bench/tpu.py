@@ -38,7 +38,7 @@ SECONDS, TEXT, NEW = 10.0, 64, 64  # of a clip; tokens of text and of an answer
 CLIPS = (16, 8, 4, 2, 1)  # at once: the first number that surely fits
 DECODE, PROMPT, SEEN, FOUR = 0.6, 0.4, 0.03, 1.5  # goals
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_FULL = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_FULL = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMG])\)? (?:of |exceeds available HBM \()([\d.]+)([KMG])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +249,6 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
 def compiler_alone() -> None:
     """Keep JAX from looking for a TPU. Call before anything is computed."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # other processes may compile too
     jax.config.update("jax_platforms", "cpu")
