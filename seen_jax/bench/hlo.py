@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 NUMBERS = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}  # bytes
-EXCHANGES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+EXCHANGES = {"all-gather": 1, "all-reduce": 2, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}  # passes
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = ")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
@@ -144,16 +144,27 @@ def cycles(program: Sequence[Step]) -> float:
     return sum(step.times * step.instruction.cycles for step in program)
 
 
-def inside_loops(program: Sequence[Step], kinds: Sequence[str], like: Sequence[tuple[int, ...]]) -> list[Step]:
-    """Instructions of some kinds in a loop whose result has a size that is in `like`, whatever the order of its axes:
+def exchanged(program: Sequence[Step]) -> float:
+    """Bytes that a chip sends to the others in a ring, were they very many: the largest array of an exchange, once for
+    each pass."""
+    total = 0.0
+    for step in program:
+        passes = EXCHANGES.get(step.instruction.kind.removesuffix("-start"), 0)
+        total += (
+            step.times * passes * max((shape.bytes for shape in step.instruction.shapes), default=0.0) if passes else 0
+        )
+    return total
+
+
+def inside_loops(program: Sequence[Step], kind: str, like: Sequence[tuple[int, ...]]) -> list[Step]:
+    """Instructions of a kind in a loop whose result has a size that is in `like`, whatever the order of its axes:
     copies or exchanges of one layer of the weights or the cache. Loading into the chip's near memory is no copy."""
     wanted = {_axes(sizes) for sizes in like}
     found = []
     for step in program:
-        kind = step.instruction.kind.removesuffix("-start").removesuffix("-done")
         results = step.instruction.shapes[: 1 if kind == "copy" else None]  # an asynchronous copy lists its source too
         large = any(not shape.near and _axes(shape.sizes) in wanted for shape in results)
-        if step.loops and kind in kinds and large:
+        if step.loops and step.instruction.kind.removesuffix("-start") == kind and large:
             found.append(step)
     return found
 

@@ -175,16 +175,12 @@ def compiled(key: tuple[str, str, str, str], lowered: Lowered, to: Target, work:
 def estimates(text: str, to: Target, work: Work, device: Device, program: str) -> dict[str, Any]:
     """Seconds, shares, copies and exchanges of an optimised program."""
     steps = hlo.steps(text, to.new - 1)
-    decoding = [step for step in steps if step.decodes]
-    seconds, loop = hlo.cycles(steps) / device.clock, hlo.cycles(decoding) / (to.new - 1) / device.clock
+    seconds = _seconds(steps, work, device)
+    loop = _seconds([step for step in steps if step.decodes], work, device) / (to.new - 1)
     like = one_layer(to, work)
-    names = lambda kinds: tuple(step.instruction.name for step in hlo.inside_loops(steps, kinds, like))
-    made: dict[str, Any] = {
-        "seconds": seconds,
-        "loop": loop,
-        "copies": names(("copy",)),
-        "gathers": names(("all-gather",)),
-    }
+    names = lambda kind: tuple(step.instruction.name for step in hlo.inside_loops(steps, kind, like))
+    made: dict[str, Any] = {"copies": names("copy"), "gathers": names("all-gather")}
+    made |= {"seconds": seconds, "loop": loop}
     if program == "generate":
         rest = seconds - (to.new - 1) * loop
         made["bandwidth"] = step_bytes(to, work) / device.bandwidth / loop
@@ -192,14 +188,24 @@ def estimates(text: str, to: Target, work: Work, device: Device, program: str) -
     return made
 
 
+def _seconds(steps: Sequence[hlo.Step], work: Work, device: Device) -> float:
+    """Of the compiler's cycles, and of exchanges between the chips that share weights: a ring in both directions."""
+    ring = max(work.tensor, 2)
+    sent = hlo.exchanged(steps) * (ring - 1) / ring / (min(ring - 1, 2) * device.link)
+    return hlo.cycles(steps) / device.clock + sent
+
+
 def one_layer(to: Target, work: Work) -> list[tuple[int, ...]]:
-    """Sizes on one chip of what a loop must not copy: one layer of each weight, and of keys or values in the cache."""
-    leaves = jax.tree.leaves(programs.variables(to))
-    sizes = [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
-    d, per_chip = to.lalm.config.decoder, max(1, to.shape.prompts // work.data)
+    """Sizes on one chip of what a loop must not copy: one layer of each weight, and keys or values in the cache."""
+    sizes = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(programs.variables(to)["params"]):
+        stacked, size = any(key.key == "layers" for key in path), leaf.sharding.shard_shape(leaf.shape)
+        if len(size) > 1 + stacked:
+            sizes.append(size[stacked:])
+    d, rows = to.lalm.config.decoder, max(1, to.shape.prompts // work.data)
     heads = d.kv_heads // (work.tensor if d.kv_heads % work.tensor == 0 else 1)
-    cache = (per_chip, to.shape.tokens + to.new, heads, d.head_dim)
-    return [*(size[1:] for size in sizes if len(size) == 3), *sizes, cache, (d.layers, *cache)]
+    cache = (rows, to.shape.tokens + to.new, heads, d.head_dim)
+    return [*sizes, cache, (d.layers, *cache)]
 
 
 def step_bytes(to: Target, work: Work) -> float:

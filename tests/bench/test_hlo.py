@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seen_jax.bench.hlo import arrays, cycles, inside_loops, parse, steps
+from seen_jax.bench.hlo import arrays, cycles, exchanged, inside_loops, parse, steps
 
 CONFIG = 'backend_config={"flag_configs":[],"window_config":{"estimated_cycles":"%d","iteration_bounds":["1"]}}'
 PROGRAM = """HloModule jit_generate, is_scheduled=true
@@ -80,5 +80,9 @@ def test_cycles_are_multiplied_by_the_trips_of_loops():
     ],
 )
 def test_copies_and_exchanges_inside_loops_are_listed(kind, sizes, names):
-    listed = inside_loops(steps(PROGRAM, uncounted=7), (kind,), [sizes])
+    listed = inside_loops(steps(PROGRAM, uncounted=7), kind, [sizes])
     assert [step.instruction.name for step in listed] == names
+
+
+def test_exchanges_are_counted_by_their_largest_array():
+    assert exchanged(steps(PROGRAM, uncounted=7)) == 7 * 2 * 32 * 64
