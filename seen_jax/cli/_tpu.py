@@ -35,10 +35,11 @@ def run(args: Any) -> Result:
     if out is not None and args.overwrite:
         out.unlink(missing_ok=True)
     models = _chosen(args, "models", tpu.known(), tpu.MODELS)
-    rest = [_chosen(args, name, getattr(tpu, name.upper())) for name in ("machines", "precisions", "programs")]
+    machines, kinds = _chosen(args, "machines", tpu.MACHINES), _chosen(args, "precisions", tpu.PRECISIONS)
+    programs = _chosen(args, "programs", tpu.PROGRAMS)
     tpu.compiler_alone()
     with progress() as tick:
-        rows = tpu.tpu(models, *rest, out=out, progress=tick)
+        rows = tpu.tpu(models, machines, kinds, programs, out, tick)
     groups: dict[tuple[str, ...], list[tpu.Row]] = {}
     for row in rows:
         groups.setdefault(row.key[:3], []).append(row)
