@@ -69,7 +69,7 @@ def test_weights_are_counted_by_type_part_and_devices():
 def test_more_clips_and_longer_ones_take_more():
     half = Work(dtype="bfloat16")
     total = lambda **fields: need(OMNI, dataclasses.replace(half, **fields)).total
-    assert total() < total(clips=4) < total(clips=4, seconds=60.0) < total(clips=4, seconds=60.0, new=4096)
+    assert total() < total(clips=4) < total(clips=4, seconds=60.0) < total(clips=4, seconds=60.0, new=16384)
     assert total(part=ENCODER) < total()
 
 
