@@ -127,7 +127,8 @@ def steps(text: str, uncounted: int = 1) -> list[Step]:
 def _trips(loop: Instruction, computations: Computations) -> int | None:
     """How often a loop runs whose condition compares a counter from 0 with a number: a scan. None for any other."""
     condition = computations[_CONDITION.findall(loop.rest)[0]]
-    numbers = {x.name: int(x.rest.partition(")")[0]) for x in condition if x.kind == "constant" and x.rest[0].isdigit()}
+    counts = [x for x in condition if x.kind == "constant" and x.shapes[0][:2] in (("s32", ()), ("u32", ()))]
+    numbers = {x.name: int(x.rest.partition(")")[0]) for x in counts}
     root = condition[-1]
     limits = [numbers[name] for name in root.operands if name in numbers]
     return limits[0] if root.kind == "compare" and "direction=LT" in root.rest and limits else None
@@ -156,15 +157,15 @@ def exchanged(program: Sequence[Step]) -> float:
     return total
 
 
-def inside_loops(program: Sequence[Step], kind: str, like: Sequence[tuple[int, ...]]) -> list[Step]:
-    """Instructions of a kind in a loop whose result has a size that is in `like`, whatever the order of its axes:
-    copies or exchanges of one layer of the weights or the cache. Loading into the chip's near memory is no copy."""
-    wanted = {_axes(sizes) for sizes in like}
+def alike(program: Sequence[Step], kind: str, sizes: Sequence[tuple[int, ...]]) -> list[Step]:
+    """Instructions of a kind with a result of one of these sizes, whatever the order of its axes: copies or exchanges
+    of weights or of the cache. Loading into the chip's near memory is no copy."""
+    wanted = {_axes(size) for size in sizes}
     found = []
     for step in program:
         results = step.instruction.shapes[: 1 if kind == "copy" else None]  # an asynchronous copy lists its source too
         large = any(not shape.near and _axes(shape.sizes) in wanted for shape in results)
-        if step.loops and step.instruction.kind.removesuffix("-start") == kind and large:
+        if step.instruction.kind.removesuffix("-start") == kind and large:
             found.append(step)
     return found
 

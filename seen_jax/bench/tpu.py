@@ -46,7 +46,7 @@ class Row:
     """One program on one machine. Bytes are of one chip.
 
     seconds: of everything. loop: of one trip of the loop that decodes, and none for programs without it.
-    copies, gathers: of a layer of the weights or the cache inside loops: their HLO names.
+    copies: of weights, or of the cache in loops; gathers: of weights in loops: their names in the HLO.
     used: share of the memory's bandwidth (`loop`) and of the matrix units (the rest) that the work itself needs."""
 
     model: str
@@ -177,9 +177,10 @@ def estimates(text: str, to: Target, work: Work, device: Device, program: str) -
     steps = hlo.steps(text, to.new - 1)
     seconds = _seconds(steps, work, device)
     loop = _seconds([step for step in steps if step.decodes], work, device) / (to.new - 1)
-    like = one_layer(to, work)
-    names = lambda kind: tuple(step.instruction.name for step in hlo.inside_loops(steps, kind, like))
-    made: dict[str, Any] = {"copies": names("copy"), "gathers": names("all-gather")}
+    looped, (layers, stacks) = [step for step in steps if step.loops], held_sizes(to, work)
+    names = lambda *parts: tuple(step.instruction.name for part in parts for step in part)
+    made: dict[str, Any] = {"gathers": names(hlo.alike(looped, "all-gather", layers))}
+    made["copies"] = names(hlo.alike(looped, "copy", layers), hlo.alike(steps, "copy", stacks))
     made |= {"seconds": seconds, "loop": loop}
     if program == "generate":
         rest = seconds - (to.new - 1) * loop
@@ -195,17 +196,19 @@ def _seconds(steps: Sequence[hlo.Step], work: Work, device: Device) -> float:
     return hlo.cycles(steps) / device.clock + sent
 
 
-def one_layer(to: Target, work: Work) -> list[tuple[int, ...]]:
-    """Sizes on one chip of what a loop must not copy: one layer of each weight, and keys or values in the cache."""
-    sizes = []
+def held_sizes(to: Target, work: Work) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Sizes on one chip of what a loop must not copy, one layer of each weight, and keys or values in the cache; and of
+    what must not be copied at all, the weights of all layers."""
+    layers, stacks = [], []
     for path, leaf in jax.tree_util.tree_leaves_with_path(programs.variables(to)["params"]):
         stacked, size = any(key.key == "layers" for key in path), leaf.sharding.shard_shape(leaf.shape)
         if len(size) > 1 + stacked:
-            sizes.append(size[stacked:])
+            layers.append(size[stacked:])
+            stacks += [size] * stacked
     d, rows = to.lalm.config.decoder, max(1, to.shape.prompts // work.data)
     heads = d.kv_heads // (work.tensor if d.kv_heads % work.tensor == 0 else 1)
     cache = (rows, to.shape.tokens + to.new, heads, d.head_dim)
-    return [*sizes, cache, (d.layers, *cache)]
+    return [*layers, cache, (d.layers, *cache)], stacks
 
 
 def step_bytes(to: Target, work: Work) -> float:
@@ -243,7 +246,7 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
     at_least = lambda name, value, limit: Goal(name, value, limit, value is not None and value >= limit)
     at_most = lambda name, value, limit: Goal(name, value, limit, value is not None and value <= limit)
     return [
-        at_most("copies of weights or cache in loops", copies, 0),
+        at_most("copies of weights, or of the cache in loops", copies, 0),
         at_most("gathers of weights in loops, chips that share clips alone", gathers, 0),
         at_least("decoding: share of the memory's bandwidth", answer and answer.bandwidth, DECODE),
         at_least("prompt pass: share of the matrix units", answer and answer.matrix, PROMPT),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seen_jax.bench.hlo import arrays, cycles, exchanged, inside_loops, parse, steps
+from seen_jax.bench.hlo import alike, arrays, cycles, exchanged, parse, steps
 
 CONFIG = 'backend_config={"flag_configs":[],"window_config":{"estimated_cycles":"%d","iteration_bounds":["1"]}}'
 PROGRAM = """HloModule jit_generate, is_scheduled=true
@@ -73,15 +73,15 @@ def test_cycles_are_multiplied_by_the_trips_of_loops():
 @pytest.mark.parametrize(
     "kind, sizes, names",
     [
-        ("copy", (8, 64), ["copy.1", "copy.1"]),  # in both loops, whatever its layout; not the one outside
+        ("copy", (8, 64), ["copy.9", "copy.1", "copy.1"]),  # whatever its layout, once for each loop that it is in
         ("copy", (8, 32), []),
         ("all-gather", (32, 64), ["all-gather-start.1"]),
         ("all-reduce", (8, 64), []),
     ],
 )
-def test_copies_and_exchanges_inside_loops_are_listed(kind, sizes, names):
-    listed = inside_loops(steps(PROGRAM, uncounted=7), kind, [sizes])
-    assert [step.instruction.name for step in listed] == names
+def test_copies_and_exchanges_are_listed_by_their_sizes(kind, sizes, names):
+    program = steps(PROGRAM, uncounted=7)
+    assert [step.instruction.name for step in alike(program, kind, [sizes])] == names
 
 
 def test_exchanges_are_counted_by_their_largest_array():
