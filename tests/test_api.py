@@ -18,7 +18,7 @@ from seen_jax.audio import write_audio
 from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import AudioError, BasisError, ConfigError, SeenError
 from seen_jax.models.config import conv_length
-from seen_jax.models.generate import _generate
+from seen_jax.models.generate import answer_batch
 from seen_jax.models.load import load
 from seen_jax.models.model import forward
 from seen_jax.models.pooling import pool
@@ -471,8 +471,8 @@ def test_edits_that_do_not_fit_the_model_are_refused(model, clips, basis):
 
 def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, clips, basis, monkeypatch):
     chex.clear_trace_counter()
-    traced_once = chex.assert_max_traces(_generate.__wrapped__, n=1)
-    monkeypatch.setattr("seen_jax.models.generate._generate", jax.jit(traced_once, static_argnums=(0, 5)))
+    traced_once = chex.assert_max_traces(answer_batch.__wrapped__, n=1)
+    monkeypatch.setattr("seen_jax.models.generate.answer_batch", jax.jit(traced_once, static_argnums=(0, 5)))
     call = functools.partial(seen_jax.generate, model, clips[:2], "red", decoding=Decoding(8), batch_size=2)
     wide = random_basis(model.config, ENCODER_MLP_ACT, (1, 14, 9))
     bases = [basis, basis.with_layers("all"), wide]

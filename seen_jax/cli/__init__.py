@@ -120,8 +120,15 @@ def _run(name: str, argv: list[str]) -> int:
     argv, overrides = split_overrides(parser, argv) if hasattr(command, "TAKES_OVERRIDES") else (argv, [])
     args = parser.parse_args(argv)
     args.overrides = overrides
-    with _everything_on_stderr():
-        result = command.run(args)
+    try:
+        with _everything_on_stderr():
+            result = command.run(args)
+    except Exception as e:
+        if not isinstance(e, MemoryError) and "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        from seen_jax.cli._memory import out_of_memory
+
+        raise SeenError(out_of_memory(args)) from e
     signals.check()
     _write(result.text(args.json, getattr(sys.stdout, "encoding", None) or "utf-8"))
     return 0
@@ -161,8 +168,6 @@ def _everything_on_stderr() -> Iterator[None]:
 def _describe(e: Exception) -> str:
     if isinstance(e, SeenError):
         return str(e)
-    if isinstance(e, MemoryError) or "RESOURCE_EXHAUSTED" in str(e):
-        return "out of memory: use a smaller --batch-size, shorter clips or --weights int8; --debug shows where"
     if isinstance(e, OSError) and e.strerror:
         return one_line(f"{e.filename or 'a file'}: {e.strerror}; is its name right, and may it be used?")
     first = one_line(next(iter(str(e).strip().splitlines()), ""))

@@ -18,6 +18,8 @@ from seen_jax.audio import (
     noise_source,
     read_audio,
 )
+from seen_jax.audio.features import SAMPLE_RATE
+from seen_jax.cli._memory import check_memory
 from seen_jax.cli._output import note
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
@@ -27,6 +29,7 @@ from seen_jax.models.family import Family
 from seen_jax.models.folders import find_folder
 from seen_jax.models.hub import Hub, HubOptions
 from seen_jax.models.load import load
+from seen_jax.models.memory import ENCODER, WHOLE
 from seen_jax.models.model import Model
 from seen_jax.models.sharding import MeshConfig
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR
@@ -83,6 +86,7 @@ def read_inputs(
     reader = ClipReader(family, bool(snrs_db), args.strict or len(every) == 1)
     numbered, clips = reader.read_all(every, progress)
     site = None if answers or basis is None else basis.site
+    check_memory(args, max(map(len, clips)) / SAMPLE_RATE, ENCODER if site in ENCODER_SITES else WHOLE)
     items, model = [item for _, item in numbered], load_model(args, progress, site)
     if basis is not None:
         check_basis(basis, folder, model.config, model.identity(basis.site))

@@ -1,35 +1,48 @@
 """Time this package beside the way a researcher would do the same with PyTorch hooks, on this machine.
 
 Both sides take turns on the same checkpoint, clips and prompts, and must give the same answers. What counts are ratios:
-the median over the turns, with the smallest and the largest."""
+the median over the turns, with the smallest and the largest.
+
+The suite `tpu` runs alone: it compiles the programs for TPUs that are not there (pip install "seen-jax[tpu]") and shows
+the compiler's own estimate of memory and time. That takes up to a minute per program; with --out, the same command goes
+on where it was interrupted."""
 
 import dataclasses
 import json
 from typing import Any
 
+from seen_jax.cli import _tpu
 from seen_jax.cli._output import Result, check_file, progress, table
 from seen_jax.cli._parser import COUNT, Parser
 from seen_jax.files import write_file
 
 EXAMPLES = """seen-jax bench
-seen-jax bench --suite evaluate encoder --json"""
+seen-jax bench --suite evaluate encoder --json
+seen-jax bench --suite tpu --models qwen2_5_omni --machines v5e-1 v5e-4 --out tpu.json"""
 SUITES = (
     "evaluate", "sweep", "calibration", "scoring", "overhead", "encoder", "compile", "loading", "import", "demo",
-    "memory", "card",
+    "memory", "card", "tpu",
 )  # fmt: skip
+DEFAULT = SUITES[:-2]  # those that need no accelerator and no compiler for one
 
 
 def options(parser: Parser) -> None:
-    listed = f"one of {', '.join(SUITES)}; or several (default: all but card)"
+    listed = f"one of {', '.join(SUITES)}; or several (default: all but card and tpu)"
     parser.add_argument("--suite", nargs="+", choices=SUITES, help=listed)
     parser.add_argument("--runs", type=COUNT, default=5, help="turns that count (default 5)")
     parser.add_argument("--items", type=COUNT, default=32, help="items of an evaluation (default 32)")
     parser.add_argument("--batch-size", type=COUNT, default=16, help="items at once (default 16)")
     parser.add_argument("--out", metavar="FILE", help="write the same as --json into a .json file")
     parser.add_argument("--overwrite", action="store_true", help="replace that file if it is there")
+    _tpu.options(parser)
 
 
 def run(args: Any) -> Result:
+    return _tpu.run(args) if "tpu" in (args.suite or ()) else _timed(args)
+
+
+def _timed(args: Any) -> Result:
+    """The suites that measure."""
     from seen_jax.bench.card import card, encoders
     from seen_jax.bench.processes import compiling, demo, imports, loading, memory
     from seen_jax.bench.suites import Bench, calibration, evaluate, overhead, scoring, sweep
@@ -38,10 +51,10 @@ def run(args: Any) -> Result:
 
     out = check_file(args.out, (".json",), args.overwrite)
     inside = (evaluate, sweep, calibration, scoring, overhead, encoders, compiling, loading)
-    suites = dict(zip(SUITES, (*inside, imports, demo, memory, card), strict=True))
+    suites = dict(zip(SUITES[:-1], (*inside, imports, demo, memory, card), strict=True))
     with progress() as tick:
         bench = Bench(load("seen-tiny"), args["items"], args.batch_size, args.runs, tick)  # args.items is a method
-        timed = {name: suites[name](bench) for name in dict.fromkeys(args.suite or SUITES[:-1])}
+        timed = {name: suites[name](bench) for name in dict.fromkeys(args.suite or DEFAULT)}
     ratios = {name: ratio for one in timed.values() for name, ratio in one.ratios.items()}
     data = {
         "ratios": {name: ratio.median for name, ratio in ratios.items()},

@@ -61,8 +61,11 @@ def options(parser: Parser) -> None:
 def run(args: Any) -> Result:
     from seen_jax.api import DEFAULT_PROMPT
     from seen_jax.audio import find_audio
+    from seen_jax.audio.features import SAMPLE_RATE
     from seen_jax.cli import _inputs as inputs
+    from seen_jax.cli._memory import check_memory
     from seen_jax.cli._report import describe, warn_of
+    from seen_jax.models.memory import ENCODER, WHOLE
 
     check_site(args.site)
     part, parts = args.shard
@@ -87,6 +90,8 @@ def run(args: Any) -> Result:
         reader = inputs.ClipReader(family, True, args.strict or len(items) == 1)
         if not args.stream:
             items, waves = reader.read_all(items, report)
+        longest = max((len(wave) / SAMPLE_RATE for wave in waves), default=1.0)
+        check_memory(args, longest, WHOLE if args.site in DECODER_SITES else ENCODER)
         model = inputs.load_model(args, report, args.site)
         prompt = (args.prompt or DEFAULT_PROMPT) if args.site in DECODER_SITES else ""
         task = Task(args, model, items, waves, reader, prompt, report)

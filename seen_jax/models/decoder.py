@@ -117,12 +117,13 @@ class DecoderLayer(Layer):
     def __call__(self, x, edits_reach, cache, positions, last=None):
         c, (edits, reach) = self.config, edits_reach
         h = self._norm("norm1", x)
-        k, v = (self._heads(name, h, c.kv_heads, "kv_heads") for name in ("k", "v"))
+        one = cache is not None
+        k, v = (self._heads(name, h, c.kv_heads, "kv_heads", one) for name in ("k", "v"))
         k = self._rotated("k_norm", k, positions.numbers, reach)
         if last is not None:
             x, h, positions = position(x, last), position(h, last), positions.at(last)
         numbers, visible, valid, audio, back = positions
-        q = self._rotated("q_norm", self._heads("q", h, c.heads, "heads"), numbers, reach)
+        q = self._rotated("q_norm", self._heads("q", h, c.heads, "heads", one), numbers, reach)
         if cache is None:
             visible = visible if reach is None else visible.replace(window=reach.window)
             h = attention(q, k, v, visible, c.attention_scale)
@@ -145,10 +146,12 @@ class DecoderLayer(Layer):
         x, resid = visit(DECODER_RESID, x, edits, self.taps, valid, audio)
         return x, (KeysValues(k, v), mlp | resid)
 
-    def _heads(self, name, h, heads, axis):
+    def _heads(self, name, h, heads, axis, one):
+        """Queries, keys or values [B, S, heads, head_dim]. one: whether this is the pass of one token."""
         c = self.config
-        y = self.dense(name, heads * c.head_dim, c.qkv_bias)(h).reshape(*h.shape[:2], heads, c.head_dim)
-        return self.split(y.astype(self.dtype), None, axis)
+        y = self.dense(name, heads * c.head_dim, c.qkv_bias)(h)
+        y = jax.lax.optimization_barrier(y) if one else y  # else a TPU keeps a transposed copy of the kernels to decode
+        return self.split(y.astype(self.dtype).reshape(*h.shape[:2], heads, c.head_dim), None, axis)
 
     def _norm(self, name, x):
         return RMSNorm(self.config.eps, self.config.norm_plus_one, name=name)(x)

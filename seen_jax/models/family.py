@@ -106,6 +106,8 @@ class Family:
 
     name: str  # in prompts.yaml, on the command line and in messages
     model_types: tuple[str, ...]  # values of config.json's `model_type` that the family reads
+    hub: tuple[str, ...] = ()  # names of its models on the hub, first the one that `published` describes
+    licence: str = ""  # of their weights, by their cards
     verified: str  # what the port was compared with
     published: ClassVar[Raw] = {}  # what the published config.json states beyond the defaults of its class
     framing: Framing  # how a clip becomes rows of the encoder

@@ -118,11 +118,11 @@ def generate(
             example = f"keys=jax.random.split(key, {rows})"
             raise ConfigError(f"sampling (temperature > 0) needs one random key per row: {example}.")
         sampling = keys, jnp.float32(decoding.temperature), jnp.float32(decoding.top_p)
-    return _generate(lalm, variables, batch, dict(edits or {}), sampling, decoding.static(lalm.config))
+    return answer_batch(lalm, variables, batch, dict(edits or {}), sampling, decoding.static(lalm.config))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
-def _generate(
+def answer_batch(
     lalm: Lalm, variables: Any, batch: Batch, edits: Edits, sampling: tuple[Any, ...] | None, decoding: Decoding
 ) -> Generated:
     """sampling: keys [B], of which every token has one folded in, temperature and top_p of `sample`."""

@@ -50,9 +50,9 @@ def generate_edits(
         stacked = {site: _stacked([edits[site] for edits in alike]) for site in sorted(alike[0])}
         axes = tuple((site, axes) for site, (_, axes) in stacked.items())
         first = min(first_edited(lalm.config.encoder, edits) for edits in alike)
-        shared = _Shared(axes, len(alike), first, microbatch)
+        shared = Shared(axes, len(alike), first, microbatch)
         edits = {site: edit for site, (edit, _) in stacked.items()}
-        out = jax.device_get(_generate_edits(lalm, variables, batch, edits, decoding.static(lalm.config), shared))
+        out = jax.device_get(answer_variants(lalm, variables, batch, edits, decoding.static(lalm.config), shared))
         for k, place in enumerate(places):
             take = lambda x, k=k: x[k]
             one = out.replace(see=jax.tree.map(take, out.see)) if shared.alike(edits) else jax.tree.map(take, out)
@@ -77,7 +77,7 @@ def _stacked(edits: Sequence[Edit]) -> tuple[Edit, Edit]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shared:
+class Shared:
     """What variants have in common, a static argument."""
 
     axes: tuple[tuple[str, Edit], ...]  # per site and leaf, the axis on which variants are stacked; None: all share it
@@ -91,8 +91,8 @@ class _Shared:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _generate_edits(
-    lalm: Lalm, variables: Any, batch: Batch, edits: Mapping[str, Edit], decoding: Decoding, shared: _Shared
+def answer_variants(
+    lalm: Lalm, variables: Any, batch: Batch, edits: Mapping[str, Edit], decoding: Decoding, shared: Shared
 ) -> Generated:
     rows, alike = len(batch.lengths), shared.alike(edits)
     lanes = 1 if alike else shared.count
@@ -124,7 +124,7 @@ def _generate_edits(
 
 
 def _prompts(
-    lalm: Lalm, variables: Any, batch: Batch, edits: Mapping[str, Edit], shared: _Shared
+    lalm: Lalm, variables: Any, batch: Batch, edits: Mapping[str, Edit], shared: Shared
 ) -> tuple[Array, Any, Any, KeysValues]:
     """(logits, taps, see, cache) of the prompt pass; see has a leading axis of variants. Unless they are alike so have
     logits and taps, and the cache has one behind its layers."""

@@ -15,7 +15,7 @@ from tiny_omni import AUDIO, Row, pack, random_edit, random_row, token_count
 from seen_jax.models import layers
 from seen_jax.models.config import conv_length
 from seen_jax.models.edits import Edit, visit
-from seen_jax.models.generate import Decoding, _generate, cached, generate
+from seen_jax.models.generate import Decoding, answer_batch, cached, generate
 from seen_jax.models.model import encode, forward
 from seen_jax.models.sites import DECODER_RESID, DECODER_SITES, ENCODER_MLP_ACT, PROJECTOR, SITES, Taps
 from seen_jax.subspace import formulas
@@ -336,7 +336,7 @@ def test_other_layers_strengths_noises_and_ranks_recompile_nothing(model, full, 
 
     chex.clear_trace_counter()
     run, run_encoder = traced_once(forward), traced_once(encode)
-    monkeypatch.setattr("seen_jax.models.generate._generate", traced_once(_generate, 5))
+    monkeypatch.setattr("seen_jax.models.generate.answer_batch", traced_once(answer_batch, 5))
     programs = (
         lambda edits: run(full, model.variables, batch, edits).logits,
         lambda edits: run_encoder(model.lalm, model.variables, batch.audio, edits).tokens,

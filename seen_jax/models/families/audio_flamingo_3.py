@@ -18,6 +18,8 @@ AUDIO_FIRST = (
 class AudioFlamingo3(_parts.WhisperFamily):
     name = "audio_flamingo_3"
     model_types = ("audioflamingo3",)
+    hub = ("nvidia/audio-flamingo-3-hf",)
+    licence = "NVIDIA OneWay Noncommercial"
     published: ClassVar = {"text_config": {"model_type": "qwen2", "vocab_size": 151672, **_parts.QWEN2_7B}}
     framing = Framing(seconds=600.0, cut=True, piece=WINDOW, unit=WINDOW, filled="silence")
     qkv_bias = True

@@ -17,6 +17,8 @@ CLIP = "<|begin_of_audio|><|pad|><|end_of_audio|><|user|>\n"
 class GlmAsr(_parts.LlamaFamily):
     name = "glm_asr"
     model_types = ("glmasr",)
+    hub = ("zai-org/GLM-ASR-Nano-2512",)
+    licence = "MIT"
     framing = Framing(seconds=630.0, cut=True, piece=WINDOW, unit=WINDOW, filled="silence", keys="seen")
     sections: ClassVar = {
         "": _parts.TOP | _parts.PROJECTOR_GELU,

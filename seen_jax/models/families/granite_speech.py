@@ -15,6 +15,8 @@ from seen_jax.models.weights import POINTWISE, REVERSED, Rule, linear, norm
 class GraniteSpeech(_parts.LlamaFamily):
     name = "granite_speech"
     model_types = ("granite_speech",)
+    hub = ("ibm-granite/granite-4.0-1b-speech",)
+    licence = "Apache-2.0"
     published: ClassVar = {
         "audio_token_index": 100352, "has_lora_adapter": False, "tie_word_embeddings": False,
         "encoder_config": {"model_type": "granite_speech_encoder", "num_layers": 16, "output_dim": 348},

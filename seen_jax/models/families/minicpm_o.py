@@ -24,6 +24,8 @@ LINES = (
 class MiniCPMo(_parts.LlamaFamily):
     name = "minicpm_o"
     model_types = ("minicpmo",)
+    hub = ("openbmb/MiniCPM-o-2_6",)
+    licence = "Apache-2.0"
     framing = Framing(seconds=1200.0, piece=WINDOW, unit=WINDOW, filled="prompt", keys="mel", joined=True)
     verified = _parts.COMPOSED.format("Qwen2")
     published: ClassVar = {

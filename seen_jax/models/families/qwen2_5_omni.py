@@ -13,6 +13,8 @@ from seen_jax.models.weights import Rule, linear
 class Qwen25Omni(_parts.Thinker):
     name = "qwen2_5_omni"
     model_types = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+    hub = ("Qwen/Qwen2.5-Omni-7B", "Qwen/Qwen2.5-Omni-3B")
+    licence = "Apache-2.0 (3B: Qwen Research)"
     verified = f"{_parts.PARITY} and on the trained seen-tiny"
     framing = Framing(seconds=300.0)  # the feature extractor's chunk_length
     unused = (r"^visual\.", r"^talker\.", r"^token2wav\.", r"^audio_tower\.audio_bos_eos_token\.")

@@ -15,6 +15,8 @@ CLIP = "{% set clips.count = clips.count + 1 %}Audio {{ clips.count }}: <|audio_
 class Qwen2Audio(_parts.WhisperFamily):
     name = "qwen2_audio"
     model_types = ("qwen2_audio",)
+    hub = ("Qwen/Qwen2-Audio-7B-Instruct", "Qwen/Qwen2-Audio-7B")
+    licence = "Apache-2.0"
     published: ClassVar = {
         "text_config": {"model_type": "qwen2", "vocab_size": 156032, "intermediate_size": 11008, "rms_norm_eps": 1e-5,
                         "rope_theta": 10000.0},

@@ -25,6 +25,8 @@ def every(role: str, inner: str) -> str:
 class Qwen3Asr(_parts.LlamaFamily):
     name = "qwen3_asr"
     model_types = ("qwen3_asr",)
+    hub = ("Qwen/Qwen3-ASR-1.7B-hf", "Qwen/Qwen3-ASR-0.6B-hf")
+    licence = "Apache-2.0"
     published: ClassVar = {
         "audio_config": {"output_dim": 2048},
         "text_config": {

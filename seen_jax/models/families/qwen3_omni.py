@@ -16,6 +16,8 @@ POSITIONS = 13  # of a whole chunk; a constant in the original
 class Qwen3Omni(_parts.Thinker):
     name = "qwen3_omni"
     model_types = ("qwen3_omni_moe", "qwen3_omni_moe_thinker")
+    hub = ("Qwen/Qwen3-Omni-30B-A3B-Instruct",)
+    licence = "Apache-2.0"
     published: ClassVar = {
         "thinker_config": {
             "audio_config": {"output_dim": 2048}, "audio_token_id": 151675, "audio_start_token_id": 151669,

@@ -16,6 +16,8 @@ STOPS = (151643, 151645, 151665)  # which the configuration class of the release
 class StepAudio2(_parts.LlamaFamily):
     name = "step_audio_2"
     model_types = ("step_audio_2",)
+    hub = ("stepfun-ai/Step-Audio-2-mini",)
+    licence = "Apache-2.0"
     verified = _parts.COMPOSED.format("Qwen2")
     published: ClassVar = {
         "audio_encoder_config": {

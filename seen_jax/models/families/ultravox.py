@@ -19,6 +19,8 @@ LORAS = ("text_model_lora_config", "audio_model_lora_config")
 class Ultravox(_parts.WhisperFamily):
     name = "ultravox"
     model_types = ("ultravox",)
+    hub = ("fixie-ai/ultravox-v0_5-llama-3_1-8b",)
+    licence = "MIT, and that of its language model"
     verified = _parts.COMPOSED.format("Llama, Qwen3 or Gemma 3")
     published: ClassVar = {
         "audio_config": _parts.whisper_sizes(128, 1280, 32, 20),

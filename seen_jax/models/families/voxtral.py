@@ -14,6 +14,8 @@ from seen_jax.models.weights import Rule
 class Voxtral(_parts.WhisperFamily):
     name = "voxtral"
     model_types = ("voxtral",)
+    hub = ("mistralai/Voxtral-Mini-3B-2507", "mistralai/Voxtral-Small-24B-2507")
+    licence = "Apache-2.0"
     published: ClassVar = {"audio_token_id": 24}
     framing = Framing(seconds=2400.0, unit=WINDOW, segment=3000, filled="silence", keys="seen")
     sections: ClassVar = {
