@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from seen_jax.audio.features import HOP
 from seen_jax.errors import ConfigError
+from seen_jax.models.checkpoint import abstract_params
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.devices import Device
 from seen_jax.models.edits import Edit
@@ -49,9 +51,8 @@ def target(config: LalmConfig, work: Work, machine: Device) -> Target:
     chips: Any = np.array(topology.devices[: work.data * work.tensor]).reshape(work.data, work.tensor)
     mesh = Mesh(chips, (DATA, TENSOR), axis_types=(AxisType.Auto,) * 2)
     alone = work.data * work.tensor == 1
-    return Target(
-        Lalm(config, dtype=jnp.dtype(work.dtype), mesh=None if alone else mesh), mesh, shapes(config, work), work.new
-    )
+    lalm = Lalm(config, dtype=jnp.dtype(work.dtype), mesh=None if alone else mesh, weights=work.weights)
+    return Target(lalm, mesh, shapes(config, work), work.new)
 
 
 def whole(mesh: Any, x: Any) -> Any:
@@ -61,15 +62,11 @@ def whole(mesh: Any, x: Any) -> Any:
 
 def variables(to: Target, part: str = "") -> Any:
     """The shapes of the weights, or of a part of them, where they lie."""
-    row, one = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
-    encoder = to.lalm.config.encoder
-    batch = Batch(row, one, jnp.zeros((1, encoder.pad_frames, encoder.n_mels)), one, row)
-    made = jax.eval_shape(to.lalm.clone(mesh=None).init, jax.random.key(0), batch)["params"]
+    made = unflatten_dict(abstract_params(to.lalm.clone(mesh=None)))
 
     def place(path: Any, leaf: Any) -> Any:
         sharding = parameter_sharding(to.mesh, [key.key for key in path], leaf.shape)
-        kind = to.lalm.dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-        return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=sharding)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     placed = jax.tree_util.tree_map_with_path(place, made)
     return {"params": {part: placed[part]} if part else placed}

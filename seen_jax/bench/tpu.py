@@ -32,7 +32,10 @@ from seen_jax.registry import FAMILIES
 TINY = "seen-tiny"
 MODELS = ("qwen2_5_omni", "minicpm_o", "step_audio_2", "qwen2_audio", "audio_flamingo_3", TINY)
 MACHINES = ("v5e-1", "v5e-4", "v6e-1", "v4-8")
-PRECISIONS: dict[str, dict[str, Any]] = {"bfloat16": {"dtype": "bfloat16"}}  # fields of `Work`
+PRECISIONS: dict[str, dict[str, Any]] = {  # fields of `Work`
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"dtype": "bfloat16", "weights": "int8"},
+}
 PROGRAMS = ("encode", "calibrate", "score", "encode with SEEN", "generate", "four answers", "training step")
 SECONDS, TEXT, NEW = 10.0, 64, 64  # of a clip; tokens of text and of an answer
 CLIPS = (16, 8, 4, 2, 1)  # at once: the first number that surely fits

@@ -14,7 +14,6 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from seen_jax.errors import CheckpointError, ConfigError
 from seen_jax.models.chat_template import processor_template
 from seen_jax.models.checkpoint import (
-    LORA,
     ModelPart,
     Sharding,
     find_weights,
@@ -30,6 +29,7 @@ from seen_jax.models.folders import cache_folder, fetch_weights, find_folder, is
 from seen_jax.models.hub import Hub, HubOptions
 from seen_jax.models.identify import identify
 from seen_jax.models.lalm import Lalm
+from seen_jax.models.lora import LORA
 from seen_jax.models.model import Model
 from seen_jax.models.precision import dtype_for
 from seen_jax.models.processor import Processor

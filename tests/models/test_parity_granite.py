@@ -19,8 +19,9 @@ from torch_granite import MelSpectrogram, build_granite  # noqa: E402
 
 from seen_jax.audio.features import log_mel, mel_filterbank  # noqa: E402
 from seen_jax.errors import AudioError, CheckpointError  # noqa: E402
-from seen_jax.models.checkpoint import LORA, LORA_CONFIG, read_config, save_params  # noqa: E402
+from seen_jax.models.checkpoint import read_config, save_params  # noqa: E402
 from seen_jax.models.load import load  # noqa: E402
+from seen_jax.models.lora import LORA, LORA_CONFIG  # noqa: E402
 from seen_jax.models.model import forward  # noqa: E402
 from seen_jax.models.processor import Request  # noqa: E402
 from seen_jax.models.safetensors_files import WEIGHTS  # noqa: E402
