@@ -289,9 +289,7 @@ def test_every_form_of_a_clip_gives_the_same_answer(model, clips, basis, tmp_pat
     forms.append(Request([path], "red"))
     call = functools.partial(seen_jax.generate, model, prompt="red", basis=basis, decoding=Decoding(4), batch_size=2)
     expected = call([exact] * 2)[0]
-    assert call(forms) == [expected] * len(forms)
-    for form in forms:
-        answer = call(form)  # one clip in, one answer out
+    for answer in (*call(forms), *map(call, forms)):  # one clip in, one answer out
         assert answer.tokens == expected.tokens and answer.see == pytest.approx(expected.see, abs=1e-6)
     score = seen_jax.score(model, str(path), basis)
     assert score == seen_jax.score(model, [pcm], basis)[0] and isinstance(score, seen_jax.Score)
@@ -545,8 +543,8 @@ def test_a_clip_whose_numbers_are_not_finite_is_named(model, clips, basis):
     assert len(seen_jax.generate(broken, clips, prompts, basis=basis, batch_size=2, decoding=Decoding(2))) == 5
 
 
-def test_numbers_beyond_float16_say_which_types_help(model, clips):
+def test_numbers_beyond_float16_do_no_harm_in_a_float16_model(model, clips):
     half = dataclasses.replace(model, lalm=model.lalm.clone(dtype=jnp.float16))
     large = seen_jax.steering(model, DECODER_RESID, np.full(model.config.decoder.width, 6e4, np.float32), 2.0)
-    with pytest.raises(SeenError, match=r"clip 0: .* float16 ends at 65504: load the model with dtype bfloat16"):
-        seen_jax.generate(half, clips[0], "red", edits=large, decoding=Decoding(1))
+    answers = [seen_jax.generate(m, clips[0], "red", edits=large, decoding=Decoding(1)) for m in (model, half)]
+    assert answers[0].tokens == answers[1].tokens

@@ -53,7 +53,8 @@ def _timed(args: Any) -> Result:
     inside = (evaluate, sweep, calibration, scoring, overhead, encoders, compiling, loading)
     suites = dict(zip(SUITES[:-1], (*inside, imports, demo, memory, card), strict=True))
     with progress() as tick:
-        bench = Bench(load("seen-tiny"), args["items"], args.batch_size, args.runs, tick)  # args.items is a method
+        model = load("seen-tiny", "float32")
+        bench = Bench(model, args["items"], args.batch_size, args.runs, tick)  # args.items is a method
         timed = {name: suites[name](bench) for name in dict.fromkeys(args.suite or DEFAULT)}
     ratios = {name: ratio for one in timed.values() for name, ratio in one.ratios.items()}
     data = {

@@ -22,6 +22,8 @@ def relative_attention(
     q: Heads, k: Heads, v: Heads, table: Float[Array, "distances d"], visible: Bool[Array, "n t"]
 ) -> Heads:
     """Attention with Shaw's relative positions: q . table[i - j + distance] is added to q . k, both times d^-0.5."""
+    if q.dtype == jnp.float16:  # jax's attention multiplies no float16 on a CPU
+        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     order = np.arange(q.shape[1])
     relative = table.astype(q.dtype)[order[:, None] - order + len(table) // 2]
     bias = jnp.einsum("nihd,ijd->nhij", q, relative) * q.shape[-1] ** -0.5
