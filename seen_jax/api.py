@@ -147,7 +147,7 @@ def score_groups(
     def run(prepared: Prepared) -> list[Score]:
         see = jax.device_get(measured(model, lalm, prepared, edits)[1][site])
         before, energy = (of_requests(model, site, x, prepared) for x in (see.before, see.energy))
-        _check_finite(prepared, np.isfinite(before).all(0) & np.isfinite(energy).all(0), "its SEE is")
+        _check_finite(model, prepared, np.isfinite(before).all(0) & np.isfinite(energy).all(0), "its SEE is")
         mean = np.asarray(basis.mean_see(before))
         over_time: Any = [()] * len(mean)
         if frames:
@@ -194,7 +194,7 @@ def generate(
     def run(prepared: Prepared) -> list[Answer]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(chosen.seed), jnp.asarray(prepared.rows))
         out = jax.device_get(generate_batch(model.lalm, model.variables, prepared.batch, edits, decoding, keys))
-        _check_finite(prepared, out.finite)
+        _check_finite(model, prepared, out.finite)
         ids = [tuple(row[:n].tolist()) for row, n in zip(out.tokens, out.lengths, strict=True)]
         columns: list[Any] = [model.processor.decode(out.tokens, out.lengths), ids]
         if basis is not None:
@@ -246,7 +246,7 @@ def run(
             sees[site] = jax.tree.map(lambda x, site=site: of_requests(model, site, x, prepared), values)
         lengths = np.asarray(prepared.batch.lengths).tolist()
         finite = [np.isfinite(row[:length]).all() for row, length in zip(logits, lengths, strict=True)]
-        _check_finite(prepared, np.asarray(finite))
+        _check_finite(model, prepared, np.asarray(finite))
         results = []
         for row, length in enumerate(lengths):
             parts = {site: values[row] for site, values in activations.items()}
@@ -257,11 +257,16 @@ def run(
     return run_batches(model, requests, one_batch, groups, progress=progress, stage="running")
 
 
-def _check_finite(prepared: Prepared, finite: Bool[np.ndarray, " rows"], what: str = "the model's logits are") -> None:
+def _check_finite(
+    model: Model, prepared: Prepared, finite: Bool[np.ndarray, " rows"], what: str = "the model's logits are"
+) -> None:
     """Raise SeenError that names the first clip whose numbers are not finite."""
     if not finite.all():
         clip = min(prepared.rows[row] for row in np.flatnonzero(~finite))
-        raise SeenError(f"clip {clip}: {what} not finite (NaN or infinite): a weight or an edit is too large.")
+        advice = "a weight or an edit is too large for the model"
+        if model.lalm.dtype == jnp.float16:
+            advice = "float16 ends at 65504: load the model with dtype bfloat16 or float32"
+        raise SeenError(f"clip {clip}: {what} not finite (NaN or infinite): {advice}.")
 
 
 def _requests(clips: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:

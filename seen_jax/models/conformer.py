@@ -22,8 +22,6 @@ def relative_attention(
     q: Heads, k: Heads, v: Heads, table: Float[Array, "distances d"], visible: Bool[Array, "n t"]
 ) -> Heads:
     """Attention with Shaw's relative positions: q . table[i - j + distance] is added to q . k, both times d^-0.5."""
-    if q.dtype == jnp.float16:  # jax's attention multiplies no float16 on a CPU
-        q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     order = np.arange(q.shape[1])
     relative = table.astype(q.dtype)[order[:, None] - order + len(table) // 2]
     bias = jnp.einsum("nihd,ijd->nhij", q, relative) * q.shape[-1] ** -0.5
@@ -91,7 +89,7 @@ class ConformerLayer(Layer):
         k, v = jnp.split(self.dense("kv", 2 * inner, bias=False)(h), 2, axis=-1)
         q = self.dense("q", inner, bias=False)(h)
         heads = (-1, c.pad_frames, c.heads, c.head_dim)
-        q, k, v = (self.split(y.reshape(heads).astype(self.dtype), None, "heads") for y in (q, k, v))
+        q, k, v = (self.split(y.reshape(heads).astype(self.stream), None, "heads") for y in (q, k, v))
         table = self.param("distances", nn.initializers.normal(1.0), (2 * c.distance + 1, c.head_dim))
         h = relative_attention(q, k, v, table, valid.reshape(-1, c.pad_frames))
         return self.dense("out", c.width)(h.reshape(*x.shape[:2], inner))
@@ -115,7 +113,7 @@ class QFormerLayer(Layer):
     def __call__(self, x, frames):
         c = self.config
         norm = lambda name: LayerNorm(c.query_eps, name=name)
-        heads = lambda y: y.reshape(*y.shape[:2], c.query_heads, -1).astype(self.dtype)
+        heads = lambda y: y.reshape(*y.shape[:2], c.query_heads, -1).astype(self.stream)
         for name, source in (("self", x), ("cross", frames)):
             inputs = {"q": x, "k": source, "v": source}
             q, k, v = (heads(self.dense(f"{name}_{n}", c.query_width)(y)) for n, y in inputs.items())
