@@ -83,6 +83,25 @@ def swallowing_again() -> bool:
     return bool(signals.status())
 
 
+def test_an_interrupt_that_dies_in_a_destructor_is_not_reported(monkeypatch):
+    class Dying:
+        def __del__(self) -> None:
+            swallowed_here(signal.SIGINT)
+
+    def swallowed_here(number: int) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+    reports: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+    with pytest.raises(KeyboardInterrupt), signals.caught():
+        dying = Dying()
+        del dying
+        assert signals.status() == 130
+        signals.check()
+    assert not reports
+
+
 def test_the_handlers_of_a_program_that_calls_main_come_back(world):
     before = [signal.getsignal(number) for number in signals.NUMBERS]
     assert run("--version").status == 0

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -44,9 +45,13 @@ def caught() -> Iterator[None]:
         before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, _handle)
+    hook = sys.unraisablehook
+    # Python would report an interruption of a destructor, and go on; `check` raises it again.
+    sys.unraisablehook = lambda lost: None if _received and lost.exc_type is KeyboardInterrupt else hook(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         if _received and not _own_process.is_set() and (first := _received[0][0]) != signal.SIGINT:
