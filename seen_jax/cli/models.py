@@ -47,6 +47,7 @@ def run(args: Any) -> Result:
             size = [f"{e['parameters'] / 1e9:.1f} G", f"{e['bytes'] / 1e9:.1f}"]
             rows.append([e["name"], "\n".join(e["hub"]), e["licence"], *size, *fits])
         note = f"Fits: one clip of {LIST_SECONDS:.0f} s, in 16 bits, by estimate. `seen-jax models NAME` says more."
+        note += " What counts of a licence is its model's page on the hub."
         return Result(entries, [table(columns, rows), note])
     if args.name in FAMILIES:
         config, family = published_config(FAMILIES[args.name]), FAMILIES[args.name]
