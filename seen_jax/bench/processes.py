@@ -80,7 +80,7 @@ def compiling(bench: Bench) -> Timed:
 def loading(bench: Bench) -> Timed:
     """Loading the model beside reading its files into memory."""
     files = sorted(bench.model.folder.glob("*.safetensors"))
-    loaded = lambda: jax.block_until_ready(load(bench.model.folder).variables)
+    loaded = lambda: jax.block_until_ready(load(bench.model.folder, "float32").variables)
     times = bench.turns("loading", {"load": loaded, "read": lambda: [file.read_bytes() for file in files]})
     return Timed(times, {"load_vs_read": ratio(times["load"], times["read"])})
 

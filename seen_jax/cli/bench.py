@@ -39,8 +39,9 @@ def run(args: Any) -> Result:
     out = check_file(args.out, (".json",), args.overwrite)
     inside = (evaluate, sweep, calibration, scoring, overhead, encoders, compiling, loading)
     suites = dict(zip(SUITES, (*inside, imports, demo, memory, card), strict=True))
-    with progress() as tick:
-        bench = Bench(load("seen-tiny"), args["items"], args.batch_size, args.runs, tick)  # args.items is a method
+    with progress() as tick:  # args.items is a method
+        model = load("seen-tiny", "float32")
+        bench = Bench(model, args["items"], args.batch_size, args.runs, tick)
         timed = {name: suites[name](bench) for name in dict.fromkeys(args.suite or SUITES[:-1])}
     ratios = {name: ratio for one in timed.values() for name, ratio in one.ratios.items()}
     data = {

@@ -101,7 +101,7 @@ if __name__ == "__main__":
     parser.add_argument("--items", type=int, default=200, help="held-out items per task")
     args = parser.parse_args()
     config = load_config(TrainConfig, args.config, [])
-    result = measure(load(args.model), config.data, args.items)
+    result = measure(load(args.model, "float32"), config.data, args.items)
     write_file(args.out / "card.json", to_json(result))
     figures = {"gsr": plot_gsr(result["gsr"])}
     if (log := Path(config.out) / LOG).is_file():
