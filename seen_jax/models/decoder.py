@@ -75,7 +75,7 @@ class Experts(Layer):
         c = self.config
         b, s, width = x.shape
         tokens = x.reshape(-1, width)
-        router = Dense(c.experts, False, self.dtype, name="router")(tokens)  # chooses: never in few bits
+        router = Dense(c.experts, False, self.stream, name="router")(tokens)  # chooses: never in few bits
         weights, chosen = jax.lax.top_k(jax.nn.softmax(router.astype(jnp.float32)), c.top_k)
         if c.renormalise:
             weights = weights / weights.sum(-1, keepdims=True)
