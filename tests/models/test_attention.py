@@ -179,11 +179,12 @@ def test_decoder_sites_are_measured_without_logits():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("family", ["voxtral", "qwen3_omni"])
-def test_memory_of_a_clip_is_linear_in_its_length(family):
+def test_a_clip_twice_as_long_takes_at_most_twice_the_memory(family):
+    """Scores of all pairs would take four times as much: at 20 minutes 1.7 GiB here."""
     script = Path(__file__).parents[1] / "support" / "long_audio.py"
     if family == "voxtral":
         pytest.importorskip("mistral_common", reason="Voxtral's tokenizer needs the `voxtral` extra")
     done = subprocess.run([sys.executable, str(script), family], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     few, some, many = (row["MiB"] for row in map(json.loads, done.stdout.splitlines()))
-    assert 1.5 < (many - some) / (some - few) < 2.5
+    assert some < 2.2 * few and many < 2.2 * some
