@@ -99,7 +99,7 @@ def _sharding(mesh: Mesh | None) -> Sharding | None:
     """Where parameters live; None on one CPU, which takes over what the host has read."""
     if mesh is not None:
         return functools.partial(parameter_sharding, mesh)
-    [device] = jnp.zeros(()).devices()
+    device = jax.config.values.get("jax_default_device") or jax.local_devices()[0]
     return None if device.platform == "cpu" else lambda path, shape: SingleDeviceSharding(device)
 
 
