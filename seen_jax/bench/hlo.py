@@ -151,9 +151,7 @@ def exchanged(program: Sequence[Step]) -> float:
     total = 0.0
     for step in program:
         passes = EXCHANGES.get(step.instruction.kind.removesuffix("-start"), 0)
-        total += (
-            step.times * passes * max((shape.bytes for shape in step.instruction.shapes), default=0.0) if passes else 0
-        )
+        total += step.times * passes * max((shape.bytes for shape in step.instruction.shapes), default=0.0)
     return total
 
 
@@ -161,13 +159,13 @@ def alike(program: Sequence[Step], kind: str, sizes: Sequence[tuple[int, ...]]) 
     """Instructions of a kind with a result of one of these sizes, whatever the order of its axes: copies or exchanges
     of weights or of the cache. Loading into the chip's near memory is no copy."""
     wanted = {_axes(size) for size in sizes}
-    found = []
+    matches = []
     for step in program:
         results = step.instruction.shapes[: 1 if kind == "copy" else None]  # an asynchronous copy lists its source too
         large = any(not shape.near and _axes(shape.sizes) in wanted for shape in results)
         if step.instruction.kind.removesuffix("-start") == kind and large:
-            found.append(step)
-    return found
+            matches.append(step)
+    return matches
 
 
 def _axes(sizes: Sequence[int]) -> tuple[int, ...]:

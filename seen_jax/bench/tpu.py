@@ -83,7 +83,7 @@ class Row:
 @dataclasses.dataclass(frozen=True)
 class Goal:
     name: str
-    value: float | None  # None: a program that it needs does not fit
+    value: float | None  # None: a program that it needs does not fit, or was not compiled
     limit: float
     reached: bool
 
@@ -238,8 +238,9 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
     by_name = {row.program: row for row in rows if row.fits}
     answer, four = by_name.get("generate"), by_name.get("four answers")
     plain, seen = by_name.get("encode"), by_name.get("encode with SEEN")
-    copies: float | None = sum(len(row.copies) for row in rows)
-    gathers: float | None = sum(len(row.gathers) for row in rows if row.tensor == 1)
+    copies = sum(len(row.copies) for row in by_name.values()) if by_name else None
+    whole = answer is not None and answer.tensor == 1  # else the encoder alone would show it
+    gathers = sum(len(row.gathers) for row in by_name.values() if row.tensor == 1) if whole else None
     share = None if not (answer and plain and seen) else (
         (seen.seconds - plain.seconds) / seen.clips / (answer.prompt / answer.clips)
     )  # fmt: skip

@@ -112,26 +112,30 @@ def _token_id(folder: Path, token: Any) -> int | None:
     return next((int(i) for i, entry in added.items() if entry["content"] == text), None)
 
 
-@functools.lru_cache(maxsize=8)
 def parameter_shapes(config: LalmConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
     """{parameter path: shape} of the whole model, without allocating anything."""
-    return {path: leaf.shape for path, leaf in abstract_params(Lalm(config)).items()}
+    return {path: leaf.shape for path, leaf in _traced(config, None).items()}
 
 
 def abstract_params(lalm: Lalm) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     """{parameter path: shape and dtype} as `load` keeps them, without allocating anything: quantised matrices as
     integers with float32 scales, all others in the dtype of the model."""
-
-    def init() -> Any:
-        encoder = lalm.config.encoder
-        features = jnp.zeros((1, encoder.pad_frames, encoder.n_mels))
-        one, row = jnp.ones(1, jnp.int32), jnp.zeros((1, 4), jnp.int32)
-        return lalm.init(jax.random.key(0), Batch(row, one, features, one, row))
-
-    made = flatten_dict(jax.eval_shape(init)["params"])
+    made = _traced(lalm.config, lalm.weights)
     integers = {path for path, x in made.items() if is_quantized(x)}
     stay = integers | {scale_path(path) for path in integers}
     return {p: jax.ShapeDtypeStruct(x.shape, x.dtype if p in stay else lalm.dtype) for p, x in made.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _traced(config: LalmConfig, weights: str | None) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """{parameter path: shape and dtype} as the model makes them, in float32 where they are no integers."""
+
+    def init() -> Any:
+        features = jnp.zeros((1, config.encoder.pad_frames, config.encoder.n_mels))
+        one, row = jnp.ones(1, jnp.int32), jnp.zeros((1, 4), jnp.int32)
+        return Lalm(config, weights=weights).init(jax.random.key(0), Batch(row, one, features, one, row))
+
+    return flatten_dict(jax.eval_shape(init)["params"])
 
 
 @functools.lru_cache(maxsize=8)

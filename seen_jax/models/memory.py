@@ -4,7 +4,6 @@ Weights, inputs, cache and logits are counted. What the compiler holds for a mom
 of one layer: XLA's programs for CPU and TPU stay within `TOLERANCE` of the total (tests/models/test_memory.py)."""
 
 import dataclasses
-import functools
 import itertools
 import math
 from dataclasses import replace
@@ -21,7 +20,7 @@ from seen_jax.models.checkpoint import abstract_params, parameter_shapes
 from seen_jax.models.config import ConformerConfig, LalmConfig
 from seen_jax.models.devices import GIB, Device
 from seen_jax.models.lalm import Lalm
-from seen_jax.models.precision import dtype_for
+from seen_jax.models.precision import dtype_for, stream_dtype
 from seen_jax.models.quantized import is_quantized
 from seen_jax.models.sharding import DATA, TENSOR, parameter_sharding
 from seen_jax.models.sites import ENCODER_MLP_ACT
@@ -89,11 +88,6 @@ def shapes(config: LalmConfig, work: Work) -> Shapes:
     return Shapes(work.clips * len(rows), frames, work.clips, tokens, audio)
 
 
-@functools.lru_cache
-def _stored(config: LalmConfig, dtype: str, weights: str | None) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    return abstract_params(Lalm(config, dtype=jnp.dtype(dtype), weights=weights))
-
-
 def count(config: LalmConfig) -> int:
     """The number of parameters."""
     return sum(map(math.prod, parameter_shapes(config).values()))
@@ -107,18 +101,19 @@ def need(config: LalmConfig, work: Work) -> Need:
     >>> round(need(omni, Work(dtype="bfloat16")).weights / 1e9, 1)
     16.5
     """
-    size, shape = jnp.dtype(work.dtype).itemsize, shapes(config, work)
+    size, stream = (jnp.dtype(kind).itemsize for kind in (work.dtype, stream_dtype(jnp.dtype(work.dtype))))
+    shape = shapes(config, work)
     shape = shape._replace(rows=-(-shape.rows // work.data), prompts=-(-shape.prompts // work.data))
     layers, width = config.site_shape(ENCODER_MLP_ACT)
-    encoder = _conformer(config, shape, work, size) if isinstance(config.encoder, ConformerConfig) else None
-    encoder = _encoder(config, shape, work, size) if encoder is None else encoder
+    of_encoder = _conformer if isinstance(config.encoder, ConformerConfig) else _encoder
+    encoder = of_encoder(config, shape, work, stream)
     features = 4.0 * shape.rows * shape.frames * config.encoder.n_mels
     weights, bases = _weights(config, work), 4.0 * layers * width * RANK / _split(width, work.tensor)
     if work.part == ENCODER:
         return Need(weights, bases, features, 0.0, 0.0, encoder)
     prompt, step = _keys_values(config, shape, work, size, 0), _keys_values(config, shape, work, size, work.new)
     logits = 4.0 * shape.prompts * config.decoder.vocab
-    held = max(encoder, _decoder(config, shape, work, size) + prompt, prompt + step + logits)
+    held = max(encoder, _decoder(config, shape, work, stream) + prompt, prompt + step + logits)
     inputs = features + 8.0 * shape.prompts * shape.tokens
     return Need(weights, bases, inputs, step, logits, max(0.0, held - step - logits))
 
@@ -130,7 +125,8 @@ def _split(width: int, devices: int) -> int:
 
 def _weights(config: LalmConfig, work: Work) -> float:
     mesh, total = AbstractMesh((work.data, work.tensor), (DATA, TENSOR)), 0.0
-    for path, leaf in _stored(config, work.dtype, work.weights).items():
+    lalm = Lalm(config, dtype=jnp.dtype(work.dtype), weights=work.weights)
+    for path, leaf in abstract_params(lalm).items():
         if work.part == ENCODER and path[0] != "encoder":
             continue
         split = work.tensor if TENSOR in parameter_sharding(mesh, path, leaf.shape).spec else 1

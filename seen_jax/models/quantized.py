@@ -17,9 +17,7 @@ class Bits(NamedTuple):
     """How the weights of a matrix are stored."""
 
     dtype: str  # of the integers
-    group: int = (
-        0  # consecutive inputs that share a scale, or a divisor of it where inputs do not make whole groups; 0: all
-    )
+    group: int = 0  # inputs that share a scale, or a divisor of it where they do not make whole groups; 0: all
 
     def groups(self, inputs: int) -> int:
         """The number of scales of an output channel."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from seen_jax.errors import BasisError
-from seen_jax.subspace.identity import WEIGHTS, Identity, is_named
+from seen_jax.subspace.identity import MODEL_KEYS, Identity, is_named
 from seen_jax.subspace.localize import NamedLayers, resolve_layers
 from seen_jax.subspace.store import read_folder, write_folder
 from seen_jax.subspace.trees import register
@@ -198,5 +198,5 @@ def union(bases: Sequence[NoiseBasis]) -> NoiseBasis:
         u, s, _ = np.linalg.svd(np.concatenate([np.zeros((width, 1)), *parts], axis=1), full_matrices=False)
         spans.append(u[:, s > _UNION_FLOOR])
     layers = tuple(sorted({layer for basis in bases for layer in basis.layers}))
-    shared: dict[str, Any] = {key: first.card[key] for key in WEIGHTS if key in first.card}
+    shared: dict[str, Any] = {key: first.card[key] for key in MODEL_KEYS if key in first.card}
     return NoiseBasis.of_columns(first.site, spans, layers, {**shared, "union": [b.card for b in bases]})

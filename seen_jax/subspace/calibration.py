@@ -11,7 +11,7 @@ import numpy as np
 
 from seen_jax.errors import BasisError
 from seen_jax.subspace.basis import NoiseBasis
-from seen_jax.subspace.identity import WEIGHTS
+from seen_jax.subspace.identity import MODEL_KEYS
 from seen_jax.subspace.localize import Curves, Localization, localize, resolve_layers
 from seen_jax.subspace.selection import NoiseSource, Selection, select_columns
 from seen_jax.subspace.statistics import Side, Statistics, Streamed
@@ -21,8 +21,9 @@ from seen_jax.subspace.trees import register
 
 KIND = "calibration"
 SIDES = ("clean", "noise")
-SHARED = ("fingerprint", "noise", "snr_db", "prompt", "dtype")  # card keys in which merged calibrations agree
-ORIGIN = (*WEIGHTS, "noise", "snr_db", "data")  # that a basis takes over
+# card keys in which merged calibrations agree
+SHARED = ("fingerprint", "noise", "snr_db", "prompt", "dtype", "weights")
+ORIGIN = (*MODEL_KEYS, "noise", "snr_db", "data")  # that a basis takes over
 STAMPS = ("date", "versions")  # of the moment of writing
 DOUBLE = frozenset({"sums", "clean.factor", "noise.factor", "difference.factor"})  # float64 in a folder
 

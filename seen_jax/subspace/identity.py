@@ -12,7 +12,7 @@ import numpy as np
 
 # bfloat16 moves a number by at most 2^-8 of it, float16 by 2^-11, and float16 has no finer step than 2^-24.
 ROUNDING, FINEST = 2**-8 + 2**-11 + 1e-5, 2.0**-24
-WEIGHTS = ("model", "fingerprint", "stored", "sample")  # keys of a card that say whose weights they are
+MODEL_KEYS = ("model", "fingerprint", "stored", "sample")  # keys of a card that say whose weights they are
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Identity:
 
     def card(self) -> dict[str, Any]:
         """What cards say of this model, JSON values."""
-        return {key: list(x) if isinstance(x := getattr(self, key), tuple) else x for key in WEIGHTS}
+        return {key: list(x) if isinstance(x := getattr(self, key), tuple) else x for key in MODEL_KEYS}
 
     def compare(self, other: "Identity") -> Literal["same", "other precision", "other model"]:
         """Whether two models have the same weights. What is not known of either counts as the same."""

@@ -36,12 +36,12 @@ def rows(**fields) -> list[Row]:
         ({}, []),
         ({"copies": ("copy.1",)}, ["copies"]),
         ({"gathers": ("all-gather.1",)}, ["gathers"]),
-        ({"gathers": ("all-gather.1",), "data": 1, "tensor": 4}, []),
+        ({"gathers": ("all-gather.1",), "data": 1, "tensor": 4}, ["gathers"]),  # not shown
         ({"bandwidth": 0.59}, ["decoding"]),
         ({"matrix": 0.39}, ["prompt"]),
         ({"seconds": 0.6 + (NEW - 1) * 0.02}, ["SEEN"]),
         ({"seconds": 0.5 + (NEW - 1) * 0.001, "loop": 0.001}, ["SEEN", "four"]),
-        ({"fits": False}, ["decoding", "prompt", "SEEN", "four"]),
+        ({"fits": False}, ["gathers", "decoding", "prompt", "SEEN", "four"]),
     ],
 )
 def test_goals(fields, missed):

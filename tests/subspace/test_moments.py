@@ -264,6 +264,8 @@ def test_parts_that_do_not_belong_together(stream):
         own.merge(part(1, stream), part(0, stream))
     with pytest.raises(BasisError, match=r"fingerprint \('abc' and 'def'\), snr_db \(0\.0 and 5\.0\)"):
         own.merge(part(1, stream, fingerprint="def", snr_db=5.0))
+    with pytest.raises(BasisError, match=r"weights \(None and 'int8'\)"):
+        part(0, stream, weights=None).merge(part(1, stream, weights="int8"))
     with pytest.raises(BasisError, match="site"):
         own.merge(calibration())
     wide = statistics(width=26)
