@@ -123,7 +123,7 @@ def of_training(to: Target) -> dict[str, Lowered]:
     length, positions = -(-(audio + 64) // 16) * 16, int(config.encoder.token_count(config.encoder.pad_frames))
     params = {"lalm": variables(to._replace(lalm=lalm))["params"]}
     params["head"] = {"kernel": jnp.zeros((config.encoder.width, words)), "bias": jnp.zeros(words)}
-    state = State(params, jax.eval_shape(optimizer(train, "noise").init, params), jnp.int32(0))
+    state = State(params, jax.eval_shape(optimizer(train, "noise").init, params), jnp.int32(0), jnp.zeros(0))
     shape = lambda *sizes, kind=jnp.int32: jax.ShapeDtypeStruct((rows, *sizes), kind)
     texts = shape(length), shape(), shape(length), shape(length, kind=jnp.bool_), shape(positions), shape(length)
     examples = Examples(shape(samples, kind=jnp.float32), shape(), *texts)

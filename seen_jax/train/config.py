@@ -2,6 +2,12 @@
 
 import dataclasses
 
+from seen_jax.models.sites import ENCODER_MLP_ACT
+from seen_jax.subspace import Selection
+
+# That of the experiments on seen-tiny, in all layers.
+SELECTION = Selection(method="complement", energy="sigma2", noise_source="difference", noise_alpha=0.95, layers="all")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSize:
@@ -12,6 +18,7 @@ class ModelSize:
     encoder_width: int = 192
     encoder_layers: int = 4
     encoder_heads: int = 3
+    encoder_ffn: int = 0  # width of its feed-forward layers; 0: four times its own
     decoder_width: int = 192
     decoder_layers: int = 4
     decoder_heads: int = 3
@@ -29,7 +36,8 @@ class DataSize:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """AdamW steps with a linear warm-up over `warmup` steps, then a cosine from `lr` to `lr * final`."""
+    """AdamW steps with a linear warm-up over `warmup` steps, then a cosine from `lr` to `lr * final`. Without steps the
+    stage is left out."""
 
     steps: int
     lr: float
@@ -49,12 +57,32 @@ class NoiseAugmentation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Regulariser:
+    """What the stage `noise` adds to its loss, for every clip with the noise that it got.
+
+    see: weight of SEE at `site`, the mean over layers and clips, along noise-only directions that are estimated anew
+        every `every` steps from `clips` clean training clips and coloured noise at 0 dB.
+    consistency: weight of the squared distance of the encoder's states from those of the clean clip, as a share of the
+        energy of these."""
+
+    see: float = 0.0
+    consistency: float = 0.0
+    every: int = 50
+    clips: int = 48
+    site: str = ENCODER_MLP_ACT
+    selection: Selection = SELECTION
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Stages, in order: `words` (encoder with a head that names the word at each audio token), `text` (decoder alone,
-    words standing in for audio), `joint` (everything, on clean audio), `noise` (everything, on partly noisy audio)."""
+    words standing in for audio), `joint` (everything, on clean audio), `noise` (everything, on partly noisy audio).
+    start: a model of `load` whose weights the first stage begins with, "" for random ones. The head that names words is
+    not part of a model: it begins at random."""
 
     out: str = "runs/seen_tiny"
     seed: int = 0
+    start: str = ""
     model: ModelSize = ModelSize()
     data: DataSize = DataSize()
     words: Stage = Stage(steps=1000, lr=2e-3)
@@ -62,6 +90,7 @@ class TrainConfig:
     joint: Stage = Stage(steps=4200, lr=1e-3, final=0.05)
     noise: Stage = Stage(steps=1400, lr=6e-4, final=0.02, dtype="float32")
     augmentation: NoiseAugmentation = NoiseAugmentation()
+    regulariser: Regulariser = Regulariser()
     word_weight: float = 0.5  # of the loss of the word head beside that of the answer
     weight_decay: float = 0.01
     clip_norm: float = 1.0

@@ -74,7 +74,7 @@ def write_folder(folder: Path, size: ModelSize, words: Sequence[str]) -> LalmCon
             "audio_config": {
                 "model_type": "qwen2_5_omni_audio_encoder", "num_mel_bins": size.n_mels,
                 "encoder_layers": size.encoder_layers, "encoder_attention_heads": size.encoder_heads,
-                "encoder_ffn_dim": 4 * size.encoder_width, "d_model": size.encoder_width,
+                "encoder_ffn_dim": size.encoder_ffn or 4 * size.encoder_width, "d_model": size.encoder_width,
                 "output_dim": size.decoder_width, "n_window": size.n_window,
             },
             "text_config": {

@@ -18,6 +18,7 @@ from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.prefetch import prefetch
 from seen_jax.train.config import NoiseAugmentation, TrainConfig
 from seen_jax.train.dataset import Dataset
+from seen_jax.train.regulariser import consistency_penalty, measured, see_penalty
 from seen_jax.train.tasks import MAX_SAMPLES, TASKS, audible_words
 
 PREFIX, MIDDLE = "<|im_start|>user\n<|audio_bos|>", "<|audio_eos|>"
@@ -102,6 +103,7 @@ class State(NamedTuple):
     params: Any  # {"lalm": ..., "head": {"kernel", "bias"}}
     optimizer: Any
     step: Array
+    directions: Array  # along which the regulariser measures SEE [L, D, R]
 
 
 def coloured_noise(key: Array, rows: int, n: int) -> Float[Array, "batch samples"]:
@@ -170,18 +172,25 @@ def text_loss(lalm: Lalm, params: Any, x: Examples, key: Array) -> tuple[Array, 
 
 
 def joint_loss(
-    lalm: Lalm, params: Any, x: Examples, key: Array, noise: NoiseAugmentation | None, weight: float
+    lalm: Lalm, params: Any, x: Examples, key: Array, config: TrainConfig, directions: Array | None = None
 ) -> tuple[Array, dict[str, Array]]:
-    """The whole model. noise: None for clean clips. weight: of the word head's loss."""
-    waves = x.waves if noise is None else augment(key, x.waves, x.samples, noise)
-    variables = {"params": params["lalm"]}
+    """The whole model. directions: None for clean clips; else clips are noisy, and the regulariser measures SEE along
+    them."""
+    waves = x.waves if directions is None else augment(key, x.waves, x.samples, config.augmentation)
+    variables, added = {"params": params["lalm"]}, config.regulariser
+    edits = {} if directions is None else measured(added, directions)
     audio = features(lalm, waves, x.samples)
-    encoded = lalm.apply(variables, audio, method="encode")
+    encoded = lalm.apply(variables, audio, edits, method="encode")
     batch = Batch(x.tokens, x.lengths, audio.features, audio.frames, x.audio_index)
     out = lalm.apply(variables, batch, encoded, method="answer")
-    answer = answer_loss(out.logits, x)
-    word = word_loss(params["head"], encoded, x.labels)
-    return answer + weight * word, {"answer": answer, "word": word}
+    losses = {"answer": answer_loss(out.logits, x), "word": word_loss(params["head"], encoded, x.labels)}
+    weights = {"answer": 1.0, "word": config.word_weight}
+    if edits:
+        losses["see"], weights["see"] = see_penalty(encoded, added.site), added.see
+    if directions is not None and added.consistency:
+        clean = lalm.apply(variables, features(lalm, x.waves, x.samples), method="encode")
+        losses["consistency"], weights["consistency"] = consistency_penalty(encoded, clean), added.consistency
+    return sum((weights[name] * loss for name, loss in losses.items()), jnp.float32(0)), losses
 
 
 def optimizer(config: TrainConfig, name: str) -> optax.GradientTransformation:
@@ -196,16 +205,15 @@ def optimizer(config: TrainConfig, name: str) -> optax.GradientTransformation:
 
 def make_step(config: TrainConfig, name: str, lalm: Lalm, seed: int) -> Any:
     """(state, examples) -> (state, metrics) of the stage `name`, jitted; the state is donated."""
-    noise = config.augmentation if name == "noise" else None
-    joint = partial(joint_loss, noise=noise, weight=config.word_weight)
-    loss = {"words": words_loss, "text": text_loss}.get(name, joint)
     tx = optimizer(config, name)
 
     def step(state: State, x: Examples) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        joint = partial(joint_loss, config=config, directions=state.directions if name == "noise" else None)
+        loss = {"words": words_loss, "text": text_loss}.get(name, joint)
         grads, metrics = jax.grad(lambda p: loss(lalm, p, x, key), has_aux=True)(state.params)
         updates, opt = tx.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(params, opt, state.step + 1), {**metrics, "grad_norm": optax.tree.norm(grads)}
+        return State(params, opt, state.step + 1, state.directions), {**metrics, "grad_norm": optax.tree.norm(grads)}
 
     return jax.jit(step, donate_argnums=0)

@@ -24,6 +24,7 @@ from seen_jax.models.checkpoint import read_config
 from seen_jax.models.config import DecoderConfig, LalmConfig
 from seen_jax.models.generate import Decoding
 from seen_jax.models.lalm import Batch, Lalm
+from seen_jax.models.load import load
 from seen_jax.models.model import Model
 from seen_jax.models.processor import Processor, Request
 from seen_jax.progress import Progress, silent
@@ -31,8 +32,9 @@ from seen_jax.train.checkpoints import Checkpoints
 from seen_jax.train.config import TrainConfig
 from seen_jax.train.dataset import build_dataset
 from seen_jax.train.export import write_folder, write_weights
-from seen_jax.train.steps import Batcher, State, features, make_step, optimizer
-from seen_jax.train.tasks import TASKS, audible_words, vocabulary
+from seen_jax.train.regulariser import check_regulariser, no_directions, noise_directions
+from seen_jax.train.steps import Batcher, State, coloured_noise, features, make_step, optimizer
+from seen_jax.train.tasks import MAX_SAMPLES, TASKS, audible_words, vocabulary
 
 STAGES = ("words", "text", "joint", "noise")
 LOG = "metrics.jsonl"
@@ -142,11 +144,23 @@ def connect(lalm: Lalm, params: Any, batcher: Batcher) -> Any:
     return {**params, "lalm": {**params["lalm"], "encoder": encoder}}
 
 
+def started(name: str, like: Any) -> Any:
+    """The float32 parameters of the model that training begins with. ConfigError where its shapes are others."""
+    params = load(name, dtype="float32").variables["params"]
+    shapes = lambda tree: jax.tree.map(lambda x: x.shape, dict(tree))
+    if shapes(params) != shapes(like):
+        raise ConfigError(f"start: '{name}' has other shapes than the 'model' of this configuration.")
+    return params
+
+
 def _check_examples(config: TrainConfig) -> None:
     """ConfigError where a stage needs more training examples than there are: a batch holds as many of each task."""
-    stages = {name: getattr(config, name) for name in STAGES}
+    stages = {name: stage for name in STAGES if (stage := getattr(config, name)).steps}
+    if not stages:
+        raise ConfigError("no stage has steps: there is nothing to train.")
     batches = {f"a batch of {name}": -(-stage.batch // len(TASKS)) * len(TASKS) for name, stage in stages.items()}
-    place, least = max((*batches.items(), ("the start of joint", CONNECTED)), key=lambda need: need[1])
+    connected = {"the start of joint": CONNECTED} if {"words", "joint"} <= stages.keys() else {}
+    place, least = max((batches | connected).items(), key=lambda need: need[1])
     if config.data.train < least:
         given = f"data.train is {config.data.train}, but {place} needs {least} examples"
         raise ConfigError(f"{given}: make it at least that.")
@@ -191,6 +205,8 @@ class Run:
     def __init__(self, config: TrainConfig, progress: Progress = silent):
         self.config, self.folder, self.progress = config, Path(config.out), progress
         _check_examples(config)
+        self.stages = [index for index, name in enumerate(STAGES) if getattr(config, name).steps]
+        check_regulariser(config.regulariser)
         _claim(self.folder / "config.json", config)
         self.model_folder = self.folder / "model"
         shape = write_folder(self.model_folder, config.model, vocabulary())
@@ -213,16 +229,20 @@ class Run:
 
     def _fresh(self, name: str, params: Any) -> State:
         """The state at the start of a stage."""
-        return State(params, optimizer(self.config, name).init(params), jnp.int32(0))
+        directions = no_directions(self.config.regulariser, self.lalm.config)
+        return State(params, optimizer(self.config, name).init(params), jnp.int32(0), directions)
 
     def _restore(self) -> tuple[int, State]:
         """(stage, state) of the last checkpoint, or of the beginning."""
-        state = self._fresh(STAGES[0], initial_params(self.lalm.config, self.config.seed))
+        params = initial_params(self.lalm.config, self.config.seed)
+        if self.config.start:
+            params = {**params, "lalm": started(self.config.start, params["lalm"])}
+        state = self._fresh(STAGES[self.stages[0]], params)
         log = self.folder / LOG
         restored = self.checkpoints.restore((jnp.int32(0), state))
         if restored is None:
             log.unlink(missing_ok=True)
-            return 0, state
+            return self.stages[0], state
         stage, state = int(restored[1][0]), restored[1][1]
         lines = log.read_text("utf-8", "replace").splitlines() if log.is_file() else []
         kept = [line for line in lines if _place(line) <= (stage, int(state.step))]  # the others run again
@@ -247,19 +267,33 @@ class Run:
     def run(self) -> Path:
         """Train to the end (from the last checkpoint, if any) and return the model folder."""
         start, state = self._restore()
-        for index, name in enumerate(STAGES[start:], start):
+        for index in self.stages[self.stages.index(start) :]:
+            name = STAGES[index]
             if index > start:
-                if name == "joint":
+                if name == "joint" and self.config.words.steps:
                     state = state._replace(params=connect(self.lalm, state.params, self.batcher))
                 state = self._fresh(name, state.params)
             state = self._run_stage(index, state)
         write_weights(self.model_folder, jax.device_get(state.params["lalm"]))
         return self.model_folder
 
+    def _model(self, state: State) -> Model:
+        """The model as it is now."""
+        variables = {"params": state.params["lalm"]}
+        return Model(self.folder.name, self.model_folder, self.lalm, variables, self.processor)
+
+    def _directions(self, state: State) -> Array:
+        """Noise-only directions of the model as it is now, from other training clips and noises at each step."""
+        regulariser, step = self.config.regulariser, int(state.step)
+        rng = np.random.default_rng([self.config.seed, step])
+        count = min(regulariser.clips, len(self.data.meta))
+        waves = self.data.clips(sorted(map(int, rng.choice(len(self.data.meta), count, replace=False))))
+        noise = coloured_noise(jax.random.key(rng.integers(2**31)), len(waves), MAX_SAMPLES)
+        return noise_directions(self._model(state), waves, list(np.asarray(noise)), regulariser)
+
     def _validate(self, state: State) -> dict[str, float]:
         """Scores on the first `eval_items` examples of the validation split."""
-        variables = {"params": state.params["lalm"]}
-        model = Model(self.folder.name, self.model_folder, self.lalm, variables, self.processor)
+        model = self._model(state)
         meta = self.validation.meta[: self.config.eval_items]
         return task_scores(meta, answers(model, self.validation.clips(range(len(meta))), meta))
 
@@ -271,6 +305,8 @@ class Run:
         saved = time.monotonic()
         for step, x in self.batcher.stream(int(state.step), stage.steps, stage.batch, seed):
             began = time.monotonic()
+            if name == "noise" and c.regulariser.see and step % c.regulariser.every == 0:
+                state = state._replace(directions=self._directions(state))
             state, metrics = train_step(state, x)
             values = {k: round(float(v), 5) for k, v in metrics.items()}
             if wrong := [f"{k} is {v}" for k, v in values.items() if not math.isfinite(v)]:
