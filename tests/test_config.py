@@ -69,6 +69,13 @@ def test_the_shipped_training_configuration_is_complete_and_equals_the_defaults(
     assert sum("#" in line for line in lines) > 10, "the file explains its fields"
 
 
+@pytest.mark.parametrize("name", ["tune_tiny", *(f"zoo/{path.stem}" for path in (CONFIGS / "zoo").glob("*.yaml"))])
+def test_training_runs_of_relatives(name):
+    config = load_config(TrainConfig, CONFIGS / f"{name}.yaml")
+    assert config != TrainConfig() and f"configs/{name}.yaml" in (CONFIGS / f"{name}.yaml").read_text()
+    assert config.out != TrainConfig().out and config.noise.warmup == TrainConfig().noise.warmup
+
+
 def test_file_and_defaults(tmp_path):
     text = """
     name: x
