@@ -44,8 +44,9 @@ class Target(NamedTuple):
 
 def target(config: LalmConfig, work: Work, machine: Device) -> Target:
     """The chips of a machine that its compiler alone knows. ConfigError where libtpu is not installed."""
+    cores = {"chip_config_name": machine.cores} if machine.cores else {}
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=machine.topology)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=machine.topology, **cores)
     except Exception as e:
         raise ConfigError(f'no TPU compiler ({type(e).__name__}): pip install "seen-jax[tpu]" brings it.') from e
     chips: Any = np.array(topology.devices[: work.data * work.tensor]).reshape(work.data, work.tensor)

@@ -17,7 +17,8 @@ class Device:
     half: the 16-bit number type of the chip's matrix units.
     operations, bandwidth: per chip and second, in that type; bytes of memory read or written. 0 where not needed.
     clock: of a TPU's core, in Hz. link: bytes per second that a chip sends to one neighbour.
-    topology: what XLA's TPU compiler calls the smallest machine that holds these chips."""
+    topology, cores: what XLA's TPU compiler calls the smallest machine that holds these chips, and the way in which the
+    cores of a chip work together, "" where there is one."""
 
     memory: float
     chips: int = 1
@@ -27,6 +28,7 @@ class Device:
     clock: float = 0.0
     link: float = 0.0
     topology: str = ""
+    cores: str = ""
 
 
 # TPU: cloud.google.com/tpu/docs/v4, v5e and v6e. Memory: what XLA's compiler states when a program does not fit. The
@@ -34,7 +36,7 @@ class Device:
 # rate of its clock, v4's two cores 4 units of 128 x 128 each. Chips of v5e and v6e have 4 neighbours, those of v4 6.
 _V5E = Device(15.75 * GIB, 1, "bfloat16", 197e12, 819e9, 1.5e9, 50e9, "v5e:2x2")
 _V6E = Device(31.25 * GIB, 1, "bfloat16", 918e12, 1638e9, 1.75e9, 100e9, "v6e:2x2")
-_V4 = Device(30.75 * GIB, 1, "bfloat16", 275e12, 1228e9, 1.05e9, 50e9, "v4:2x2x1")
+_V4 = Device(30.75 * GIB, 1, "bfloat16", 275e12, 1228e9, 1.05e9, 50e9, "v4:2x2x1", "megacore")
 _gpu = lambda gib, half="bfloat16": Device(gib * GIB * GPU_SHARE, half=half)  # memory as `nvidia-smi` states it
 DEVICES: dict[str, Device] = {
     "v5e-1": _V5E,
