@@ -49,7 +49,7 @@ class Row:
     """One program on one machine. Bytes are of one chip.
 
     seconds: of everything. loop: of one trip of the loop that decodes, and none for programs without it.
-    copies: of weights, or of the cache in loops; gathers: of weights in loops: their names in the HLO.
+    copies: of weights, or of the cache in loops; gathers: of weights in loops: their names in the HLO, and sizes.
     used: share of the memory's bandwidth (`loop`) and of the matrix units (the rest) that the work itself needs."""
 
     model: str
@@ -181,7 +181,8 @@ def estimates(text: str, to: Target, work: Work, device: Device, program: str) -
     seconds = _seconds(steps, work, device)
     loop = _seconds([step for step in steps if step.decodes], work, device) / (to.new - 1)
     looped, (layers, stacks) = [step for step in steps if step.loops], held_sizes(to, work)
-    names = lambda *parts: tuple(step.instruction.name for part in parts for step in part)
+    sizes = lambda step: list(step.instruction.shapes[0].sizes)
+    names = lambda *parts: tuple(f"{step.instruction.name} {sizes(step)}" for part in parts for step in part)
     made: dict[str, Any] = {"gathers": names(hlo.alike(looped, "all-gather", layers))}
     made["copies"] = names(hlo.alike(looped, "copy", layers), hlo.alike(steps, "copy", stacks))
     made |= {"seconds": seconds, "loop": loop}
