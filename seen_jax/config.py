@@ -19,6 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from seen_jax.errors import ConfigError, SeenError
 
 C = TypeVar("C")
+DEEPEST = 40  # levels of a file
 WORDS = {
     "int": "int (a whole number)", "float": "float (a number)", "str": "str (a text)", "bool": "bool (true or false)",
     "PositiveInt": "a whole number above 0", "NonNegativeInt": "a whole number, 0 or more",
@@ -126,7 +127,19 @@ def _override(values: dict[Any, Any], tokens: Sequence[str]) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that occurs twice, where PyYAML would silently take the last one."""
+    """Refuses a key that occurs twice, where PyYAML would silently take the last one, and deep nesting, in which it
+    would recurse until Python gives up."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.depth == DEEPEST:
+            problem = f"it is nested more than {DEEPEST} levels deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         for i, (key, _) in enumerate(node.value):
