@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from seen_jax.errors import AudioError
+from seen_jax.files import parse_json
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -48,7 +49,7 @@ class AudioItem:
         if not text:
             return ()
         for parse in (json.loads, ast.literal_eval):
-            with contextlib.suppress(ValueError, SyntaxError):
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nesting
                 if isinstance(values := parse(text), list | tuple):
                     return tuple(map(str, values))
         raise AudioError(f"item {self.id}: choices must be a list, not {text[:80]!r}")
@@ -203,8 +204,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise AudioError(f"{path} line {number}: not a line of JSON: {error}.") from error
         if not isinstance(row, dict):
             raise AudioError(f"{path} line {number}: expected an object with named fields, got {line.strip()[:60]}.")
@@ -212,6 +213,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def as_texts(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row of a table: names in lower case, values as texts, lists as JSON."""
-    text = lambda v: v.strip() if isinstance(v, str) else "" if v is None else json.dumps(v, ensure_ascii=False)
+    """A row of a table: names in lower case, values as texts, lists as JSON, bytes inside of these as texts."""
+    inner = lambda v: v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)
+    as_json = lambda v: json.dumps(v, ensure_ascii=False, default=inner)
+    text = lambda v: v.strip() if isinstance(v, str) else "" if v is None else as_json(v)
     return {name.strip().lower(): text(value) for name, value in row.items()}

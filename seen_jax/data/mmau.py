@@ -1,6 +1,5 @@
 """MMAU, and other multiple choice about audio in its layouts."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from seen_jax.data.base import Dataset, Row, manifest_items
 from seen_jax.data.items import Entry
 from seen_jax.data.parquet import parquet_rows
 from seen_jax.errors import AudioError
+from seen_jax.files import parse_json
 
 ASKED = {"question", "choices"}
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the library `datasets` names the parquet files of a split
@@ -43,8 +43,8 @@ class MMAU(Dataset):
 
 def _json_rows(path: Path) -> list[Row] | None:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        rows = parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise AudioError(f"Cannot read {path} as JSON: {error}.") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row.keys() >= ASKED for row in rows):
         return None

@@ -55,8 +55,17 @@ def product(
     if half and x.dtype != dtype:
         shrunk = jnp.maximum(jnp.abs(x).max(-1, keepdims=True) / LARGEST, 1)
         x = x / shrunk
-    contracted = (((x.ndim - 1,), (0,)), ((), ()))
-    sums = jnp.float32 if half or scale is not None else None
-    y = jax.lax.dot_general(x.astype(dtype), kernel, contracted, preferred_element_type=sums)
+    y = _dot(x.astype(dtype), kernel, jnp.float32 if half or scale is not None else None)
     y = y if after is None else y * after[0]
     return y if shrunk is None else y * shrunk
+
+
+def _dot(x: Array, kernel: Array, sums: Any) -> Array:
+    """x times a matrix. A TPU's compiler leaves a single row to the vector units, which read the matrix with less than
+    half of the memory's bandwidth; two rows are for the matrix units."""
+    contracted = (((x.ndim - 1,), (0,)), ((), ()))
+    dot = lambda x, kernel: jax.lax.dot_general(x, kernel, contracted, preferred_element_type=sums)
+    if x.ndim == 1 or x.size > x.shape[-1]:
+        return dot(x, kernel)
+    twice = lambda x, kernel: dot(jnp.concatenate([x, x]), kernel)[:1]
+    return jax.lax.platform_dependent(x, kernel, tpu=twice, default=dot)

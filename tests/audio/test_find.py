@@ -132,6 +132,8 @@ def test_folder_with_a_manifest(tree):
         ("m.csv", ["path,text", ",hello"], r"line 2: \(empty\)"),
         ("m.csv", ["path", "n" * 5000], "no file for 1 of 1 rows"),
         ("m.jsonl", ['{"path": "b.wav"}', "", "{path: 1}"], "line 3: not a line of JSON"),
+        ("m.jsonl", ['{"path": "b.wav", "text": NaN}'], "line 1: not a line of JSON: NaN is no JSON number"),
+        ("m.jsonl", ['{"path": ' + "[" * 100_000], "line 1: not a line of JSON: it is nested too deeply"),
         ("m.jsonl", ["[1, 2]"], "line 1: expected an object"),
         ("m.txt", ["b.wav"], "neither audio nor a manifest"),
     ],
