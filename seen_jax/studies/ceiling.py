@@ -33,6 +33,7 @@ from seen_jax.subspace.formulas import noise_energy
 from seen_jax.subspace.selection import dominant_mask
 from seen_jax.subspace.svd import directions_of_moments, right_singular
 
+ENOUGH = 20  # items from which a ceiling is judged: of fewer, that none changed says little
 LAYERS = 8  # single layers of a site: all of a shallow stack, else so many, evenly spaced
 CLEAN_ENERGY = 0.95  # share of the clean energy that the clean dimensions hold
 FRAMES = 2048  # clean positions, of all items together, that these are made of
@@ -132,8 +133,8 @@ class Ceiling(Study):
             yield f"ceiling_{str(site).replace('.', '_')}", caption, drawn
 
     def findings(self, rows: pd.DataFrame) -> Iterator[tuple[str, str, Finding]]:
-        """That projection cannot help, where the ceiling inside the experiment's basis is low."""
-        inside = rows[(rows["subspace"] == EXPERIMENT) & (rows["noise"] != ALL)]
+        """That projection cannot help, where the ceiling inside the experiment's basis is low and items are enough."""
+        inside = rows[(rows["subspace"] == EXPERIMENT) & (rows["noise"] != ALL) & (rows["items"] >= ENOUGH)]
         for (noise, site), part in inside.groupby(["noise", "site"], sort=False):
             edited = part.set_index("layer").iloc[-1]  # the layers that the basis keeps are the last
             if finding := low_ceiling(*(float(edited[f"ceiling{end}"]) for end in ENDS)):
@@ -143,11 +144,11 @@ class Ceiling(Study):
 def summary(fields: dict[str, Any], part: pd.DataFrame, seed: int) -> dict[str, Any]:
     """A row of the table, of one noise or of several: over all their SNRs and items."""
     before, after = (np.concatenate(part[name].tolist()).astype(float) for name in ("before", "after"))
-    items = np.arange(len(before)) % part["items"].iloc[0]
-    ceiling = metrics.mean_interval(after - before, items, seed)
+    count = int(part["items"].iloc[0])
+    ceiling = metrics.mean_interval(after - before, np.arange(len(before)) % count, seed)
     intervals = {f"ceiling{end}": value for end, value in zip(ENDS, ceiling, strict=True)}
     means = part[["gain", "change", "change_clean"]].astype(float).mean()
-    return {**fields, "gsr": float(before.mean()), **intervals, **means}
+    return {**fields, "items": count, "gsr": float(before.mean()), **intervals, **means}
 
 
 def bases_of(lab: Lab, site: str, noise: str) -> dict[str, NoiseBasis]:

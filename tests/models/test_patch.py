@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_cases import FOLDER
@@ -68,8 +69,8 @@ def clips():
 @given(st.integers(0, 2**16), st.integers(0, 5))
 def test_inside_and_outside_of_a_subspace_add_up_to_the_whole(seed, rank):
     rng = np.random.default_rng(seed)
-    a, c = rng.standard_normal((2, 3, 5)).astype(np.float32)
-    q = np.linalg.qr(rng.standard_normal((5, 5)))[0][:, :rank].astype(np.float32)
+    a, c = jnp.asarray(rng.standard_normal((2, 3, 5)), jnp.float32)
+    q = jnp.asarray(np.linalg.qr(rng.standard_normal((5, 5)))[0][:, :rank], jnp.float32)
     inside, outside = (np.asarray(patched(a, c, q, *share)) for share in ((0.0, 1.0), (1.0, -1.0)))
     np.testing.assert_allclose((inside - a) + (outside - a), c - a, atol=1e-5)
     np.testing.assert_allclose(inside @ q, c @ q, atol=1e-5)

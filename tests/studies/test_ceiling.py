@@ -54,11 +54,18 @@ def test_a_ceiling_that_may_be_high_is_no_finding(ends):
 
 
 def test_a_low_ceiling_of_the_edited_layers_is_diagnosed():
-    row = lambda **fields: {"noise": "rain", "site": SITES[0], "layer": "all", "subspace": "experiment", **fields}
+    row = lambda **fields: {
+        "noise": "rain",
+        "site": SITES[0],
+        "layer": "all",
+        "subspace": "experiment",
+        "items": 20,
+        **fields,
+    }
     low = {"ceiling": 0.023, "ceiling_low": 0.016, "ceiling_high": 0.03}
     high = {"ceiling": 0.2, "ceiling_low": 0.1, "ceiling_high": 0.3}
     rows = [row(**high), row(layer="kept", **low), row(subspace="whole", **low), row(noise="hum", **high)]
-    rows += [row(noise=ALL, **low), row(site=SITES[1], **low)]
+    rows += [row(noise=ALL, **low), row(site=SITES[1], **low), row(noise="wind", items=19, **low)]
     found = list(CEILING.findings(pd.DataFrame(rows)))
     assert [(noise, site, f.code) for noise, site, f in found] == [("rain", s, "low-ceiling") for s in SITES[:2]]
     table = diagnoses({}, {("rain", "seen"): basis_of([E1])}, found)
