@@ -85,8 +85,9 @@ class Ceiling(Study):
     title = "Study: ceilings of edits"
     lead = (
         "GSR up to 10 dB when the activations of the clean clip are put back into the noisy run: everywhere at a site, "
-        "inside the subspace of a basis or outside of it. An edit there is not expected to gain more. Beside it, what "
-        "SEEN gains, and the share of noise's change of the activations that lies there."
+        "inside the subspace of a basis (of the experiment's selection, and of the paper's) or outside of it. An edit "
+        "there is not expected to gain more. Beside it, what SEEN gains, and the share of noise's change of the "
+        "activations that lies there."
     )
     names, values = (*PLACE, "noise"), ("gsr", *(f"ceiling{end}" for end in ENDS), "gain", "change", "change_clean")
     columns: Mapping[str, Column] = {
