@@ -118,7 +118,7 @@ def test_what_cannot_be_patched_is_refused(tiny, clips):
 
 
 def test_a_patch_belongs_to_its_batch(tiny, clips):
-    edits = {ENCODER_MLP_ACT: make_patch(np.zeros((3, 1, 4, 8), np.float32), share_of(tiny, ENCODER_MLP_ACT))}
+    edits = {ENCODER_MLP_ACT: make_patch(jnp.zeros((3, 1, 4, 8)), share_of(tiny, ENCODER_MLP_ACT))}
     with pytest.raises(ConfigError, match=r"belongs to the batch .* `seen_jax\.patch`"):
         seen_jax.run(tiny, clips[0][0], edits=edits)
     batch = tiny.processor.prepare([seen_jax.Request([clips[0][0]], "name the music")])
