@@ -187,7 +187,8 @@ def site_rows(
     """The rows of a site under a noise, of which `before` and `after` say for every SNR and item whether the clean
     answer is kept without and with the patch. part: of the study, one of how many."""
     bases = bases_of(lab, site, noise)
-    subspaces: dict[str, Array] = {WHOLE: clean_q} | {name: basis.padded_q for name, basis in bases.items()}
+    subspaces: dict[str, Array] = {name: basis.padded_q for name, basis in bases.items()}
+    subspaces[WHOLE] = clean_q
     places = list(places_of(lab.model.config.site_shape(site)[0], bases))
     kept = lambda answers: [a == b for a, b in zip(measured.answers[noise, None], answers, strict=True)]
     before = [same for snr in lab.low for same in kept(measured.answers[noise, snr])]
