@@ -2,7 +2,7 @@
 Each maker returns `{site: Edit}`; edits of several sites are joined as `{**a, **b}`. Axes: L layers, D width, R rank.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from seen_jax.errors import BasisError, ConfigError
-from seen_jax.models.edits import Edit, Edits
+from seen_jax.models.edits import Edit, Edits, Patch
 from seen_jax.models.model import Model
 from seen_jax.subspace import NoiseBasis
-from seen_jax.subspace.basis import pad_rank
+from seen_jax.subspace.basis import RANK_MULTIPLE, pad_rank
 from seen_jax.subspace.localize import NamedLayers, resolve_layers
 
 Layers = NamedLayers | tuple[int, ...] | list[int] | int
@@ -114,6 +114,35 @@ def linear_map(
     return {site: Edit(jnp.asarray(pad_rank(u)), -scale, jnp.asarray(pad_rank(v)), shift, share)}
 
 
+class Share(NamedTuple):
+    """Which part of the activations a `Patch` replaces: its leaves of these names."""
+
+    whole: Float[np.ndarray, " layers"]
+    inside: Float[np.ndarray, " layers"]
+    q: Float[Array | np.ndarray, "layers width rank"]
+
+
+def share_of(
+    model: Model,
+    site: str,
+    layers: Layers | None = None,
+    subspace: NoiseBasis | Matrix | None = None,
+    outside: bool = False,
+) -> Share:
+    """Some layers of a site, whole (subspace None), inside a subspace, or outside of it. Arguments and what it raises
+    are those of `projection`; None for layers: those of the basis, or all."""
+    depth, width = _shape(model, site)
+    if subspace is None and outside:
+        raise ConfigError("nothing lies outside of the whole space: pass a subspace, or leave `outside` out.")
+    basis = None if subspace is None else checked_basis(model, subspace, site)
+    default: Layers = "all" if basis is None else basis.layers
+    kept = resolve_layers(_layers(default if layers is None else layers), depth)
+    chosen = np.isin(np.arange(depth), kept).astype(np.float32)
+    if basis is None:
+        return Share(chosen, 0 * chosen, np.zeros((depth, width, RANK_MULTIPLE), np.float32))
+    return Share(chosen, -chosen, basis.padded_q) if outside else Share(0 * chosen, chosen, basis.padded_q)
+
+
 def checked_basis(model: Model, basis: NoiseBasis | Matrix, site: str | None = None) -> NoiseBasis:
     """A basis of this model, also from directions. Raises BasisError or ConfigError as `projection`."""
     if isinstance(basis, NoiseBasis):
@@ -130,9 +159,11 @@ def checked_basis(model: Model, basis: NoiseBasis | Matrix, site: str | None = N
 
 
 def check_edits(model: Model, edits: Edits) -> None:
-    """Raise ConfigError unless the sites and shapes of edits are those of the model."""
+    """Raise ConfigError unless the sites and shapes of edits are those of the model. A `Patch` is refused."""
     for site, edit in edits.items():
         expected = _shape(model, site)
+        if isinstance(edit, Patch):
+            raise ConfigError(f"the patch of {site} belongs to the batch it was made for: use `seen_jax.patch`.")
         for name, ndim in (("u", 3), ("v", 3), ("bias", 2), ("scale", 1), ("text", 1)):
             shape = None if (x := getattr(edit, name)) is None else np.shape(x)
             if shape is not None and (len(shape) != ndim or shape[:2] != expected[: len(shape[:2])]):
@@ -140,9 +171,9 @@ def check_edits(model: Model, edits: Edits) -> None:
                 raise ConfigError(f"the edit of {site} has {name} of shape {list(shape)}: {fitting}")
 
 
-def joined(*edits: Edits) -> dict[str, Edit]:
+def joined(*edits: Edits) -> Edits:
     """Edits of different sites together. Raises ConfigError where two edit one site."""
-    together: dict[str, Edit] = {}
+    together: dict[str, Edit | Patch] = {}
     for part in edits:
         if twice := together.keys() & part.keys():
             raise ConfigError(f"two edits of {', '.join(sorted(twice))}: a site takes one edit per pass.")

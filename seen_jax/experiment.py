@@ -102,7 +102,9 @@ def run(experiment: Experiment, progress: Progress = silent, hosts: Hosts = ALON
     trials = [Trial.from_json(row) for row in ledger.rows()]
     bases = {(n, label): experiment.basis(n, label) for label in experiment.mitigations for n in experiment.noises}
     tables = make_tables(trials, config.seed)
-    tables |= {"bases": basis_table(experiment, bases), "diagnoses": diagnoses(experiment.calibrations, bases)}
+    measured = itertools.chain(*(STUDIES[name].findings(rows) for name, rows in studies.items()))
+    diagnosed = diagnoses(experiment.calibrations, bases, measured)
+    tables |= {"bases": basis_table(experiment, bases), "diagnoses": diagnosed}
     for name, table in {**tables, **{f"study_{name}": table for name, table in studies.items()}}.items():
         write_file(config.folder() / "tables" / f"{name}.csv", to_csv(table))
     return Results(experiment, trials, tables, studies)

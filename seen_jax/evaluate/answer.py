@@ -20,7 +20,7 @@ from seen_jax.files import escaped
 from seen_jax.mitigations.base import NONE, Wave
 from seen_jax.mitigations.chain import Chain
 from seen_jax.models.batching import Group, Prepared, filled, run_batches
-from seen_jax.models.edits import Edits
+from seen_jax.models.edits import Edits, lasting
 from seen_jax.models.generate import Decoding
 from seen_jax.models.generate_edits import generate_edits
 from seen_jax.models.pooling import of_clips
@@ -147,7 +147,7 @@ def with_measure(experiment: Experiment, edits: Edits, noise: str, mitigation: s
     if basis.site not in edits:
         measure = projection(experiment.model, basis, 0.0) if together else measuring(experiment.model, basis)
         return {**edits, **measure}
-    if edits[basis.site].v is not None:
+    if (edit := lasting(edits).get(basis.site)) is None or edit.v is not None:
         raise ConfigError(f"mitigation {mitigation} edits {basis.site}: SEE must be measured at another `site`")
     return edits
 

@@ -33,12 +33,16 @@ def findings(tables: Mapping[str, pd.DataFrame], bases: pd.DataFrame, seen_mitig
 
 
 def diagnoses(
-    calibrations: Mapping[tuple[str, str], Calibration], bases: Mapping[tuple[str, str], NoiseBasis]
+    calibrations: Mapping[tuple[str, str], Calibration],
+    bases: Mapping[tuple[str, str], NoiseBasis],
+    measured: Iterable[tuple[str, str, Finding]] = (),
 ) -> pd.DataFrame:
     """What `seen_jax.subspace.diagnose` finds about calibrations (by noise and site), each finding once: a table of
-    noise, site, code, severity and message, the worst first. bases: by noise and mitigation."""
+    noise, site, code, severity and message, the worst first. bases: by noise and mitigation. measured: (noise, site,
+    finding) of studies; those of sites of the bases count too."""
     distinct = {(noise, id(basis)): basis for (noise, _), basis in bases.items()}
-    rows = []
+    sites = {(noise, basis.site) for (noise, _), basis in distinct.items()}
+    rows = [(n, site, f.code, f.severity, f.message) for n, site, f in measured if (n, site) in sites]
     for (noise, _), basis in distinct.items():
         if calibration := calibrations.get((noise, basis.site)):
             rows += [(noise, basis.site, f.code, f.severity, f.message) for f in diagnose(calibration, basis)]

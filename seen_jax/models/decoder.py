@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from seen_jax.models import layers
 from seen_jax.models.attention import Visibility, attention, cached_attention
 from seen_jax.models.config import DecoderConfig
-from seen_jax.models.edits import Edits, Records, layer_edits, visit
+from seen_jax.models.edits import Edits, Records, lasting, layer_edits, visit
 from seen_jax.models.linear import Dense, Embed, matrix
 from seen_jax.models.modules import Layer, RMSNorm, Stack, run_layers, scan
 from seen_jax.models.precision import product
@@ -231,7 +231,7 @@ class Decoder(Stack):
         position's keys and values."""
         valid = jnp.ones(x.shape[:2], bool)
         back = numbers + 1 - jnp.cumsum(visible, axis=1) if self.config.windows else None
-        return self._run(x, cache, Positions(numbers, visible, valid, ~valid, back), edits)
+        return self._run(x, cache, Positions(numbers, visible, valid, ~valid, back), lasting(edits))
 
     def _run(self, x, cache, positions, edits):
         edits = layer_edits(edits, (DECODER_MLP_ACT, DECODER_RESID), self.mesh)

@@ -1,7 +1,8 @@
 """Edits as inputs, taps and SEE as outputs: what happens at one site of one layer.
 
 An edit is a low-rank affine map per layer, `a - scale (a U) V^T + bias`. SEEN (paper section 3.3) is the orthogonal
-projection U = V = Q. Everything in it is data: another layer set, strength, noise or rank recompiles nothing."""
+projection U = V = Q. Everything in it is data: another layer set, strength, noise or rank recompiles nothing. A patch
+puts activations of another run in the place of a site's own."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,9 +14,16 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from seen_jax.models.linear import Dense, full_kernel
-from seen_jax.models.sharding import constrain_edit
+from seen_jax.models.sharding import constrain_edit, constrain_patch
 from seen_jax.models.sites import Taps
-from seen_jax.subspace.formulas import energy_share, low_rank_edit, mapped_low_rank_edit, masked_mean, noise_energy
+from seen_jax.subspace.formulas import (
+    energy_share,
+    low_rank_edit,
+    mapped_low_rank_edit,
+    masked_mean,
+    noise_energy,
+    patched,
+)
 
 
 @struct.dataclass
@@ -43,6 +51,23 @@ class Edit:
 
 
 @struct.dataclass
+class Patch:
+    """Activations c of another run of the same batch in the place of a site's own, at some of its positions:
+    a + (c - a) (whole + inside Q Q^T). It belongs to one batch and acts on its prompt alone, never on generated tokens.
+
+    (whole, inside) per layer: (1, 0) puts all of c there, bit for bit; (0, 1) its part inside the subspace Q, (1, -1)
+    that outside of it; (0, 0) nothing. `seen_jax.patch` makes and runs it; layers and subspaces recompile nothing.
+    target: [L, N, T, D], c as full taps give it. where: [L, N, T] the positions that are patched, bool.
+    whole, inside: [L]. q: [L, D, R] orthonormal or zero columns."""
+
+    target: Any
+    where: Any
+    whole: Any
+    inside: Any
+    q: Any
+
+
+@struct.dataclass
 class See:
     """SEE at one site: means over valid frames. N = audios at encoder sites, batch rows at decoder sites."""
 
@@ -52,7 +77,7 @@ class See:
     frames: Any = None  # SEE per frame before the edit (only with `Taps.see_frames`)
 
 
-Edits = Mapping[str, Edit]
+Edits = Mapping[str, Edit | Patch]
 Activations = Float[Array, "items positions width"]
 Mask = Bool[Array, "items positions"]
 Records = dict[str, dict[str, Any]]
@@ -83,6 +108,11 @@ def _change(edit: Any, valid: Array, audio: Array | None) -> Change | None:
     return edit.u, v, (share * edit.scale)[..., None], bias if edit.bias is None else share[..., None] * bias
 
 
+def _patched(a: Array, patch: Patch) -> Array:
+    changed = patched(a, patch.target, patch.q, patch.whole, patch.inside)
+    return jnp.where(patch.where[..., None], changed, a)
+
+
 def visit(
     site: str, a: Activations, edits: Mapping[str, Any], taps: Taps, valid: Mask, audio: Mask | None = None
 ) -> tuple[Activations, Records]:
@@ -90,9 +120,12 @@ def visit(
     edits: the slice of each `Edit` for this layer. valid: real positions. audio: the audio tokens among them; None at
     encoder sites, where every valid position is audio."""
     edit = edits.get(site)
+    counted = valid if audio is None or taps.positions == "all" else audio
+    if isinstance(edit, Patch):
+        edited = _patched(a, edit)
+        return edited, _records(site, (a, edited), None, None, taps, counted)
     change = _change(edit, valid, audio)
     edited = a if change is None else low_rank_edit(a, *change)
-    counted = valid if audio is None or taps.positions == "all" else audio
     return edited, _records(site, (a, edited), edit, change, taps, counted)
 
 
@@ -113,6 +146,9 @@ def visit_dense(
 ) -> tuple[Float[Array, "items positions out"], Records]:
     """`visit` at an encoder site that one linear layer alone reads: (the output of that layer, records)."""
     edit = edits.get(site)
+    if isinstance(edit, Patch):
+        edited = _patched(a, edit)
+        return dense(edited), _records(site, (a, edited), None, None, taps, valid)
     change = _change(edit, valid, None)
     y, edited = dense(a), a
     if change is not None:
@@ -122,11 +158,17 @@ def visit_dense(
     return y, _records(site, (a, edited), edit, change, taps, valid)
 
 
-def layer_edits(edits: Edits, sites: tuple[str, ...], mesh: Any = None) -> dict[str, Edit]:
+def layer_edits(edits: Edits, sites: tuple[str, ...], mesh: Any = None) -> dict[str, Edit | Patch]:
     """The edits of `sites`, ready to be scanned over their leading layer axis; split over a mesh as the sites are."""
-    return {site: constrain_edit(edits[site], site, mesh) for site in sites if site in edits}
+    split = {Edit: constrain_edit, Patch: constrain_patch}
+    return {site: split[type(edits[site])](edits[site], site, mesh) for site in sites if site in edits}
 
 
-def single_layer(edits: Edits, site: str, layer: int = 0) -> dict[str, Edit]:
+def single_layer(edits: Edits, site: str, layer: int = 0) -> dict[str, Edit | Patch]:
     """The edit of one layer of a site, without the layer axis."""
     return {site: jax.tree.map(lambda x: x[layer], edits[site])} if site in edits else {}
+
+
+def lasting(edits: Edits) -> dict[str, Edit]:
+    """The edits that also act on generated tokens: all but patches."""
+    return {site: edit for site, edit in edits.items() if isinstance(edit, Edit)}

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from seen_jax.models import layers
 from seen_jax.models.attention import Visibility, attention
 from seen_jax.models.config import ConformerConfig, EncoderConfig, Span, conv_length
-from seen_jax.models.edits import Edits, Records, layer_edits, single_layer, visit, visit_dense
+from seen_jax.models.edits import Edits, Records, lasting, layer_edits, single_layer, visit, visit_dense
 from seen_jax.models.modules import Layer, LayerNorm, Stack, run_layers, scan
 from seen_jax.models.projector import project
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID, PROJECTOR
@@ -58,12 +58,13 @@ def within(config: EncoderConfig | ConformerConfig, frames: Any, total: int) -> 
 
 def first_edited(config: EncoderConfig | ConformerConfig, edits: Edits) -> int:
     """The first encoder layer that some edit may change, for `Lalm.encode`; the number of layers if there is none.
-    edits: concrete arrays, which may be stacked ([K, L] strengths). 0 for a conformer, which always runs as a whole."""
+    edits: concrete arrays, which may be stacked ([K, L] strengths); no patches. 0 for a conformer, which always runs as
+    a whole."""
     if isinstance(config, ConformerConfig):
         return 0
     first = config.layers
     for site in LAYER_SITES:
-        edit = edits.get(site)
+        edit = lasting(edits).get(site)
         if edit is not None and edit.scale is not None:
             changes = np.asarray(edit.scale) != 0
             if edit.bias is not None:
@@ -180,7 +181,7 @@ class Encoder(Stack):
         if not first:  # `one_layer` takes less memory than the scan
             return run_layers(layer, params, range(c.layers), self.unroll, x, changing, visible, valid)
         measure = lambda edit: dataclasses.replace(edit, scale=None, bias=None)
-        measuring = {site: measure(edit) for site, edit in changing.items() if edit.v is None}
+        measuring = {site: measure(edit) for site, edit in lasting(changing).items() if edit.v is None}
         above = range(first, c.layers)
         records = []
         # In the first edited layer only the edit differs between variants, so it stays out of the scan above it.

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from seen_jax.errors import ConfigError
 from seen_jax.models.decoder import KeysValues
-from seen_jax.models.edits import Edit, Edits
+from seen_jax.models.edits import Edit, Edits, lasting
 from seen_jax.models.encoder import first_edited
 from seen_jax.models.generate import COLDEST, Decoding, Generated, Prompted, decode
 from seen_jax.models.lalm import Batch, Lalm
@@ -36,17 +36,20 @@ def generate_edits(
     directions that differ in their strength alone, or a map that is common to all. Variants of one form (the same
     sites, the same kinds of edits) are one compiled call. microbatch: prompts, of all variants together, that pass
     through the model at once where that can be had; None: all. On a CPU their activations then stay in its caches.
-    ConfigError for sampling, which variants could not share."""
+    ConfigError for sampling, which variants could not share, and for patches."""
     decoding = decoding or Decoding()
     if decoding.temperature >= COLDEST:
         raise ConfigError("several edits of one batch are answered greedily: set the temperature to 0")
+    shareable = [lasting(edits) for edits in variants]
+    if [*map(len, shareable)] != [*map(len, variants)]:
+        raise ConfigError("a patch is answered by itself: use `generate`, not several edits of one batch")
     forms: dict[Any, list[int]] = {}
-    for i, edits in enumerate(variants):
-        leaves, structure = jax.tree.flatten(dict(edits))
+    for i, of_variant in enumerate(shareable):
+        leaves, structure = jax.tree.flatten(of_variant)
         forms.setdefault((structure, *map(np.ndim, leaves)), []).append(i)
     results: dict[int, Generated] = {}
     for places in forms.values():
-        alike = [variants[i] for i in places]
+        alike = [shareable[i] for i in places]
         stacked = {site: _stacked([edits[site] for edits in alike]) for site in sorted(alike[0])}
         axes = tuple((site, axes) for site, (_, axes) in stacked.items())
         first = min(first_edited(lalm.config.encoder, edits) for edits in alike)
@@ -85,7 +88,7 @@ class Shared:
     first: int  # encoder layer that any of them changes
     microbatch: int | None
 
-    def alike(self, edits: Edits) -> bool:
+    def alike(self, edits: Mapping[str, Edit]) -> bool:
         """Whether all variants change the activations in the same way, so that only their measurements differ."""
         return all(edits[site].scale is None or not jax.tree.leaves(axes) for site, axes in self.axes)
 

@@ -127,3 +127,12 @@ def constrain_edit(edit: Any, site: str, mesh: Mesh | None) -> Any:
         return constrain(x, mesh, *axes, SITES.get(site))
 
     return dataclasses.replace(edit, u=split(edit.u, 1), v=split(edit.v, 1), bias=split(edit.bias, 0))
+
+
+def constrain_patch(patch: Any, site: str, mesh: Mesh | None) -> Any:
+    """`constrain` for a `Patch`: its activations are split as those of the site."""
+    if mesh is None:
+        return patch
+    width = SITES.get(site)
+    target, q = constrain(patch.target, mesh, None, "batch", None, width), constrain(patch.q, mesh, None, width)
+    return dataclasses.replace(patch, target=target, where=constrain(patch.where, mesh, None, "batch"), q=q)

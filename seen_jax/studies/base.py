@@ -17,6 +17,7 @@ from seen_jax.report.format import MOST_ROWS, Format, Target, grid, number, plai
 from seen_jax.report.style import label, level
 from seen_jax.studies.lab import Lab
 from seen_jax.studies.measure import Case, Measurements
+from seen_jax.subspace import Finding
 
 Column = tuple[str, Format]  # its header, and how a value is written
 Figure = tuple[str, str, Callable[[], Any]]  # the name of its file, its caption, and what draws it
@@ -66,6 +67,10 @@ class Study:
         rank = lambda basis: float(np.mean([basis.ranks[layer] for layer in basis.layers]))
         rows = [{**c.fields, "rank": rank(c.basis), **measured.correlations(c), **measured.means(c)} for c in cases]
         return pd.DataFrame(rows)
+
+    def findings(self, rows: pd.DataFrame) -> Iterable[tuple[str, str, Finding]]:
+        """(noise, site, finding) that the diagnosis of the bases names too."""
+        return ()
 
     def shown(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows that the section's table shows."""

@@ -9,6 +9,7 @@ from seen_jax.subspace.identity import Identity
 
 FEW_CLIPS = 10
 SAME = 1e-3  # relative difference below which the two sets are one
+LOW_CEILING = 0.05  # of GSR: projection along a basis is not worth more
 SEMANTIC_SHARE = 0.05  # of the clean energy; the paper's clean SEE is 0.0035 to 0.013
 
 
@@ -72,6 +73,16 @@ def diagnose(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:
             findings.append(Finding("empty-layers", "info", message, empty))
         findings += _energy_findings(calibration, basis)
     return sorted(findings, key=lambda finding: ("error", "warning", "info").index(finding.severity))
+
+
+def low_ceiling(value: float, low: float, high: float) -> Finding | None:
+    """The finding about a basis inside which clean activations, put back, gain little GSR: value, with the ends of its
+    95 % interval. None where they gain enough, or may."""
+    if not high < LOW_CEILING:
+        return None
+    ceiling = f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    message = f"projection cannot help here: ceiling {ceiling}, with clean activations put back inside the basis"
+    return Finding("low-ceiling", "warning", f"{message}; use another site or an edit outside of it (study ceiling)")
 
 
 def _energy_findings(calibration: Calibration, basis: NoiseBasis) -> list[Finding]:

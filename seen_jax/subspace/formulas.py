@@ -126,6 +126,20 @@ def mapped_low_rank_edit(
     return _add(mapped, low_rank_change(a, u, _matmul(kernel.T, v), scale, _matmul(bias, kernel)))
 
 
+def patched(
+    a: Float[Array, "*batch width"],
+    target: Float[Array, "*batch width"],
+    q: Float[Array, "width rank"],
+    whole: ScalarLike,
+    inside: ScalarLike,
+) -> Float[Array, "*batch width"]:
+    """Other activations in the place of a: a + (target - a) (whole + inside Q Q^T), in float32 and cast back to the
+    dtype of a. whole 1 and inside 0 give `target` to the bit, (0, 1) its part inside Q, (1, -1) that outside."""
+    own, other = a.astype(jnp.float32), target.astype(jnp.float32)
+    part = inside * _matmul(_matmul(other - own, q), q.T)
+    return jnp.asarray((1 - whole) * own + whole * other + part, a.dtype)
+
+
 def seen(
     a: Float[Array, "*batch width"], q: Float[Array, "width rank"], strength: ScalarLike = 1.0
 ) -> Float[Array, "*batch width"]:

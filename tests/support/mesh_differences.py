@@ -59,18 +59,21 @@ def through_the_api(model: Model) -> dict[str, Any]:
 
 
 def several_edits_and_scores(model: Model) -> dict[str, Any]:
-    """Answers to noisy clips under several edits in one call, and scores."""
+    """Answers to noisy clips under several edits in one call and with clean activations at every site, and scores."""
     clips, noises = sounds()
     basis = random_basis(model.config, DECODER_RESID, [2] * model.config.site_shape(DECODER_RESID)[0])
     basis = dataclasses.replace(basis, card={"fingerprint": model.fingerprint})
     noisy = [Request([x + y], "which color ?") for x, y in zip(clips, noises, strict=True)]
     variants = [{basis.site: Edit(u=jnp.asarray(basis.q), scale=basis.strengths(s))} for s in (0.0, 0.5, 1.0)]
+    clean = [Request([x], "which color ?") for x in clips]
+    patched = [seen_jax.patch(model, clean, noisy, site, decoding=Decoding(2)) for site in SITES]
     outs = generate_edits(model.lalm, model.variables, model.processor.prepare(noisy), variants, Decoding(8))
     return {
         "answers": [out.tokens[: len(noisy)].tolist() for out in outs],
         "see": np.stack(
             [x[:, : len(noisy)] for out in outs for x in (out.see[basis.site].before, out.see[basis.site].after)]
         ),
+        "patched": np.stack([p.logits for of_site in patched for p in of_site]),
         "scores": np.array([s.per_layer for s in seen_jax.score(model, clips, basis)]),
     }
 
