@@ -14,7 +14,7 @@ from seen_jax.errors import BasisError
 
 CARD = "card.json"
 VERSION = 2  # 1 had no digest
-FILES = {"calibration": "statistics.safetensors", "noise basis": "basis.safetensors"}  # by kind
+FILES = {"calibration": "statistics.safetensors", "noise basis": "basis.safetensors", "blind model": "blind.safetensors"}  # by kind
 
 
 def kind_of(folder: Path) -> str | None:
