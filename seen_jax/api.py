@@ -5,19 +5,20 @@ Hz), a dictionary with "array" and "sampling_rate" as Hugging Face `datasets` gi
 result, a list of clips gives a list."""
 
 import dataclasses
-import warnings
+import functools
 from collections.abc import Sequence
 from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from seen_jax.audio import as_wave, is_silent
+from seen_jax.blind import BlindScore, blind_model, blind_score, fit_blind
 from seen_jax.calibrating import calibrate, calibrate_stream
+from seen_jax.checks import as_requests, check_finite
 from seen_jax.edits import check_edits, joined, linear_map, measuring, projection, steering
-from seen_jax.errors import ConfigError, SeenError
+from seen_jax.gate import Action, When, risks_of_answers
 from seen_jax.models.batching import Group, Prepared, group_requests, run_batches
 from seen_jax.models.edits import Edits, See
 from seen_jax.models.generate import Decoding
@@ -29,12 +30,12 @@ from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, SITES, Taps
 from seen_jax.options import GenerateOptions, chosen_options, one_or_many
 from seen_jax.progress import Progress, silent
-from seen_jax.subspace import Calibration, NoiseBasis, Selection
+from seen_jax.subspace import BlindModel, Calibration, NoiseBasis, Selection
 
 __all__ = [
-    "SITES", "Answer", "Calibration", "Decoding", "Model", "NoiseBasis", "Request", "Run", "Score", "Selection", "Taps",
-    "calibrate", "calibrate_stream", "generate", "linear_map", "load", "measuring", "projection", "run", "score",
-    "steering",
+    "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Request", "Run",
+    "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate", "calibrate_stream", "fit_blind",
+    "generate", "linear_map", "load", "measuring", "projection", "run", "score", "steering",
 ]  # fmt: skip
 
 
@@ -67,9 +68,11 @@ class Answer:
     text: without special tokens. tokens: the generated ids before the stop token.
     see, see_after: SEE of the input before and after SEEN, of the same pass; None without a basis.
     finished: whether it ended by itself; False if it was cut at `Decoding.max_new_tokens`.
+    action: what a gate (`When`) did: "answer", "mitigate" (this is the second answer) or "abstain" (there is no text).
+    risk: the blind risk of the first answer, by which it decided; None without a gate.
 
     >>> seen_jax.Answer("a dog", (5, 7))
-    Answer(text='a dog', see=None, see_after=None, finished=True)
+    Answer(text='a dog', see=None, see_after=None, finished=True, action='answer', risk=None)
     """
 
     text: str
@@ -77,6 +80,8 @@ class Answer:
     see: float | None = None
     see_after: float | None = None
     finished: bool = True
+    action: Action = "answer"
+    risk: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +132,7 @@ def score(
     (True, True)
     """
     model.check_site(basis.site)
-    requests = _requests(audio, prompt)
+    requests = as_requests(audio, prompt)
     groups = group_requests(model, requests, batch_size, text=basis.site not in ENCODER_SITES)
     return score_groups(model, requests, groups, basis, frames, progress)
 
@@ -147,7 +152,7 @@ def score_groups(
     def run(prepared: Prepared) -> list[Score]:
         see = jax.device_get(measured(model, lalm, prepared, edits)[1][site])
         before, energy = (of_requests(model, site, x, prepared) for x in (see.before, see.energy))
-        _check_finite(model, prepared, np.isfinite(before).all(0) & np.isfinite(energy).all(0), "its SEE is")
+        check_finite(model, prepared, np.isfinite(before).all(0) & np.isfinite(energy).all(0), "its SEE is")
         mean = np.asarray(basis.mean_see(before))
         over_time: Any = [()] * len(mean)
         if frames:
@@ -178,6 +183,7 @@ def generate(
     wants, which may be to sample.
     edits: further edits {site: Edit}, such as `steering`, at other sites than the basis.
     seed: of the draws, when sampling. An answer does not depend on its batch.
+    when: a gate: answer, answer again with something done about the noise, or abstain, by the blind risk.
     Raises AudioError, BasisError and ConfigError as `score`, ConfigError for edits that do not fit the model, and
     SeenError that names a clip for which the model's logits are not finite.
 
@@ -187,14 +193,45 @@ def generate(
     """
     chosen = chosen_options(options, GenerateOptions, "generate")
     model.need_decoder("generate")
-    requests, given = _requests(audio, prompt), chosen.edits or {}
+    requests, given = as_requests(audio, prompt), chosen.edits or {}
     check_edits(model, given)
     edits = joined(given, {} if basis is None else projection(model, basis, strength))
+    answers_to = functools.partial(_answers, model, basis=basis, decoding=decoding, chosen=chosen)
+    answers = answers_to(requests, edits, range(len(requests)))
+    if (when := chosen.when) is None:
+        return answers
+    check_edits(model, when.edits or {})
+    known = [answer.tokens for answer in answers]
+    options = decoding or Decoding(), (chosen.batch_size, chosen.progress)
+    risks = risks_of_answers(model, requests, known, when, edits, *options)
+    actions = [when.action(risk) for risk in risks]
+    again = [i for i, action in enumerate(actions) if action == "mitigate"]
+    second = answers_to([when.mitigated(requests[i]) for i in again], joined(edits, when.edits or {}), again)
+    last = dict(enumerate(answers)) | dict(zip(again, second, strict=True))
+    gated = []
+    for i, (risk, action) in enumerate(zip(risks, actions, strict=True)):
+        answer = last[i] if action != "abstain" else dataclasses.replace(last[i], text="", tokens=())
+        gated.append(dataclasses.replace(answer, action=action, risk=risk))
+    return gated
+
+
+def _answers(
+    model: Model,
+    requests: Sequence[Request],
+    edits: Edits,
+    places: Sequence[int],
+    basis: NoiseBasis | None,
+    decoding: Decoding | None,
+    chosen: Any,
+) -> list[Answer]:
+    """Answers under some edits. places: of the requests among all, by which they are drawn when sampling. basis: along
+    which SEE was measured. chosen: the options of `generate`."""
 
     def run(prepared: Prepared) -> list[Answer]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(chosen.seed), jnp.asarray(prepared.rows))
+        rows = jnp.asarray([places[i] for i in prepared.rows])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(chosen.seed), rows)
         out = jax.device_get(generate_batch(model.lalm, model.variables, prepared.batch, edits, decoding, keys))
-        _check_finite(model, prepared, out.finite)
+        check_finite(model, prepared, out.finite)
         ids = [tuple(row[:n].tolist()) for row, n in zip(out.tokens, out.lengths, strict=True)]
         columns: list[Any] = [model.processor.decode(out.tokens, out.lengths), ids]
         if basis is not None:
@@ -232,7 +269,7 @@ def run(
     Run(logits=[..., 913], activations={'encoder.resid': [4, ..., 192]}, see=['encoder.mlp_act'])
     """
     model.need_decoder("run")
-    requests = _requests(audio, prompt)
+    requests = as_requests(audio, prompt)
     check_edits(model, edits or {})
     taps = Taps((sites,) if isinstance(sites, str) else tuple(sites), "full")
     lalm = model.tapped(taps)
@@ -246,7 +283,7 @@ def run(
             sees[site] = jax.tree.map(lambda x, site=site: of_requests(model, site, x, prepared), values)
         lengths = np.asarray(prepared.batch.lengths).tolist()
         finite = [np.isfinite(row[:length]).all() for row, length in zip(logits, lengths, strict=True)]
-        _check_finite(model, prepared, np.asarray(finite))
+        check_finite(model, prepared, np.asarray(finite))
         results = []
         for row, length in enumerate(lengths):
             parts = {site: values[row] for site, values in activations.items()}
@@ -255,31 +292,3 @@ def run(
 
     groups = group_requests(model, requests, batch_size)
     return run_batches(model, requests, one_batch, groups, progress=progress, stage="running")
-
-
-def _check_finite(
-    model: Model, prepared: Prepared, finite: Bool[np.ndarray, " rows"], what: str = "the model's logits are"
-) -> None:
-    """Raise SeenError that names the first clip whose numbers are not finite."""
-    if not finite.all():
-        clip = min(prepared.rows[row] for row in np.flatnonzero(~finite))
-        advice = "a weight or an edit is too large for the model"
-        if model.lalm.dtype == jnp.float16:
-            advice = "float16 ends at 65504: load the model with dtype bfloat16 or float32"
-        raise SeenError(f"clip {clip}: {what} not finite (NaN or infinite): {advice}.")
-
-
-def _requests(clips: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:
-    """A request with checked waves for each clip."""
-    prompts = [prompt] * len(clips) if isinstance(prompt, str) else list(prompt)
-    if len(prompts) != len(clips):
-        raise ConfigError(f"{len(prompts)} prompts for {len(clips)} clips: give one prompt, or one per clip.")
-    requests = []
-    for i, (clip, text) in enumerate(zip(clips, prompts, strict=True)):
-        request = clip if isinstance(clip, Request) else Request([clip], text)
-        names = [f"clip {i}" if len(request.audio) == 1 else f"clip {i}.{k}" for k in range(len(request.audio))]
-        waves = list(map(as_wave, request.audio, names))
-        if any(map(is_silent, waves)):
-            warnings.warn(f"clip {i} is digital silence: its SEE and its answer mean little.", stacklevel=4)
-        requests.append(request.with_audio(waves))
-    return requests

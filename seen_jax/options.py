@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol, TypedDict, TypeVar, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, overload, runtime_checkable
 
 from seen_jax.audio.io import Clip, is_one_clip
 from seen_jax.models.edits import Edits
@@ -11,6 +11,9 @@ from seen_jax.models.model import Model
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.progress import Progress, silent
 from seen_jax.subspace import Calibration
+
+if TYPE_CHECKING:
+    from seen_jax.gate import When
 
 R = TypeVar("R")
 
@@ -52,9 +55,15 @@ class StreamOptions(CalibrateOptions, total=False):
     seconds: float
 
 
+class FitOptions(Options, total=False):
+    seed: int
+    card: dict[str, Any] | None
+
+
 class GenerateOptions(Options, total=False):
     edits: Edits | None
     seed: int
+    when: "When | None"
 
 
 DEFAULTS: dict[str, Any] = {"batch_size": 8, "progress": silent, "prompt": DEFAULT_PROMPT, "seconds": 60.0, "seed": 0}

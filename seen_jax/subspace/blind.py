@@ -84,7 +84,7 @@ class Monotone(NamedTuple):
 
     knots: Float[np.ndarray, "statistics knots"]
     weights: Float[np.ndarray, "statistics steps"]  # how much each function rises between two knots, never below 0
-    bias: Float[np.ndarray, ""]
+    bias: Float[np.ndarray, "1"]
 
     def __call__(self, x: Float[np.ndarray, "clips statistics"]) -> Float[np.ndarray, " clips"]:
         """The risk of every clip."""
@@ -114,7 +114,9 @@ def fit_monotone(
         raise BasisError("statistics of a blind score are not finite (NaN or infinite): check the model's dtype")
     if len(np.unique(y)) < 2:
         kind = "all" if y.any() else "none"
-        raise BasisError(f"noise changed {kind} of {len(y)} answers: a risk needs answers of both kinds; add clips or SNRs")
+        raise BasisError(
+            f"noise changed {kind} of {len(y)} answers: a risk needs answers of both kinds; add clips or SNRs"
+        )
     knots = np.quantile(x, np.linspace(*EDGES, KNOTS), axis=0).T.astype(np.float32).astype(np.float64)
     steps = _steps(x, knots)
 
@@ -127,13 +129,11 @@ def fit_monotone(
 
     bounds = [(None, None)] + [(0, None)] * steps.shape[1]
     best = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
-    parts = knots, best[1:].reshape(x.shape[1], -1), best[0]
+    parts = knots, best[1:].reshape(x.shape[1], -1), best[:1]
     return Monotone(*(np.asarray(part, np.float32) for part in parts))
 
 
-def conformal_threshold(
-    risk: Float[np.ndarray, " clips"], changed: Bool[np.ndarray, " clips"], alpha: float
-) -> float:
+def conformal_threshold(risk: Float[np.ndarray, " clips"], changed: Bool[np.ndarray, " clips"], alpha: float) -> float:
     """The largest threshold for which answering clips of a risk up to it gives wrong answers to at most a share `alpha`
     of all clips, on average over calibration sets (conformal risk control, Angelopoulos et al. 2022).
 
@@ -181,7 +181,7 @@ class BlindModel:
         shapes = [(layers, width), (layers, width, rank), (layers, rank), (layers,)]
         for risk in (self.encoder, self.answer):
             count, knots = risk.knots.shape
-            shapes += [(count, knots), (count, knots - 1), ()]
+            shapes += [(count, knots), (count, knots - 1), (1,)]
         arrays = [*self.clean, *self.encoder, *self.answer]
         if len(self.layers) != layers or [np.shape(x) for x in arrays] != shapes:
             raise BasisError(f"parts of a blind model do not fit each other: {[list(np.shape(x)) for x in arrays]}")
@@ -201,7 +201,9 @@ class BlindModel:
         mine = Identity.of_card(self.card if part == "model" else self.card.get("encoder") or {})
         if mine.compare(model) == "other model":
             name = self.card.get("model") or "another model"
-            raise BasisError(f"this blind model was fitted to {name}, not to {model.model}: fit one with `seen-jax blind`")
+            raise BasisError(
+                f"this blind model was fitted to {name}, not to {model.model}: fit one with `seen-jax blind`"
+            )
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write blind.safetensors and card.json, all or nothing. Raises BasisError as `write_folder`."""
