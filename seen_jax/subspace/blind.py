@@ -3,6 +3,7 @@ only ever rises, and a threshold with a guarantee.
 
 Nothing here knows a model or a noise. Axes: L layers, N clips, T frames, D width, R rank, J statistics, K knots."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +134,9 @@ def fit_monotone(
     return Monotone(*(np.asarray(part, np.float32) for part in parts))
 
 
-def conformal_threshold(risk: Float[np.ndarray, " clips"], changed: Bool[np.ndarray, " clips"], alpha: float) -> float:
+def conformal_threshold(
+    risk: Sequence[float] | Float[np.ndarray, " _"], changed: Sequence[bool] | Bool[np.ndarray, " _"], alpha: float
+) -> float:
     """The largest threshold for which answering clips of a risk up to it gives wrong answers to at most a share `alpha`
     of all clips, on average over calibration sets (conformal risk control, Angelopoulos et al. 2022).
 
