@@ -175,8 +175,8 @@ def blind_score(
     audio: Sequence[Any],
     prompt: str | Sequence[str] = DEFAULT_PROMPT,
     blind: BlindModel | None = None,
-    encoder_only: bool = False,
     decoding: Decoding | None = None,
+    encoder_only: bool = False,
     **options: Unpack[Options],
 ) -> list[BlindScore]:
     """How likely it is that noise changed the model's answer about each clip: a `BlindScore`, or a list of them for a
@@ -184,8 +184,8 @@ def blind_score(
 
     model, audio, prompt, batch_size, progress: as for `generate`. A model without its decoder is scored by its encoder.
     blind: of `fit_blind`; by default the one that ships (`blind_model`), which is seen-tiny's.
-    encoder_only: leave the answer out, which is several times as fast.
     decoding: how to answer; greedily by default.
+    encoder_only: leave the answer out, which is several times as fast.
     Raises AudioError and ConfigError as `generate`, BasisError for a blind model of another model, and SeenError that
     names a clip whose numbers are not finite.
 
