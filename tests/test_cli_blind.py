@@ -23,7 +23,7 @@ def test_a_blind_model_is_fitted_and_scores_clips_and_mixtures(world, fitted, tm
     data = run(*argv, "--noise", "pink", "--snr", "-10,30", "--json", "--out", tmp_path / "risks.csv").data
     assert [mean["snr_db"] for mean in data["means"]] == [None, -10, 30] and len(data["clips"]) == 36
     assert all(0 <= row["risk"] <= 1 and 0 <= row["encoder_risk"] <= 1 for row in data["clips"])
-    rows = list(csv.DictReader((tmp_path / "risks.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "risks.csv").open(newline="")))
     assert [float(row["risk"]) for row in rows] == [row["risk"] for row in data["clips"]]
     shown = run(*argv)
     assert shown.status == 0 and "risk that noise changed the answer" in shown.out
