@@ -135,10 +135,11 @@ class Observer:
         return taps, np.stack(list(doubt.values()), axis=1), Answers(np.asarray(given.tokens), lengths)
 
     def _encoder(self, taps: Mapping[str, Mapping[str, list[np.ndarray]]], row: int) -> Float[np.ndarray, " _"]:
-        """Statistics of the encoder: how far frames lie from clean ones, and how much the other audios move them."""
+        """Statistics of the encoder: how near frames are to the middle of clean ones, to which noise pulls them, and
+        how much the other audios move them."""
         given = taps["given"]
         far = self.clean.distances(given[ENCODER_RESID][row])
-        parts = [of_frames(frames, axis=1) for frames in far.values() for of_frames in (np.mean, np.std)]
+        parts = [-of_frames(frames, axis=1) for frames in far.values() for of_frames in (np.mean, np.std)]
         for name, site in itertools.product(OTHERS, (ENCODER_RESID, PROJECTOR)):
             parts += disagreement(given[site][row], taps[name][site][row]).values()
         return np.concatenate(parts)

@@ -123,15 +123,15 @@ def scores(blind: BlindModel, evidence: Sequence[Evidence]) -> dict[str, Float[n
     made, layers = scores_of(blind, evidence), len(blind.layers)
     answer, encoder = (np.stack([x[part] for x in evidence]) for part in (1, 0))
     own = dict(zip(OWN_DOUBT, answer.T, strict=False))
-    far = encoder[:, : 6 * layers].reshape(len(encoder), 3, 2, layers)[:, :, 0].mean(-1)
+    near = encoder[:, : 6 * layers].reshape(len(encoder), 3, 2, layers)[:, :, 0].mean(-1)
     return {
         "blind, with the answer": np.array([score.risk for score in made], float),
         "blind, encoder alone": np.array([score.encoder_risk for score in made]),
         "entropy of the answer": own["entropy"],
         "1 - probability of the answer": 1 - np.exp(-own["surprise"]),
-        "Mahalanobis distance": far[:, 0],
-        "residual outside of clean": far[:, 1],
-        "-log-likelihood of clean": far[:, 2],
+        "-Mahalanobis distance": near[:, 0],
+        "-residual outside of clean": near[:, 1],
+        "log-likelihood of clean": near[:, 2],
     }
 
 
