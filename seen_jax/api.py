@@ -5,6 +5,7 @@ Hz), a dictionary with "array" and "sampling_rate" as Hugging Face `datasets` gi
 result, a list of clips gives a list."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -13,8 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from seen_jax.blind import BlindScore, blind_model, blind_score, fit_blind
 from seen_jax.calibrating import calibrate, calibrate_stream
+from seen_jax.checks import as_requests, check_finite
 from seen_jax.edits import check_edits, joined, linear_map, measuring, projection, steering
+from seen_jax.gate import Action, When, risks_of_answers
 from seen_jax.models.batching import Group, Prepared, group_requests, run_batches
 from seen_jax.models.edits import Edits, See
 from seen_jax.models.generate import Decoding
@@ -24,15 +28,15 @@ from seen_jax.models.model import Model, forward
 from seen_jax.models.pooling import measured, of_requests, per_request, position_seconds
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, SITES, Taps
-from seen_jax.options import GenerateOptions, check_finite, checked_requests, chosen_options, one_or_many
+from seen_jax.options import GenerateOptions, chosen_options, one_or_many
 from seen_jax.patching import Patched, patch
 from seen_jax.progress import Progress, silent
-from seen_jax.subspace import Calibration, NoiseBasis, Selection
+from seen_jax.subspace import BlindModel, Calibration, NoiseBasis, Selection
 
 __all__ = [
-    "SITES", "Answer", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched", "Request", "Run", "Score",
-    "Selection", "Taps", "calibrate", "calibrate_stream", "generate", "linear_map", "load", "measuring", "patch",
-    "projection", "run", "score", "steering",
+    "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched", "Request",
+    "Run", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate", "calibrate_stream",
+    "fit_blind", "generate", "linear_map", "load", "measuring", "patch", "projection", "run", "score", "steering",
 ]  # fmt: skip
 
 
@@ -65,9 +69,11 @@ class Answer:
     text: without special tokens. tokens: the generated ids before the stop token.
     see, see_after: SEE of the input before and after SEEN, of the same pass; None without a basis.
     finished: whether it ended by itself; False if it was cut at `Decoding.max_new_tokens`.
+    action: what a gate (`When`) did: "answer", "mitigate" (this is the second answer) or "abstain" (there is no text).
+    risk: the blind risk of the first answer, by which it decided; None without a gate.
 
     >>> seen_jax.Answer("a dog", (5, 7))
-    Answer(text='a dog', see=None, see_after=None, finished=True)
+    Answer(text='a dog', see=None, see_after=None, finished=True, action='answer', risk=None)
     """
 
     text: str
@@ -75,6 +81,8 @@ class Answer:
     see: float | None = None
     see_after: float | None = None
     finished: bool = True
+    action: Action = "answer"
+    risk: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -125,7 +133,7 @@ def score(
     (True, True)
     """
     model.check_site(basis.site)
-    requests = checked_requests(audio, prompt)
+    requests = as_requests(audio, prompt)
     groups = group_requests(model, requests, batch_size, text=basis.site not in ENCODER_SITES)
     return score_groups(model, requests, groups, basis, frames, progress)
 
@@ -176,6 +184,7 @@ def generate(
     wants, which may be to sample.
     edits: further edits {site: Edit}, such as `steering`, at other sites than the basis.
     seed: of the draws, when sampling. An answer does not depend on its batch.
+    when: a gate: answer, answer again with something done about the noise, or abstain, by the blind risk.
     Raises AudioError, BasisError and ConfigError as `score`, ConfigError for edits that do not fit the model, and
     SeenError that names a clip for which the model's logits are not finite.
 
@@ -185,12 +194,43 @@ def generate(
     """
     chosen = chosen_options(options, GenerateOptions, "generate")
     model.need_decoder("generate")
-    requests, given = checked_requests(audio, prompt), chosen.edits or {}
+    requests, given = as_requests(audio, prompt), chosen.edits or {}
     check_edits(model, given)
     edits = joined(given, {} if basis is None else projection(model, basis, strength))
+    answers_to = functools.partial(_answers, model, basis=basis, decoding=decoding, chosen=chosen)
+    answers = answers_to(requests, edits, range(len(requests)))
+    if (when := chosen.when) is None:
+        return answers
+    check_edits(model, when.edits or {})
+    known = [answer.tokens for answer in answers]
+    options = decoding or Decoding(), (chosen.batch_size, chosen.progress)
+    risks = risks_of_answers(model, requests, known, when, edits, *options)
+    actions = [when.action(risk) for risk in risks]
+    again = [i for i, action in enumerate(actions) if action == "mitigate"]
+    second = answers_to([when.mitigated(requests[i]) for i in again], joined(edits, when.edits or {}), again)
+    last = dict(enumerate(answers)) | dict(zip(again, second, strict=True))
+    gated = []
+    for i, (risk, action) in enumerate(zip(risks, actions, strict=True)):
+        answer = last[i] if action != "abstain" else dataclasses.replace(last[i], text="", tokens=())
+        gated.append(dataclasses.replace(answer, action=action, risk=risk))
+    return gated
+
+
+def _answers(
+    model: Model,
+    requests: Sequence[Request],
+    edits: Edits,
+    places: Sequence[int],
+    basis: NoiseBasis | None,
+    decoding: Decoding | None,
+    chosen: Any,
+) -> list[Answer]:
+    """Answers under some edits. places: of the requests among all, by which they are drawn when sampling. basis: along
+    which SEE was measured. chosen: the options of `generate`."""
 
     def run(prepared: Prepared) -> list[Answer]:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(chosen.seed), jnp.asarray(prepared.rows))
+        rows = jnp.asarray([places[i] for i in prepared.rows])
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(chosen.seed), rows)
         out = jax.device_get(generate_batch(model.lalm, model.variables, prepared.batch, edits, decoding, keys))
         check_finite(model, prepared, out.finite)
         ids = [tuple(row[:n].tolist()) for row, n in zip(out.tokens, out.lengths, strict=True)]
@@ -230,7 +270,7 @@ def run(
     Run(logits=[..., 913], activations={'encoder.resid': [4, ..., 192]}, see=['encoder.mlp_act'])
     """
     model.need_decoder("run")
-    requests = checked_requests(audio, prompt)
+    requests = as_requests(audio, prompt)
     check_edits(model, edits or {})
     taps = Taps((sites,) if isinstance(sites, str) else tuple(sites), "full")
     lalm = model.tapped(taps)

@@ -1,24 +1,20 @@
-"""What the functions of the public surface share: keyword options with their types and defaults, and checks."""
+"""Keyword options that the functions of the public surface share, their types and their defaults."""
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol, TypedDict, TypeVar, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, overload, runtime_checkable
 
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Bool
-
-from seen_jax.audio.io import Clip, as_wave, is_one_clip, is_silent
-from seen_jax.errors import ConfigError, SeenError
-from seen_jax.models.batching import Prepared
+from seen_jax.audio.io import Clip, is_one_clip
 from seen_jax.models.edits import Edits
 from seen_jax.models.generate import Decoding
 from seen_jax.models.model import Model
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.progress import Progress, silent
 from seen_jax.subspace import Calibration
+
+if TYPE_CHECKING:
+    from seen_jax.gate import When
 
 R = TypeVar("R")
 
@@ -60,9 +56,15 @@ class StreamOptions(CalibrateOptions, total=False):
     seconds: float
 
 
+class FitOptions(Options, total=False):
+    seed: int
+    card: dict[str, Any] | None
+
+
 class GenerateOptions(Options, total=False):
     edits: Edits | None
     seed: int
+    when: "When | None"
 
 
 class PatchOptions(Options, total=False):
@@ -87,32 +89,3 @@ def chosen_options(options: Mapping[str, Any], kind: Any, function: str) -> Simp
 def listed(audio: Any) -> Sequence[Any]:
     """A list of clips, of one too."""
     return [audio] if is_one_clip(audio) else audio
-
-
-def checked_requests(clips: Sequence[Any], prompt: str | Sequence[str]) -> list[Request]:
-    """A request with checked waves for each clip. ConfigError for prompts that are not as many, AudioError for audio
-    that cannot be used; silence gives a warning."""
-    prompts = [prompt] * len(clips) if isinstance(prompt, str) else list(prompt)
-    if len(prompts) != len(clips):
-        raise ConfigError(f"{len(prompts)} prompts for {len(clips)} clips: give one prompt, or one per clip.")
-    requests = []
-    for i, (clip, text) in enumerate(zip(clips, prompts, strict=True)):
-        request = clip if isinstance(clip, Request) else Request([clip], text)
-        names = [f"clip {i}" if len(request.audio) == 1 else f"clip {i}.{k}" for k in range(len(request.audio))]
-        waves = list(map(as_wave, request.audio, names))
-        if any(map(is_silent, waves)):
-            warnings.warn(f"clip {i} is digital silence: its SEE and its answer mean little.", stacklevel=4)
-        requests.append(request.with_audio(waves))
-    return requests
-
-
-def check_finite(
-    model: Model, prepared: Prepared, finite: Bool[np.ndarray, " rows"], what: str = "the model's logits are"
-) -> None:
-    """Raise SeenError that names the first clip whose numbers are not finite."""
-    if not finite.all():
-        clip = min(prepared.rows[row] for row in np.flatnonzero(~finite))
-        advice = "a weight or an edit is too large for the model"
-        if model.lalm.dtype == jnp.float16:
-            advice = "float16 ends at 65504: load the model with dtype bfloat16 or float32"
-        raise SeenError(f"clip {clip}: {what} not finite (NaN or infinite): {advice}.")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from seen_jax.audio.io import is_one_clip
+from seen_jax.checks import as_requests, check_finite
 from seen_jax.edits import Layers, Matrix, Share, share_of
 from seen_jax.errors import AudioError, ConfigError
 from seen_jax.models.batching import Prepared, group_requests, run_batches
@@ -18,7 +19,7 @@ from seen_jax.models.model import Model, measure
 from seen_jax.models.pooling import position_seconds, real_positions
 from seen_jax.models.processor import Bucket, Request
 from seen_jax.models.sites import Taps
-from seen_jax.options import PatchOptions, check_finite, checked_requests, chosen_options, listed
+from seen_jax.options import PatchOptions, chosen_options, listed
 from seen_jax.subspace import NoiseBasis
 
 
@@ -87,7 +88,7 @@ def _patched(
     share = share_of(model, model.check_site(site), *part, outside=bool(chosen.outside))
     if chosen.decoding is not None and chosen.decoding.temperature:
         raise ConfigError("patched answers are greedy, so that they can be compared: set the temperature to 0.")
-    clean, noisy = (checked_requests(side, chosen.prompt) for side in clips)
+    clean, noisy = (as_requests(side, chosen.prompt) for side in clips)
     check_pairs(model, clean, noisy)
 
     def run(prepared: Prepared) -> list[Patched]:

@@ -73,7 +73,7 @@ def test_start_up_is_quick_because_nothing_heavy_is_imported():
         (["scoer"], "unknown command 'scoer': did you mean score?"),
         (["--debug", "score"], "unknown option --debug"),
         (["score", "x", "--basi", "y"], "Did you mean --basis?"),
-        (["score", "x"], "required: basis"),
+        (["score", "x"], "one of the arguments --basis --blind is required"),
         (["inspect"], "required: folder"),
     ],
 )

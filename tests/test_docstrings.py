@@ -82,6 +82,7 @@ def test_the_python_code_of_the_howto_runs(names, monkeypatch):
     vector, a, mask = rng.standard_normal(192), jnp.asarray(rng.standard_normal((5, 768)), jnp.float32), jnp.ones(5)
     extra = [clip[::-1] for clip in names["clips"]]
     values = {"more_clips": extra, "more_noises": names["noises"], "pcm": np.zeros(4410, np.int16) + 9, "layer": 3}
+    values |= {"risk": np.linspace(0, 1, 40), "changed": np.arange(40) > 20}
     values |= {"clean": clean, "noise": noise, "vector": vector, "a": a, "mask": mask}
     monkeypatch.chdir(names["folder"])
     audio.write_audio("speech.wav", names["clips"][0])

@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "the whole method on the embedded model, as one web page",
     "calibrate": "find where noise lives in a model: pool activations of clean and noise clips",
     "merge": "join calibrations of different clips, such as those of several machines, into one",
+    "blind": "fit a blind score, which needs no noise clips and no clean reference, to a model",
     "inspect": "show a calibration or noise basis: layers, ranks, curves, findings",
     "score": "measure SEE, the share of noise energy inside the model, of every clip",
     "generate": "answer a prompt about every clip, with and without SEEN",

@@ -38,6 +38,7 @@ from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load
 from seen_jax.subspace.identity import Identity
 
 Numbered = tuple[int, AudioItem]  # its place among all clips that were named
+BASES = ("calibration", "noise basis")  # kinds of folders that --basis takes
 RELEASED = ".pt"  # suffix of a basis in the form that the paper's authors released
 
 
@@ -209,7 +210,7 @@ def find_artefact(name: str) -> Path:
 def kind_of(path: Path) -> str:
     """What `find_artefact` returned: "calibration" or "noise basis". BasisError for anything else."""
     kind = "noise basis" if path.is_file() else store.kind_of(path)
-    if kind not in list(store.FILES):
+    if kind not in BASES:
         what = "missing or damaged" if kind is None else f"the card of a {kind!r}"
         raise BasisError(f"{path / store.CARD} is {what}: expected a calibration or a noise basis.")
     return kind

@@ -18,6 +18,7 @@ from seen_jax.errors import ConfigError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("int8", "int8-all", "int4")
 NOISE = "white (gauss), pink, brown, hum, babble, impulses, engine, rain, alarm, a file, a folder, or CORPUS#SUBSET"
+SHIPPED = "shipped"  # the value of --blind without a folder
 BASIS = "a calibration, a saved noise basis, or a released .pt list"
 MOST = 2**63 - 1  # the largest seed that JAX takes
 AUDIO = "audio files, folders, globs, or CSV/JSONL manifests"
@@ -89,10 +90,14 @@ class Parser(ArgumentParser):
         self.add_argument("--mesh.data", type=INT, default=1, metavar="N", help="devices that share a batch; -1: all")
         self.add_argument("--mesh.tensor", type=INT, default=1, metavar="M", help="devices that share the weights")
 
-    def add_inputs(self, needs_basis: bool) -> None:
-        """What `score` and `generate` read, and where their result goes."""
+    def add_inputs(self, scores: bool) -> None:
+        """What `score` and `generate` read, and where their result goes. scores: along a basis, or blindly."""
         self.add_argument("audio", nargs="+", metavar="AUDIO", help=AUDIO)
-        self.add_argument("--basis", metavar="FOLDER", required=needs_basis, help=BASIS)
+        measure: Any = self.add_mutually_exclusive_group(required=True) if scores else self
+        measure.add_argument("--basis", metavar="FOLDER", help=BASIS)
+        if scores:
+            text = "score without a basis, by the blind model of `seen-jax blind` in FOLDER, or seen-tiny's own"
+            measure.add_argument("--blind", nargs="?", const=SHIPPED, metavar="FOLDER", help=text)
         text = "the model that a .pt list was made for, where that is not known"
         self.add_argument("--of-model", metavar="NAME", help=text)
         text = "use a basis of the right shape, whichever model's weights it was made of"

@@ -32,7 +32,7 @@ def options(parser: Parser) -> None:
     add("--top-p", type=NUMBER, help="sample from this share of probability (default 1)")
     add("--as-published", action="store_true", help="sample if generation_config.json says do_sample, as it says")
     add("--seed", type=seed, default=0, help="of sampling and noise (default 0)")
-    parser.add_inputs(needs_basis=False)
+    parser.add_inputs(scores=False)
 
 
 def run(args: Any) -> Result:

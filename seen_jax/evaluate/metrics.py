@@ -121,6 +121,18 @@ def correlation(x: Values, y: Values, kind: Literal["pearson", "spearman"] = "pe
     return Estimate(float(values[0]), float(low), float(high))
 
 
+def auroc(score: Float[np.ndarray, "*values"], event: Bool[np.ndarray, "*values"]) -> Float[np.ndarray, "*groups"]:
+    """Area under the ROC curve along the first axis: how often the score is higher where the event happened than where
+    it did not, ties counting half; NaN where it always or never happened."""
+    from scipy.stats import rankdata
+
+    event = np.asarray(event, bool)
+    happened, total = event.sum(0), len(event)
+    pairs = happened * (total - happened)
+    above = (rankdata(score, axis=0) * event).sum(0) - happened * (happened + 1) / 2
+    return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
+
+
 def mcnemar(a: Bool[np.ndarray, " items"], b: Bool[np.ndarray, " items"]) -> tuple[int, int, float]:
     """McNemar's exact test (scipy's binomial test) between two mitigations on the same items, True = right: how many
     items only `a` and only `b` got right, and the two-sided p value; 1 where they never differ."""

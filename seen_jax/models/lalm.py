@@ -85,8 +85,11 @@ class Lalm(nn.Module):
         with full_precision(self.dtype):
             return self.encoder(audio, edits or {}, first)
 
-    def answer(self, batch: Batch, encoded: Encoded, edits: Edits | None = None, last_only: bool = False) -> Output:
-        """Prompt pass over text and audio tokens. last_only: logits of only the last real position."""
+    def answer(
+        self, batch: Batch, encoded: Encoded, edits: Edits | None = None, last_only: bool = False, at: Any = None
+    ) -> Output:
+        """Prompt pass over text and audio tokens. last_only: logits of only the last real position. at: [B, N], the
+        only positions whose logits [B, N, V] are wanted."""
         audio = batch.audio_index >= 0
         x = self.decoder.embedded(batch.tokens)
         flat = encoded.tokens.reshape(-1, encoded.tokens.shape[-1])
@@ -96,6 +99,7 @@ class Lalm(nn.Module):
         last = batch.lengths - 1 if last_only else None
         with full_precision(self.dtype):
             x, cache, records = self.decoder.prompt(x, valid, audio & valid, edits or {}, last)
+            x = x if at is None else jnp.take_along_axis(x, at[..., None], axis=1)
             logits = self.decoder.logits(x).astype(jnp.float32)
         taps, see = split_records(encoded.records | records)
         return Output(logits, taps, see, cache)

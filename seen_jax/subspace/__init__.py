@@ -1,6 +1,7 @@
 """Noise subspaces: calibrate, select a basis, measure SEE, remove it with SEEN. Arrays in, arrays out."""
 
 from seen_jax.subspace.basis import NoiseBasis, union
+from seen_jax.subspace.blind import BlindModel, conformal_threshold
 from seen_jax.subspace.calibration import Calibration
 from seen_jax.subspace.diagnose import Finding, diagnose
 from seen_jax.subspace.formulas import low_rank_edit, masked_mean, noise_energy, see, see_frames, seen
@@ -10,7 +11,7 @@ from seen_jax.subspace.selection import Selection
 from seen_jax.subspace.statistics import Statistics, Streamed
 
 __all__ = [
-    "Calibration", "Finding", "Moments", "NoiseBasis", "Selection", "Statistics", "Streamed", "diagnose",
-    "load_released", "low_rank_edit", "masked_mean", "noise_energy", "read_vectors", "save_released", "see",
-    "see_frames", "seen", "union",
+    "BlindModel", "Calibration", "Finding", "Moments", "NoiseBasis", "Selection", "Statistics", "Streamed",
+    "conformal_threshold", "diagnose", "load_released", "low_rank_edit", "masked_mean", "noise_energy", "read_vectors",
+    "save_released", "see", "see_frames", "seen", "union",
 ]  # fmt: skip

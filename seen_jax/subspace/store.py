@@ -14,7 +14,11 @@ from seen_jax.errors import BasisError
 
 CARD = "card.json"
 VERSION = 2  # 1 had no digest
-FILES = {"calibration": "statistics.safetensors", "noise basis": "basis.safetensors"}  # by kind
+FILES = {  # by kind
+    "calibration": "statistics.safetensors",
+    "noise basis": "basis.safetensors",
+    "blind model": "blind.safetensors",
+}
 
 
 def kind_of(folder: Path) -> str | None:
