@@ -28,7 +28,7 @@ from seen_jax.models.pooling import measured, of_requests, per_request, position
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, SITES, Taps
 from seen_jax.options import GenerateOptions, chosen_options, one_or_many
-from seen_jax.progress import Progress, silent
+from seen_jax.progress import Progress, automatic
 from seen_jax.subspace import Calibration, NoiseBasis, Selection
 
 __all__ = [
@@ -109,7 +109,7 @@ def score(
     prompt: str | Sequence[str] = DEFAULT_PROMPT,
     frames: bool = False,
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[Score]:
     """SEE of each clip (paper: online measurement): a `Score`, or a list of them for a list of clips. Silence gives a
     warning.
@@ -117,7 +117,8 @@ def score(
     model: of `load`. audio: one clip or a list of clips. basis: a noise basis of this model.
     prompt: one for all clips or one per clip; it matters at decoder sites only.
     frames: also return SEE over time, `Score.frames` and `Score.times`.
-    batch_size: clips per pass. progress: called as progress(what is done, clips done, clips in all).
+    batch_size: clips per pass. progress: called as progress(what is done, clips done, clips in all); by default it
+    shows a bar in a notebook.
     Raises AudioError for clips that cannot be used, BasisError for a basis of another model, ConfigError for prompts
     that are not as many as the clips and for a batch size below 1, and SeenError that names a clip whose SEE is not
     finite.
@@ -138,7 +139,7 @@ def score_groups(
     groups: Sequence[Group],
     basis: NoiseBasis,
     frames: bool = False,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[Score]:
     """`score` of requests that are grouped to batches."""
     edits, site = measuring(model, basis), basis.site
@@ -217,7 +218,7 @@ def run(
     sites: str | Sequence[str] = (ENCODER_MLP_ACT,),
     edits: Edits | None = None,
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[Run]:
     """One forward pass per clip, with its activations: what `run_with_cache` is in TransformerLens. Returns a `Run`, or
     a list of them for a list of clips.

@@ -9,7 +9,7 @@ from seen_jax.audio.io import Clip, is_one_clip
 from seen_jax.models.edits import Edits
 from seen_jax.models.model import Model
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
-from seen_jax.progress import Progress, silent
+from seen_jax.progress import Progress, automatic
 from seen_jax.subspace import Calibration
 
 R = TypeVar("R")
@@ -57,7 +57,13 @@ class GenerateOptions(Options, total=False):
     seed: int
 
 
-DEFAULTS: dict[str, Any] = {"batch_size": 8, "progress": silent, "prompt": DEFAULT_PROMPT, "seconds": 60.0, "seed": 0}
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 8,
+    "progress": automatic,
+    "prompt": DEFAULT_PROMPT,
+    "seconds": 60.0,
+    "seed": 0,
+}
 
 
 def chosen_options(options: Mapping[str, Any], kind: Any, function: str) -> SimpleNamespace:

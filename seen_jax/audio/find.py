@@ -213,5 +213,6 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 def as_texts(row: Mapping[str, Any]) -> dict[str, str]:
     """A row of a table: names in lower case, values as texts, lists as JSON."""
-    text = lambda v: v.strip() if isinstance(v, str) else "" if v is None else json.dumps(v, ensure_ascii=False)
+    dumped = lambda v: json.dumps(v, ensure_ascii=False, default=str)  # parquet has dates
+    text = lambda v: v.strip() if isinstance(v, str) else "" if v is None else dumped(v)
     return {name.strip().lower(): text(value) for name, value in row.items()}
