@@ -53,7 +53,7 @@ class Hub:
 
         api, other = HfApi(token=self.token), "dataset" if self.kind == "model" else "model"
         try:
-            info = api.repo_info(name, revision=self.revision, repo_type=self.kind)
+            info: Any = api.repo_info(name, revision=self.revision, repo_type=self.kind)
             return [file.rfilename for file in info.siblings or ()]
         except HFValidationError:
             raise self.error(f"'{name}' is no name of a repository on the hub, such as org/name.") from None

@@ -117,7 +117,7 @@ def _rows(facts: Facts) -> list[list[Any]]:
     )
     place = card.get("localization") or {}
     first = None if place.get("first") is None else f"{place['first']}{'' if place.get('found') else ' (by default)'}"
-    rows = [
+    rows: list[list[Any]] = [
         ["model", card.get("of_model") or card.get("model")],
         ["its weights", stored],
         ["site", f"{facts.site}, {len(facts.ranks)} layers of width {facts.width}"],

@@ -57,15 +57,15 @@ class Shared:
             raise BasisError(f"SEE of {wrong[0]!r} must be one number for each of the {depth} layers")
         more = ({"see": values} if values else {}) | ({"licence": licence} if licence else {})
         object.__setattr__(shared, "card", public_card({**self.card, **more}))
-        private = options.pop("private", False)
-        hub = Hub(**options, what=self.kind, error=BasisError)
+        hub = Hub(options.get("revision"), options.get("token"), what=self.kind, error=BasisError)
         with tempfile.TemporaryDirectory() as place:
             folder = shared.save(Path(place) / "artefact")
             write_readme(type(self).load(folder), folder, repo)
             for kind in store.FILES:
                 if kind != self.kind and store.FILES[kind] in hub.existing_files(repo):
                     raise BasisError(f"{repo} holds a {kind} on the hub: give the {self.kind} a repository of its own.")
-            return hub.push(repo, folder, f"{self.kind} of {escaped(str(self.card.get('noise', 'noise')))}", private)
+            message = f"{self.kind} of {escaped(str(self.card.get('noise', 'noise')))}"
+            return hub.push(repo, folder, message, options.get("private", False))
 
     @classmethod
     def from_pretrained(cls: type[S], name: str | Path, **options: Unpack[HubOptions]) -> S:
