@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from seen_jax.api import *  # noqa: F403
 
 __all__ = [  # noqa: F405
-    "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched", "Request",
-    "Run", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate", "calibrate_stream",
-    "fit_blind", "generate", "linear_map", "load", "measuring", "patch", "projection", "run", "score", "steering",
+    "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched",
+    "Request", "Run", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate",
+    "calibrate_stream", "fit_blind", "generate", "linear_map", "load", "measuring", "patch", "projection", "run",
+    "score", "steering",
 ]  # fmt: skip
 
 

@@ -30,13 +30,14 @@ from seen_jax.models.processor import DEFAULT_PROMPT, Request
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, SITES, Taps
 from seen_jax.options import GenerateOptions, chosen_options, one_or_many
 from seen_jax.patching import Patched, patch
-from seen_jax.progress import Progress, silent
+from seen_jax.progress import Progress, automatic
 from seen_jax.subspace import BlindModel, Calibration, NoiseBasis, Selection
 
 __all__ = [
-    "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched", "Request",
-    "Run", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate", "calibrate_stream",
-    "fit_blind", "generate", "linear_map", "load", "measuring", "patch", "projection", "run", "score", "steering",
+    "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched",
+    "Request", "Run", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate",
+    "calibrate_stream", "fit_blind", "generate", "linear_map", "load", "measuring", "patch", "projection", "run",
+    "score", "steering",
 ]  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def score(
     prompt: str | Sequence[str] = DEFAULT_PROMPT,
     frames: bool = False,
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[Score]:
     """SEE of each clip (paper: online measurement): a `Score`, or a list of them for a list of clips. Silence gives a
     warning.
@@ -123,7 +124,8 @@ def score(
     model: of `load`. audio: one clip or a list of clips. basis: a noise basis of this model.
     prompt: one for all clips or one per clip; it matters at decoder sites only.
     frames: also return SEE over time, `Score.frames` and `Score.times`.
-    batch_size: clips per pass. progress: called as progress(what is done, clips done, clips in all).
+    batch_size: clips per pass. progress: called as progress(what is done, clips done, clips in all); by default it
+    shows a bar in a notebook.
     Raises AudioError for clips that cannot be used, BasisError for a basis of another model, ConfigError for prompts
     that are not as many as the clips and for a batch size below 1, and SeenError that names a clip whose SEE is not
     finite.
@@ -144,7 +146,7 @@ def score_groups(
     groups: Sequence[Group],
     basis: NoiseBasis,
     frames: bool = False,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[Score]:
     """`score` of requests that are grouped to batches."""
     edits, site = measuring(model, basis), basis.site
@@ -203,8 +205,8 @@ def generate(
         return answers
     check_edits(model, when.edits or {})
     known = [answer.tokens for answer in answers]
-    options = decoding or Decoding(), (chosen.batch_size, chosen.progress)
-    risks = risks_of_answers(model, requests, known, when, edits, *options)
+    run_options = chosen.batch_size, chosen.progress
+    risks = risks_of_answers(model, requests, known, when, edits, decoding or Decoding(), run_options)
     actions = [when.action(risk) for risk in risks]
     again = [i for i, action in enumerate(actions) if action == "mitigate"]
     second = answers_to([when.mitigated(requests[i]) for i in again], joined(edits, when.edits or {}), again)
@@ -255,7 +257,7 @@ def run(
     sites: str | Sequence[str] = (ENCODER_MLP_ACT,),
     edits: Edits | None = None,
     batch_size: int = 8,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[Run]:
     """One forward pass per clip, with its activations: what `run_with_cache` is in TransformerLens. Returns a `Run`, or
     a list of them for a list of clips.

@@ -6,7 +6,7 @@ the answer is under each, is what a score knows."""
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -125,7 +125,7 @@ class Observer:
         lengths, lalm, end = np.asarray(given.lengths), model.tapped(TAPS), None
         taps, doubt = {}, dict[str, np.ndarray]()
         for name, audio in audios.items():
-            inputs = batch if name == "given" else batch.replace(**vars(audio))
+            inputs = batch if name == "given" else replace(batch, **vars(audio))
             out = jax.device_get(forced(lalm, model.variables, inputs, edits, given, end))
             taps[name] = self._of_rows(out.taps, prepared)
             if name == "given":
@@ -235,7 +235,7 @@ def scores_of(blind: BlindModel, evidence: Sequence[Evidence]) -> list[BlindScor
     """The scores that a blind model makes of evidence. Raises BasisError where the two have other statistics."""
     if not evidence:
         return []
-    encoder, answer = (np.stack([x[part] for x in evidence]) for part in (0, 1))
+    encoder, answer = np.stack([x.encoder for x in evidence]), np.stack([x.answer for x in evidence])
     if encoder.shape[1] != len(blind.encoder.knots) or answer.shape[1] not in (0, len(blind.answer.knots)):
         raise BasisError("this blind model was fitted by another version of seen_jax: fit it again")
     risks = blind.answer(answer).tolist() if answer.size else [None] * len(evidence)
@@ -279,7 +279,8 @@ def fit_blind(
     clean = fit_clean(frames, min(RANK, frames.shape[2] - 1))
     observer = Observer(model, layers, clean, Decoding(max_new_tokens))
     evidence, changed = observe_noises(observer, requests, (noises, snrs_db, chosen.seed), chosen)
-    encoder, answer = (fit_monotone(np.stack([x[part] for x in evidence]), changed) for part in (0, 1))
+    encoder = fit_monotone(np.stack([x.encoder for x in evidence]), changed)
+    answer = fit_monotone(np.stack([x.answer for x in evidence]), changed)
     card = model.identity(DECODER_RESID).card() | {"encoder": model.identity(ENCODER_RESID).card()}
     card |= {"noises": list(noises), "snrs_db": [float(snr) for snr in snrs_db], "seed": chosen.seed}
     card |= {"max_new_tokens": max_new_tokens, "answers": len(changed), "changed": int(changed.sum())}

@@ -44,3 +44,30 @@ class ConfigError(SeenError):
 
 class BasisError(SeenError):
     """A calibration or noise basis that is damaged or does not fit what it is used with."""
+
+
+# Where the documentation explains an error: (class, words of its message, page). The first that applies counts.
+PAGES: tuple[tuple[type[SeenError], str, str], ...] = (
+    (BasisError, "does not say which model", "docs/models.md#bases-that-the-papers-authors-released"),
+    (BasisError, "released", "docs/models.md#bases-that-the-papers-authors-released"),
+    (BasisError, "was made for", "docs/howto.md#use-a-basis-with-another-copy-of-its-model"),
+    (BasisError, "on the hub", "docs/howto.md#share-a-basis"),
+    (BasisError, "card and tensors are not those", "docs/howto.md#share-a-basis"),
+    (CheckpointError, "", "docs/models.md#loading"),
+    (SeenError, "out of memory", "docs/hardware.md#know-before-loading"),
+    (ConfigError, "GiB", "docs/hardware.md#know-before-loading"),
+    (ConfigError, "pip install", "docs/howto.md#find-out-what-is-missing"),
+    (AudioError, "on the hub", "docs/howto.md#use-data-from-the-hub"),
+    (AudioError, "clips can be used", "docs/reliability.md#promises"),
+    (AudioError, "data set", "docs/howto.md#run-the-papers-whole-experiment"),
+)
+
+
+def page_of(error: SeenError) -> str | None:
+    """The page of the documentation that explains an error, if one does: the command line names it.
+
+    >>> page_of(BasisError("org/x was not found on the hub"))
+    'docs/howto.md#share-a-basis'
+    """
+    pages = (page for kind, words, page in PAGES if isinstance(error, kind) and words in str(error))
+    return next(pages, None)

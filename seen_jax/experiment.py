@@ -23,7 +23,7 @@ from seen_jax.mitigations.base import NONE
 from seen_jax.models.batching import Group, filled
 from seen_jax.models.processor import Bucket
 from seen_jax.models.sites import ENCODER_SITES
-from seen_jax.progress import Progress, silent
+from seen_jax.progress import Progress, automatic
 from seen_jax.registry import STUDIES
 from seen_jax.report.blocks import Section
 from seen_jax.report.format import Target
@@ -43,7 +43,7 @@ class Results(NamedTuple):
 
 
 def evaluate(
-    config: ExperimentConfig, progress: Progress = silent, hosts: Hosts = ALONE, overwrite: bool = False
+    config: ExperimentConfig, progress: Progress = automatic, hosts: Hosts = ALONE, overwrite: bool = False
 ) -> dict[str, Any]:
     """Run what is not done yet of an experiment, and write its tables and report anew.
 
@@ -82,7 +82,7 @@ def _evaluate(config: ExperimentConfig, clock: "Clock", hosts: Hosts, overwrite:
     return {**summary, "page": str(page.resolve())}
 
 
-def run(experiment: Experiment, progress: Progress = silent, hosts: Hosts = ALONE) -> Results | None:
+def run(experiment: Experiment, progress: Progress = automatic, hosts: Hosts = ALONE) -> Results | None:
     """Answer what is not answered yet, run the studies, and write all tables; None in a process that does not lead."""
     config = experiment.config
     ledger = answer_units(experiment, progress, hosts)

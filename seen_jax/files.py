@@ -203,6 +203,13 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def cache_folder() -> Path:
+    """Where compiled programs, synthesised clips and released bases are kept: SEEN_JAX_CACHE, or a folder in the user's
+    cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "seen_jax"
+    return Path(os.path.expanduser(os.environ.get("SEEN_JAX_CACHE") or default))
+
+
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """The installed versions of some packages, "unknown" for one that is not installed."""
     installed = {}

@@ -10,7 +10,7 @@ from seen_jax.models.edits import Edits
 from seen_jax.models.generate import Decoding
 from seen_jax.models.model import Model
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
-from seen_jax.progress import Progress, silent
+from seen_jax.progress import Progress, automatic
 from seen_jax.subspace import Calibration
 
 if TYPE_CHECKING:
@@ -74,7 +74,13 @@ class PatchOptions(Options, total=False):
     decoding: Decoding | None
 
 
-DEFAULTS: dict[str, Any] = {"batch_size": 8, "progress": silent, "prompt": DEFAULT_PROMPT, "seconds": 60.0, "seed": 0}
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 8,
+    "progress": automatic,
+    "prompt": DEFAULT_PROMPT,
+    "seconds": 60.0,
+    "seed": 0,
+}
 
 
 def chosen_options(options: Mapping[str, Any], kind: Any, function: str) -> SimpleNamespace:

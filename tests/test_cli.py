@@ -69,7 +69,6 @@ def test_start_up_is_quick_because_nothing_heavy_is_imported():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "a command is missing"),
         (["scoer"], "unknown command 'scoer': did you mean score?"),
         (["--debug", "score"], "unknown option --debug"),
         (["score", "x", "--basi", "y"], "Did you mean --basis?"),

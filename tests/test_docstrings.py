@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hub_server import StandIn, stand_in
 
 import seen_jax
 from seen_jax import api, audio, subspace
@@ -76,7 +77,7 @@ def documented(parameter: str, text: str) -> bool:
 
 
 def test_the_python_code_of_the_howto_runs(names, monkeypatch):
-    """Its blocks in order, with the audio and arrays that the text speaks of."""
+    """Its blocks in order, with the audio and arrays that the text speaks of, and a hub on this machine."""
     rng = np.random.default_rng(0)
     clean, noise = rng.standard_normal((2, 4, 12, 768)).astype(np.float32)
     vector, a, mask = rng.standard_normal(192), jnp.asarray(rng.standard_normal((5, 768)), jnp.float32), jnp.ones(5)
@@ -89,9 +90,11 @@ def test_the_python_code_of_the_howto_runs(names, monkeypatch):
     text = (Path(__file__).parents[1] / "docs" / "howto.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     space = {**names, **values}
-    for block in blocks:
-        if "my.site" in block:  # its calibration and basis are of another model
-            exec(block, dict(space))
-        else:
-            exec(block, space)
+    monkeypatch.setenv("HF_TOKEN", StandIn.token)
+    with stand_in(names["folder"] / "hub", monkeypatch):
+        for block in blocks:
+            if "my.site" in block:  # its calibration and basis are of another model
+                exec(block, dict(space))
+            else:
+                exec(block, space)
     assert len(blocks) > 5

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from seen_jax import __version__
 from seen_jax.cli import _signals as signals
 from seen_jax.cli._output import note
-from seen_jax.errors import ConfigError, SeenError, one_line
+from seen_jax.errors import ConfigError, SeenError, one_line, page_of
 from seen_jax.files import remove_unfinished
 
 COMMANDS = {
@@ -25,15 +25,26 @@ COMMANDS = {
     "merge": "join calibrations of different clips, such as those of several machines, into one",
     "blind": "fit a blind score, which needs no noise clips and no clean reference, to a model",
     "inspect": "show a calibration or noise basis: layers, ranks, curves, findings",
+    "card": "show the card of a calibration or noise basis, as its README on the hub",
     "score": "measure SEE, the share of noise energy inside the model, of every clip",
     "generate": "answer a prompt about every clip, with and without SEEN",
     "evaluate": "run a whole experiment over noises, SNRs and mitigations; resumable",
     "train": "train a small audio language model from scratch",
     "bench": "time this package beside PyTorch with hooks, on this machine",
+    "doctor": "say what is here: versions, devices, memory, caches, and what is missing for which command",
+    "completion": "print the completion of commands and options for a shell",
     "models": "list the supported model families, or the sites of one model",
 }
 M_ARENA_MAX = -8  # of glibc's malloc.h
 USAGE = "usage: seen-jax COMMAND [options], seen-jax --help, seen-jax --version"
+FIRST = """seen-jax measures (SEE) and removes (SEEN) noise inside audio language models. Three things to do first:
+
+  seen-jax demo                                            see the whole method on the embedded model: a web page
+  seen-jax calibrate clean/ --noise white --out cal        find where noise lives in a model, with clips of yours
+  seen-jax generate noisy/ --basis cal                     answer about noisy clips, with and without SEEN
+
+`seen-jax doctor` says what is missing on this machine, `seen-jax --help` lists every command.
+"""
 
 
 def console() -> NoReturn:
@@ -100,8 +111,9 @@ def _top(argv: list[str]) -> int:
         _write(f"seen-jax {__version__}\n")
         return 0
     if not argv:
-        problem = f"a command is missing: one of {', '.join(COMMANDS)}"
-    elif argv[0].startswith("-"):
+        _write(FIRST)
+        return 0
+    if argv[0].startswith("-"):
         problem = f"unknown option {argv[0]} (a command's options follow the command)"
     else:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1, cutoff=0.4)
@@ -168,7 +180,8 @@ def _everything_on_stderr() -> Iterator[None]:
 
 def _describe(e: Exception) -> str:
     if isinstance(e, SeenError):
-        return str(e)
+        page = page_of(e)
+        return f"{e} (see {page})" if page else str(e)
     if isinstance(e, OSError) and e.strerror:
         return one_line(f"{e.filename or 'a file'}: {e.strerror}; is its name right, and may it be used?")
     first = one_line(next(iter(str(e).strip().splitlines()), ""))

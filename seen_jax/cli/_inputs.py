@@ -21,25 +21,36 @@ from seen_jax.audio import (
 from seen_jax.audio.features import SAMPLE_RATE
 from seen_jax.cli._memory import check_memory
 from seen_jax.cli._output import note
+from seen_jax.cli._parser import HUB, RELEASED
 from seen_jax.cli._report import warn_of
 from seen_jax.errors import AudioError, BasisError, ConfigError
+from seen_jax.hub import Hub, HubOptions
 from seen_jax.models.checkpoint import ModelPart, read_config
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.family import Family
 from seen_jax.models.folders import find_folder
-from seen_jax.models.hub import Hub, HubOptions
 from seen_jax.models.load import load
 from seen_jax.models.memory import ENCODER, WHOLE
 from seen_jax.models.model import Model
 from seen_jax.models.sharding import MeshConfig
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, PROJECTOR
 from seen_jax.progress import Progress
-from seen_jax.subspace import Calibration, NoiseBasis, Selection, diagnose, load_released, read_vectors, store
+from seen_jax.subspace import (
+    Calibration,
+    NoiseBasis,
+    Selection,
+    diagnose,
+    fetch_released,
+    load_released,
+    read_vectors,
+    store,
+)
 from seen_jax.subspace.identity import Identity
+from seen_jax.subspace.sharing import fetch_folder
 
 Numbered = tuple[int, AudioItem]  # its place among all clips that were named
 BASES = ("calibration", "noise basis")  # kinds of folders that --basis takes
-RELEASED = ".pt"  # suffix of a basis in the form that the paper's authors released
+LIST = ".pt"  # suffix of a basis in the form that the paper's authors released
 
 
 @dataclass(frozen=True)
@@ -192,11 +203,17 @@ def model_config(args: Any) -> tuple[LalmConfig, Family]:
 
 
 def find_artefact(name: str) -> Path:
-    """A released `.pt` file, or the folder of a calibration or noise basis: this one, or the only one in it."""
+    """A released `.pt` file, or the folder of a calibration or noise basis: this one, or the only one in it; or the
+    local copy of one on the hub or of the paper's authors."""
+    if name.startswith(HUB):
+        repo, _, revision = name.removeprefix(HUB).partition("@")
+        return fetch_folder(repo, revision=revision or None)
+    if name.startswith(RELEASED):
+        return fetch_released(name.removeprefix(RELEASED))
     path = Path(os.path.expanduser(name))
     if not path.exists():
         raise BasisError(f"there is no calibration or noise basis {path}.")
-    if path.is_file() and path.suffix != RELEASED:
+    if path.is_file() and path.suffix != LIST:
         raise BasisError(f"{path} is a file: expected the folder of a calibration or noise basis, or a .pt list.")
     inside = sorted(card.parent for card in path.glob("*/card.json"))
     if (path / "card.json").is_file() or not inside:

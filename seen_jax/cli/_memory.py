@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from seen_jax.hub import Hub
 from seen_jax.models import memory
 from seen_jax.models.checkpoint import ModelPart, read_config
 from seen_jax.models.folders import find_folder
-from seen_jax.models.hub import Hub
 from seen_jax.models.precision import dtype_for
 
 

@@ -18,11 +18,14 @@ from typing import Any
 from seen_jax.cli import _signals as signals
 from seen_jax.errors import ConfigError, one_line
 from seen_jax.files import write_file
-from seen_jax.progress import Progress
+from seen_jax.progress import PATIENCE, Progress
 
 PIPE_WIDTH = 200  # columns of a table that is not read on a terminal
 OUT = (".csv", ".json")  # suffixes of --out
-PATIENCE = 2.0  # seconds of work before progress is shown
+
+
+class Verbatim(str):
+    """A text that is shown as it is: a file, whose long lines are not wrapped."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Result:
         plain: Any = {"markup": False, "emoji": False, "highlight": False}  # a clip named [red] keeps its name
         console = Console(file=buffer, force_terminal=terminal, width=None if terminal else PIPE_WIDTH, **plain)
         for part in self.view:
+            if isinstance(part, Verbatim):
+                buffer.write(part)
+                continue
             console.print("\n".join(map(one_line, part.split("\n"))) if isinstance(part, str) else part)
         shown = "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
         return shown.encode(encoding, "backslashreplace").decode(encoding)

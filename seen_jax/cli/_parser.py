@@ -19,7 +19,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 WEIGHTS = ("int8", "int8-all", "int4")
 NOISE = "white (gauss), pink, brown, hum, babble, impulses, engine, rain, alarm, a file, a folder, or CORPUS#SUBSET"
 SHIPPED = "shipped"  # the value of --blind without a folder
-BASIS = "a calibration, a saved noise basis, or a released .pt list"
+HUB, RELEASED = "hub:", "released:"  # beginnings of names of bases that are not local
+BASIS = "a calibration, a saved noise basis, a released .pt list, hub:ORG/NAME[@REVISION], or released:MODEL/NOISE"
 MOST = 2**63 - 1  # the largest seed that JAX takes
 AUDIO = "audio files, folders, globs, or CSV/JSONL manifests"
 

@@ -1,7 +1,7 @@
 """What a kind of data set is: how to recognise it, read its rows and check them. The plainest one is `Manifest`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,13 @@ OTHERS = (".json", ".parquet", ".txt")  # files that are no manifest
 class Row:
     """One item of a data set, as its table has it.
     item: the audio file, its transcript, and the table's other columns, which `entry_of` interprets. split: used where
-    the columns name none. parquet_row: where the audio is inside a parquet file."""
+    the columns name none. parquet_row, audio_column: where the audio is inside a parquet file; None: "audio" or the
+    only one that can hold it."""
 
     item: AudioItem
     split: str = ""
     parquet_row: int | None = None
+    audio_column: str | None = None
 
 
 class Dataset:
@@ -51,6 +53,17 @@ def manifest_items(path: Path) -> list[AudioItem]:
     places = (path / "metadata.csv", path / "metadata.jsonl") if path.is_dir() else (path,)
     manifest = next((p for p in places if p.suffix.lower() in MANIFEST_SUFFIXES and p.is_file()), None)
     return find_audio([manifest]) if manifest else []
+
+
+def rows_inside(path: Path, rows: Iterable[dict[str, str]], split: str, audio_column: str | None = None) -> list[Row]:
+    """The items of a parquet file that holds their audio. rows: its other columns, as texts."""
+    made = []
+    for number, row in enumerate(rows):
+        file = row.get("audio_id") or row["audio"]
+        name = row.get("id") or (Path(file).stem if file else f"{path.stem}-{number}")
+        extra = {key: value for key, value in row.items() if value and key not in ("id", "text", "audio")}
+        made.append(Row(AudioItem(name, path, row.get("text") or None, extra), split, number, audio_column))
+    return made
 
 
 class Manifest(Dataset):

@@ -8,8 +8,7 @@ from seen_jax.audio.find import find_audio
 from seen_jax.data.base import Dataset, Row
 from seen_jax.data.items import PREFIX, clip_rows
 from seen_jax.errors import ConfigError
-from seen_jax.files import write_folder
-from seen_jax.models.folders import cache_folder
+from seen_jax.files import cache_folder, write_folder
 
 FRESH = re.compile(r"seen-tiny/(train|test|validation)-(\d+)")  # split, and number of new clips of each task
 FRESH_SEED = 1  # the shipped clips have 0

@@ -40,9 +40,9 @@ class Item:
 @dataclass(frozen=True)
 class Entry:
     """An item whose audio is still on disk.
-    path: the audio file, or the parquet file that has it in row `parquet_row`. choices: lettered ("A. text"), unless
-    the prompt is the data set's own. prompt: the data set's own, or None. dataset: name of the set it comes from.
-    start, seconds: of a segment of the audio, None for the whole."""
+    path: the audio file, or the parquet file that has it in row `parquet_row` of `audio_column` (None: the usual one).
+    choices: lettered ("A. text"), unless the prompt is the data set's own. prompt: the data set's own, or None.
+    dataset: name of the set it comes from. start, seconds: of a segment of the audio, None for the whole."""
 
     id: str
     task: str
@@ -56,13 +56,15 @@ class Entry:
     start: float | None = None
     seconds: float | None = None
     parquet_row: int | None = None
+    audio_column: str | None = None
 
     def wave(self) -> Float[np.ndarray, " samples"]:
         """The audio, 16 kHz mono float32, read anew. AudioError names the entry."""
         try:
             if self.parquet_row is None:
                 return read_audio(self.path, 0, self.start or 0.0, self.seconds)
-            return decode_audio(*parquet_audio(self.path, self.parquet_row), 0, self.start or 0.0, self.seconds)
+            encoded = parquet_audio(self.path, self.parquet_row, self.audio_column)
+            return decode_audio(*encoded, 0, self.start or 0.0, self.seconds)
         except AudioError as error:
             raise AudioError(f"item {self.id}: {error}") from error
 
@@ -87,7 +89,13 @@ def clip_rows(subset: str) -> list[AudioItem]:
     return [row for row in find_audio([CLIPS / "manifest.jsonl"]) if row.extra["subset"] == subset]
 
 
-def entry_of(row: AudioItem, dataset: str = "", task: str | None = None, parquet_row: int | None = None) -> Entry:
+def entry_of(
+    row: AudioItem,
+    dataset: str = "",
+    task: str | None = None,
+    parquet_row: int | None = None,
+    audio_column: str | None = None,
+) -> Entry:
     """One row of a table, its audio left where it is. Columns, all optional: `prompt` (used as it is) or `question`
     (followed by the choices), `task`, `choices` (a list), `letter`, `answer` (a letter, a choice or a text), `text` (a
     transcript), `start` and `seconds` (of a segment).
@@ -102,5 +110,5 @@ def entry_of(row: AudioItem, dataset: str = "", task: str | None = None, parquet
     except (AudioError, ValueError) as error:
         raise AudioError(f"item {row.id}: {error}") from None
     kind = "choice" if choices else "question" if (prompt or question) and not row.text else "transcription"
-    task, place = extra.get("task") or task or kind, (start, seconds, parquet_row)
+    task, place = extra.get("task") or task or kind, (start, seconds, parquet_row, audio_column)
     return Entry(escaped(row.id), task, row.path, question, offered, answer, letter, prompt, dataset, *place)

@@ -1,18 +1,16 @@
 """MMAU, and other multiple choice about audio in its layouts."""
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from seen_jax.audio.find import AudioItem, as_texts, table_items
-from seen_jax.data.base import Dataset, Row, manifest_items
+from seen_jax.audio.find import as_texts, table_items
+from seen_jax.data.base import Dataset, Row, manifest_items, rows_inside
 from seen_jax.data.items import Entry
-from seen_jax.data.parquet import parquet_rows
+from seen_jax.data.parquet import SHARD, parquet_rows
 from seen_jax.errors import AudioError
 from seen_jax.files import parse_json
 
 ASKED = {"question", "choices"}
-SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the library `datasets` names the parquet files of a split
 
 
 class MMAU(Dataset):
@@ -60,12 +58,7 @@ def _parquet_rows(path: Path) -> list[Row] | None:
     split = shard[1] if shard else ""
     if not inside:
         return _rows_of_files(path, texts, split)
-    rows = []
-    for number, row in enumerate(texts):
-        name = row.get("id") or Path(row.get("audio_id") or row["audio"] or f"{path.stem}/{number}").stem
-        extra = {key: value for key, value in row.items() if value and key not in ("id", "text", "audio")}
-        rows.append(Row(AudioItem(name, path, row.get("text") or None, extra), split, number))
-    return rows
+    return rows_inside(path, texts, split)
 
 
 def _rows_of_files(path: Path, rows: Iterable[dict[str, str]], split: str = "") -> list[Row]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from seen_jax.errors import AudioError, ConfigError
+
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?")  # as `datasets` names the files of a split
 
 
 def _library() -> Any:
@@ -33,22 +36,35 @@ def _open(path: Path) -> Iterator[Any]:
         raise AudioError(f"Cannot read {path} as parquet: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
-def _audio_column(file: Any) -> str | None:
-    """The column of {bytes, path} structs, as `datasets` stores audio; one named "audio" first."""
+def _encoded(file: Any) -> list[str]:
+    """The columns of {bytes, path} structs, as `datasets` stores audio and images."""
     arrow, schema = _library(), file.schema_arrow
     structs = [field.name for field in schema if arrow.types.is_struct(field.type)]
-    audio = [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
+    return [name for name in structs if schema.field(name).type.get_field_index("bytes") >= 0]
+
+
+def _audio_column(file: Any, wanted: str | None = None) -> str | None:
+    """The column that holds the audio: the wanted one, or else "audio", or else the first that can."""
+    audio = _encoded(file)
+    if wanted is not None:
+        return wanted if wanted in audio else None
     return "audio" if "audio" in audio else next(iter(audio), None)
 
 
-def parquet_rows(path: Path, needed: set[str]) -> tuple[bool, list[dict[str, Any]]] | None:
+def column_names(path: Path) -> list[str]:
+    """The names of all columns."""
+    with _open(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def parquet_rows(path: Path, needed: set[str], audio: str | None = None) -> tuple[bool, list[dict[str, Any]]] | None:
     """(whether the audio is inside, the rows without it; of an audio struct its `path` is kept as "audio"), or None if
-    the file lacks one of the needed columns."""
+    the file lacks one of the needed columns. audio: the name of its column, where that is known."""
     with _open(path) as file:
         if not needed <= set(file.schema_arrow.names):
             return None
-        inside = _audio_column(file)
-        names = [name for name in file.schema_arrow.names if name != inside]
+        inside, large = _audio_column(file, audio), _encoded(file)
+        names = [name for name in file.schema_arrow.names if name not in large]
         if inside and file.schema_arrow.field(inside).type.get_field_index("path") >= 0:
             names.append(f"{inside}.path")
         rows = file.read(names).to_pylist()
@@ -58,12 +74,13 @@ def parquet_rows(path: Path, needed: set[str]) -> tuple[bool, list[dict[str, Any
     return inside is not None, rows
 
 
-def parquet_audio(path: Path, row: int) -> tuple[bytes, str]:
-    """The encoded audio in a row, and a name for messages. A struct without bytes names a file beside the table."""
+def parquet_audio(path: Path, row: int, column: str | None = None) -> tuple[bytes, str]:
+    """The encoded audio in a row, and a name for messages. A struct without bytes names a file beside the table.
+    column: which one holds the audio, where that is known."""
     name, modified = f"{path} row {row}", path.stat().st_mtime_ns if path.exists() else 0  # opening says it is missing
     starts = _group_starts(path, modified)
     group = int(np.searchsorted(starts, row, side="right")) - 1
-    struct = _group(path, modified, group)[row - int(starts[group])].as_py() or {}
+    struct = _group(path, modified, group, column)[row - int(starts[group])].as_py() or {}
     if struct.get("bytes"):
         return struct["bytes"], name
     file = path.parent / (struct.get("path") or "")
@@ -79,6 +96,6 @@ def _group_starts(path: Path, _time: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)  # neighbouring rows are mostly read together; a group may have 100 MB
-def _group(path: Path, _time: int, group: int) -> Any:
+def _group(path: Path, _time: int, group: int, column: str | None) -> Any:
     with _open(path) as file:
-        return file.read_row_group(group, columns=[_audio_column(file)]).column(0)
+        return file.read_row_group(group, columns=[_audio_column(file, column)]).column(0)

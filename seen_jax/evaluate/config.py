@@ -91,7 +91,7 @@ class ExperimentConfig:
             raise ConfigError(f"an SNR must be between -{MAX_SNR_DB:g} and {MAX_SNR_DB:g} dB, not {bad}")
         noise_names, labels = [n.name or n.spec for n in noises], [chain.label for chain in self.chains]
         named: dict[str, list[Any]] = {"snrs": [*self.snrs], "noises": noise_names, "mitigations": labels}
-        for name, values in {**named, "datasets": [d.name or d.path for d in self.datasets]}.items():
+        for name, values in {**named, "datasets": [d.label for d in self.datasets]}.items():
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{name} must be at least one, each only once, not {values}")
         if self.chains[0] != Chain(NONE):

@@ -138,7 +138,7 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
     """Load and check everything, claim the folder, and calibrate and fit what is not there yet. Of several processes
     the first claims and calibrates; the others wait for what they need of it."""
     mesh, folder = config.mesh.mesh(), config.folder()
-    entries = {d.name or d.path: first_of_each_task(load_dataset(d), config.limit) for d in config.datasets}
+    entries = {d.label: first_of_each_task(load_dataset(d), config.limit) for d in config.datasets}
     wanted = [(config.calibration.dataset, config.calibration.clips)]
     wanted += [data for chain in config.chains for data in chain.data()]
     chosen = {(dataset, count): calibration_entries(dataset, count) for dataset, count in wanted}
@@ -225,7 +225,7 @@ def calibration_entries(dataset: DatasetConfig, clips: int) -> list[Entry]:
     """So many clips of a data set, the tasks in turn. ConfigError if there are too few."""
     entries = load_dataset(dataset)
     if len(entries) < clips:
-        raise ConfigError(f"{dataset.name or dataset.path} has {len(entries)} clips for calibration, not {clips}")
+        raise ConfigError(f"{dataset.label} has {len(entries)} clips for calibration, not {clips}")
     return [entries[i] for i in in_turns(entries)[:clips]]
 
 

@@ -22,7 +22,9 @@ CLEAN, UP_TO, ABOVE = "clean", f"noisy <= {BENDS:g} dB", f"noisy > {BENDS:g} dB"
 ITEM = ["dataset", "task", "item"]
 CELL = ["dataset", "task", "noise", "snr_db", "mitigation"]
 COUNTED = ["ok", "same", "same_plain", "fixed", "broken", "choice", "correct", "fixed_truth", "broken_truth"]
-COUNTED += ["unparseable", "nonsense", "spoken", "words", "errors", "words_clean", "errors_clean"]
+WHISPER = "_whisper"
+WORDS = (("reference", ""), ("reference", WHISPER), ("output_clean", "_clean"))  # (held against, end of its columns)
+COUNTED += ["unparseable", "nonsense", "spoken", *(f"{name}{end}" for _, end in WORDS for name in ("words", "errors"))]
 ANSWER = ["dataset", "task", "item", "noise", "snr_db", "mitigation", "output", "letter", "right", "reference"]
 TUPLES = ("layers", "layers_after", "energy")  # of a trial
 
@@ -136,7 +138,7 @@ def _scored(frame: pd.DataFrame) -> pd.DataFrame:
     joined["ok"] = ok = both & joined[["failed", "failed_clean", "failed_plain"]].isna().all(axis=1)
     choice = ok & joined["right"].notna()
     spoken = ok & joined["reference"].notna() & (joined["task"] == TRANSCRIPTION)
-    joined[["words", "errors", "words_clean", "errors_clean"]] = 0
+    joined[[f"{name}{end}" for _, end in WORDS for name in ("words", "errors")]] = 0
     same, same_plain = (ok & (joined[name] == joined["answer_clean"]) for name in ("answer", "answer_plain"))
     correct, correct_plain = (choice & (joined[name] == joined["right"]) for name in ("letter", "letter_plain"))
     joined["same"], joined["same_plain"] = same, same_plain
@@ -150,18 +152,22 @@ def _scored(frame: pd.DataFrame) -> pd.DataFrame:
     measured = ["see", "see_after", "energy"]
     joined[measured] = joined[measured].where(ok)
     outputs = joined.loc[spoken, "output"].tolist()
-    for against, end in (("reference", ""), ("output_clean", "_clean")):
-        errors, count = metrics.word_errors(joined.loc[spoken, against].tolist(), outputs)
+    for against, end in WORDS:
+        words = metrics.whisper_words() if end == WHISPER else metrics.plain_words
+        if words is None:
+            continue
+        errors, count = metrics.word_errors(joined.loc[spoken, against].tolist(), outputs, words)
         joined.loc[spoken, f"errors{end}"], joined.loc[spoken, f"words{end}"] = errors, count
     return joined
 
 
 def conditions(scored: pd.DataFrame) -> pd.DataFrame:
     """Scores per dataset, task, noise, SNR and mitigation: items, failed; gsr and, of choices, accuracy, each with
-    its Wilson interval; wer against the reference and wer_clean against the model's own clean output; see, see_after
-    and energy, means over the items; against the clean answer: fixed and broken by the mitigation, and influence,
-    the share that the noise changed; fixed_truth and broken_truth against the right letters; unparseable: choices
-    without a letter; nonsense: empty or looping outputs."""
+    its Wilson interval; wer against the reference, wer_whisper the same in the words of Whisper's normaliser (missing
+    without the extra `whisper`), wer_clean against the model's own clean output; see, see_after and energy, means over
+    the items; against the clean answer: fixed and broken by the mitigation, and influence, the share that the noise
+    changed; fixed_truth and broken_truth against the right letters; unparseable: choices without a letter; nonsense:
+    empty or looping outputs."""
     groups = scored.groupby(CELL, dropna=False, sort=False)
     n, means = groups[COUNTED].sum().astype("int64"), groups[["see", "see_after", "energy"]].mean()
     n["size"] = groups.size()
@@ -177,7 +183,8 @@ def conditions(scored: pd.DataFrame) -> pd.DataFrame:
     def wer(end: str) -> pd.Series:
         """NaN where there is no transcript; 0 or 1 where no reference has words."""
         errors, words = n[f"errors{end}"], n[f"words{end}"]
-        return (errors / words).where(words > 0, (errors > 0).astype(float)).where(n["spoken"] > 0)
+        known = (n["spoken"] > 0) & (end != WHISPER or metrics.whisper_words() is not None)
+        return (errors / words).where(words > 0, (errors > 0).astype(float)).where(known)
 
     columns = {
         "items": n["items"],
@@ -185,6 +192,7 @@ def conditions(scored: pd.DataFrame) -> pd.DataFrame:
         **wilson("gsr", "same", "items"),
         **wilson("accuracy", "correct", "choice"),
         "wer": wer(""),
+        "wer_whisper": wer(WHISPER),
         "wer_clean": wer("_clean"),
         **means,
         **whole[["fixed", "broken"]].where(mitigated),

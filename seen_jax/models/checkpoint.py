@@ -14,11 +14,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from seen_jax.errors import CheckpointError
 from seen_jax.files import write_file
+from seen_jax.hub import HUB, Hub
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.constraints import read_settings
 from seen_jax.models.family import Family, family_of
 from seen_jax.models.folders import WEIGHTS, Wanted, part_folder, read_json
-from seen_jax.models.hub import HUB, Hub
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.lora import read_lora
 from seen_jax.models.quantized import is_quantized, scale_path

@@ -3,6 +3,7 @@
 The answer is given, so one pass over prompt and answer shows the probabilities of all of its tokens.
 Axes: B batch rows, N new tokens (and the end of the answer behind them)."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -21,8 +22,8 @@ OWN_DOUBT = ("entropy", "largest entropy", "surprise", "largest surprise", "smal
 class Answers(NamedTuple):
     """Given answers, as `Generated` holds them."""
 
-    tokens: Int[Array, "rows new"]
-    lengths: Int[Array, " rows"]
+    tokens: Any  # [B, N]
+    lengths: Any  # [B]
 
 
 class Forced(NamedTuple):
@@ -43,7 +44,8 @@ def forced(lalm: Lalm, variables: Any, batch: Batch, edits: Edits, answers: Answ
     rows, new = tokens.shape
     longer = lambda x, value: jnp.pad(x, ((0, 0), (0, new + 1)), constant_values=value)
     places = jnp.arange(rows)[:, None], batch.lengths[:, None] + jnp.arange(new)
-    whole = batch.replace(
+    whole = dataclasses.replace(
+        batch,
         tokens=longer(batch.tokens, lalm.config.pad_token).at[places].set(tokens),
         audio_index=longer(batch.audio_index, -1),
         lengths=batch.lengths + lengths,

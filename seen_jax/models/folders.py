@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from seen_jax.errors import CheckpointError
 from seen_jax.files import parse_json
-from seen_jax.models.hub import HUB, SMALL, Hub
+from seen_jax.hub import HUB, SMALL, Hub
 
 EMBEDDED = {"seen-tiny": Path(__file__).parent.parent / "assets" / "seen-tiny"}
 LARGEST = 256 << 20  # bytes of a JSON file; the largest tokenizers have 35 MB
@@ -16,12 +16,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 Wanted = Callable[[str], bool]  # whether the weight with this key is to be read
-
-
-def cache_folder() -> Path:
-    """Where compiled programs and synthesised clips are kept: SEEN_JAX_CACHE, or a folder in the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "seen_jax"
-    return Path(os.path.expanduser(os.environ.get("SEEN_JAX_CACHE") or default))
 
 
 class Part(NamedTuple):

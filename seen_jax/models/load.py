@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.files import cache_folder
+from seen_jax.hub import Hub, HubOptions
 from seen_jax.models.chat_template import processor_template
 from seen_jax.models.checkpoint import (
     ModelPart,
@@ -25,8 +27,7 @@ from seen_jax.models.checkpoint import (
 )
 from seen_jax.models.config import LalmConfig
 from seen_jax.models.family import Family
-from seen_jax.models.folders import cache_folder, fetch_weights, find_folder, is_hub_name
-from seen_jax.models.hub import Hub, HubOptions
+from seen_jax.models.folders import fetch_weights, find_folder, is_hub_name
 from seen_jax.models.identify import identify
 from seen_jax.models.lalm import Lalm
 from seen_jax.models.lora import LORA
@@ -36,7 +37,7 @@ from seen_jax.models.processor import Processor
 from seen_jax.models.quantized import check_weights
 from seen_jax.models.sharding import parameter_sharding
 from seen_jax.models.tokenizer_limits import check_tokenizer
-from seen_jax.progress import Progress, silent
+from seen_jax.progress import Progress, automatic
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
@@ -45,7 +46,7 @@ def load(
     name: str | Path = "seen-tiny",
     dtype: str = "auto",
     mesh: Mesh | None = None,
-    progress: Progress = silent,
+    progress: Progress = automatic,
     part: ModelPart = None,
     weights: str | None = None,
     **options: Unpack[HubOptions],

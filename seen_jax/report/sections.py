@@ -184,7 +184,8 @@ def accuracy(target: Target, cells: pd.DataFrame) -> list[Block]:
         header = ["mitigation", *(f"{name} (%)" for name in shares), "noisy: made right", "made wrong"]
         blocks.append(Grid(header, rows, title="Multiple choice"))
     if len(spoken):
-        kinds = {"wer": "WER, ", "wer_clean": "against own clean, "}
+        kinds = {"wer": "WER, ", "wer_whisper": "WER in Whisper's words, ", "wer_clean": "against own clean, "}
+        kinds = {key: prefix for key, prefix in kinds.items() if key in spoken and spoken[key].notna().any()}
         both = pd.concat([spoken.assign(band=prefix + spoken["band"], wer=spoken[k]) for k, prefix in kinds.items()])
         rates = pooled_by(both, "wer", ["mitigation", "band"])
         blocks.append(crossed(rates, share, in_words, "Transcription: word error rate (%)"))

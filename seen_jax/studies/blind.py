@@ -121,7 +121,7 @@ def observe(lab: Lab, cases: Sequence[Case], measured: Measurements) -> Observed
 def scores(blind: BlindModel, evidence: Sequence[Evidence]) -> dict[str, Float[np.ndarray, " subjects"]]:
     """The blind scores, and plain ones of the same evidence."""
     made, layers = scores_of(blind, evidence), len(blind.layers)
-    answer, encoder = (np.stack([x[part] for x in evidence]) for part in (1, 0))
+    answer, encoder = np.stack([x.answer for x in evidence]), np.stack([x.encoder for x in evidence])
     own = dict(zip(OWN_DOUBT, answer.T, strict=False))
     near = encoder[:, : 6 * layers].reshape(len(encoder), 3, 2, layers)[:, :, 0].mean(-1)
     return {
@@ -194,8 +194,8 @@ def gated(score: Table, changed: Bool[np.ndarray, "subjects conditions"]) -> dic
     halves = np.arange(len(score)) % 2
     answered, wrong = [], []
     for half in (0, 1):
-        known = (x[halves != half].reshape(-1) for x in (score, changed))
-        given = score[halves == half] <= conformal_threshold(*known, alpha=ALPHA)
+        known, outcome = (x[halves != half].reshape(-1) for x in (score, changed))
+        given = score[halves == half] <= conformal_threshold(known, outcome, alpha=ALPHA)
         answered.append(given)
         wrong.append(given & changed[halves == half])
     return {name: float(np.concatenate(x).mean()) for name, x in (("answered", answered), ("wrong", wrong))}

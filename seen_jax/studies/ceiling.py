@@ -171,12 +171,13 @@ def places_of(depth: int, bases: Mapping[str, NoiseBasis]) -> Iterator[Place]:
     """Every place of a site: single layers, then groups of them."""
     chosen = sorted({round(k) for k in np.linspace(0, depth - 1, min(depth, LAYERS))})
     groups: dict[int | str, tuple[int, ...]] = {layer: (layer,) for layer in chosen}
-    groups |= {EVERY: tuple(range(depth))} if depth > 1 else {}
+    if depth > 1:
+        groups[EVERY] = tuple(range(depth))
     for layer, layers in groups.items():
         yield Place(layer, layers, WHOLE)
     for name, basis in bases.items():
-        kept = {KEPT: basis.layers} if len(basis.layers) < depth else {}
-        for layer, layers in {**groups, **kept}.items():
+        kept: dict[int | str, tuple[int, ...]] = {KEPT: basis.layers} if len(basis.layers) < depth else {}
+        for layer, layers in (groups | kept).items():
             for outside in (False, True):
                 yield Place(layer, layers, name, basis.with_layers(layers), outside)
 

@@ -14,8 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from seen_jax.errors import BasisError
+from seen_jax.subspace.card import Facts
 from seen_jax.subspace.identity import MODEL_KEYS, Identity, is_named
 from seen_jax.subspace.localize import NamedLayers, resolve_layers
+from seen_jax.subspace.sharing import Shared
 from seen_jax.subspace.store import read_folder, write_folder
 from seen_jax.subspace.trees import register
 
@@ -26,7 +28,7 @@ _ORTHONORMAL = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseBasis:
+class NoiseBasis(Shared):
     """Noise directions of every layer of one site, and the layers to use. A pytree whose one leaf is `q`.
 
     site: name of the place in the layer stack, for instance "encoder.mlp_act".
@@ -38,6 +40,8 @@ class NoiseBasis:
     >>> subspace.NoiseBasis("encoder.resid", q, ranks=(2,), layers=(0,), card={"noise": "white"})
     NoiseBasis('encoder.resid', layers=(0,) of 1, ranks=(2,), noise='white')
     """
+
+    kind = KIND
 
     site: str
     q: Float[Array, "layers width rank"]
@@ -150,6 +154,19 @@ class NoiseBasis:
         """Write basis.safetensors and card.json, all or nothing. Raises BasisError as `write_folder`."""
         card = {**self.card, "site": self.site, "ranks": list(self.ranks), "layers": list(self.layers)}
         return write_folder(folder, KIND, {"q": np.asarray(self.q)}, card, overwrite)
+
+    def facts(self) -> Facts:
+        """What its README says; SEE only where `push_to_hub` was given it."""
+        see = {f"SEE, {name}": values for name, values in (self.card.get("see") or {}).items()}
+        return Facts(KIND, self.site, self.q.shape[1], self.card, self.ranks, self.layers, see)
+
+    @classmethod
+    def from_released(cls, name: str) -> "NoiseBasis":
+        """A basis that the paper's authors released, such as "qwen2.5-omni/crowd", from their repository at a pinned
+        commit, once. Raises BasisError: an unknown name, no connection, or another file than they released."""
+        from seen_jax.subspace.released import load_by_name
+
+        return load_by_name(name)
 
     @classmethod
     def load(cls, folder: str | Path) -> "NoiseBasis":

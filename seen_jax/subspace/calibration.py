@@ -11,9 +11,11 @@ import numpy as np
 
 from seen_jax.errors import BasisError
 from seen_jax.subspace.basis import NoiseBasis
+from seen_jax.subspace.card import Facts
 from seen_jax.subspace.identity import MODEL_KEYS
 from seen_jax.subspace.localize import Curves, Localization, localize, resolve_layers
 from seen_jax.subspace.selection import NoiseSource, Selection, select_columns
+from seen_jax.subspace.sharing import Shared
 from seen_jax.subspace.statistics import Side, Statistics, Streamed
 from seen_jax.subspace.store import read_folder, write_folder
 from seen_jax.subspace.svd import Directions
@@ -29,7 +31,7 @@ DOUBLE = frozenset({"sums", "clean.factor", "noise.factor", "difference.factor"}
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(Shared):
     """Pooled activations of clean and noise clips at one site, or factors of their second moments. Bases are selected
     from these without a forward pass. A pytree of the arrays of `source`.
 
@@ -42,6 +44,8 @@ class Calibration:
     >>> calibration.select(seen_jax.Selection(method="complement", layers="all")).layers
     (0, 1, 2, 3)
     """
+
+    kind = KIND
 
     site: str
     source: Statistics | Streamed
@@ -97,6 +101,14 @@ class Calibration:
         if ranks:
             card["default_ranks"] = list(self.select().ranks)
         return write_folder(folder, KIND, self.source.tensors(), card, overwrite)
+
+    def facts(self) -> Facts:
+        """What its README says: curves, and ranks and SEE of the default selection on its own pooled activations."""
+        basis, curves = self.select(), self.curves()._asdict()
+        see = {f"SEE, {name}": x.tolist() for name, x in self.source.pooled_see(basis.q).items()}
+        columns = {name: np.asarray(curve).tolist() for name, curve in curves.items()} | see
+        card = {**basis.card, **self.card, "clips": self.source.shape[1]}
+        return Facts(KIND, self.site, self.source.shape[2], card, basis.ranks, basis.layers, columns)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Calibration":

@@ -54,24 +54,44 @@ class Identity:
 
 
 class Origin(NamedTuple):
-    """A model that the paper's authors released bases of."""
+    """A model that the paper's authors released bases of. commit: of their repository, where they are."""
 
     name: str  # on the hub
     family: str
     width: int  # of its audio tokens, which differs between the sizes of a family
+    layers: int  # of its encoder
+    commit: str
 
 
+class Release(NamedTuple):
+    """A file that the authors released: its folder, a key of `ORIGINS`; its name; its SHA-256."""
+
+    folder: str
+    file: str
+    sha256: str
+
+
+# Commits of github.com/jyutian/SEEN, the repository that the paper names, at which these files are listed. A checksum
+# is that of a copy of the file, so it counts whatever the commit holds.
 ORIGINS = {  # by the folder in which they released them
-    "Qwen": Origin("Qwen/Qwen2.5-Omni-7B", "qwen2_5_omni", 3584),
-    "MiniCPM": Origin("openbmb/MiniCPM-o-2_6", "minicpm_o", 3584),
-    "StepAudio": Origin("stepfun-ai/Step-Audio-2-mini", "step_audio_2", 3584),
+    "Qwen": Origin("Qwen/Qwen2.5-Omni-7B", "qwen2_5_omni", 3584, 32, "20bea59e670ad35a93b2f296422b3e43d168c798"),
+    "MiniCPM": Origin("openbmb/MiniCPM-o-2_6", "minicpm_o", 3584, 24, "c14188f105d207cea01747e2d510d7b5c4e58d95"),
+    "StepAudio": Origin(
+        "stepfun-ai/Step-Audio-2-mini", "step_audio_2", 3584, 32, "c14188f105d207cea01747e2d510d7b5c4e58d95"
+    ),
 }
-DIGESTS = {  # sha256 of a file: its folder
-    "9d3121a84519963911bd077d201a1fcd5b98a9512d1dba81dadd7a0c6dc2c74e": "Qwen",  # gauss
-    "5cf6295193a6023d7ba05f6ce3a5ebdd9c21a85eeb573f5b3b8e8f64cc5121d7": "Qwen",  # crowd
-    "52a3a671b935e87b839b0e82bedddee71f48a02b6fd21018679e8bcc26261c52": "MiniCPM",  # gauss
-    "d8a9b004800ce23590b8d7415a315ce0891bd169704d88d4738ed93a5729113b": "StepAudio",  # gauss
+GAUSS, CROWD = "v_list_gauss_0.1_0.pt", "v_list_crowd_0.1_0.pt"
+RELEASES = {
+    "qwen2.5-omni/gauss": Release("Qwen", GAUSS, "9d3121a84519963911bd077d201a1fcd5b98a9512d1dba81dadd7a0c6dc2c74e"),
+    "qwen2.5-omni/crowd": Release("Qwen", CROWD, "5cf6295193a6023d7ba05f6ce3a5ebdd9c21a85eeb573f5b3b8e8f64cc5121d7"),
+    "minicpm-o-2.6/gauss": Release(
+        "MiniCPM", GAUSS, "52a3a671b935e87b839b0e82bedddee71f48a02b6fd21018679e8bcc26261c52"
+    ),
+    "step-audio-2-mini/gauss": Release(
+        "StepAudio", GAUSS, "d8a9b004800ce23590b8d7415a315ce0891bd169704d88d4738ed93a5729113b"
+    ),
 }
+DIGESTS = {release.sha256: release.folder for release in RELEASES.values()}
 RELEASED_NAME = re.compile(r"v_list_[a-z]+_[\d.]+_[\d.]+\.pt")
 
 

@@ -4,10 +4,15 @@ PyTorch saves a zip archive: a pickle that names storages, and their bytes. It i
 `pickle`, by a small machine that knows the opcodes and names of such a list: no code of a file can run.
 """
 
+import difflib
+import hashlib
+import http.client
 import math
 import os
 import pickletools
+import urllib.request
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +20,12 @@ import numpy as np
 from jaxtyping import Float
 
 from seen_jax.errors import BasisError
-from seen_jax.files import write_file
+from seen_jax.files import cache_folder, write_file
 from seen_jax.subspace.basis import NoiseBasis
-from seen_jax.subspace.identity import released_origin
+from seen_jax.subspace.identity import ORIGINS, RELEASES, released_origin
 
+SOURCE = "https://raw.githubusercontent.com/jyutian/SEEN/{commit}/{folder}/{file}"
+LARGEST, PATIENCE = 16 << 20, 60.0  # bytes of a file, and seconds without an answer
 SITE = "encoder.mlp_act"  # what the authors hook in all three models
 _DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"}
 _TENSOR = "torch._utils _rebuild_tensor_v2"
@@ -85,6 +92,45 @@ def load_released(path: str | Path, layers: int, site: str = SITE, of_model: str
     columns = [vectors[0][:, :0]] * first + vectors
     card = {"released": path.name} | ({"of_model": name} if (name := known or of_model) else {})
     return NoiseBasis.of_columns(site, columns, tuple(range(first, layers)), card)
+
+
+def fetch_released(name: str) -> Path:
+    """The local copy of a file that the authors released, downloaded once from their repository.
+
+    name: one of `seen_jax.subspace.identity.RELEASES`, such as "qwen2.5-omni/crowd".
+    BasisError: an unknown name, no connection, or a file whose SHA-256 is not that of the release; it is not kept.
+    >>> subspace.fetch_released("qwen2.5-omni/crwod")
+    Traceback (most recent call last):
+    seen_jax.errors.BasisError: there is no released basis 'qwen2.5-omni/crwod'. Did you mean 'qwen2.5-omni/crowd'?...
+    """
+    release = RELEASES.get(name)
+    if release is None:
+        near = difflib.get_close_matches(name, RELEASES, n=1, cutoff=0.5)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        known = f"Known, with their checksums: {', '.join(RELEASES)}; any other .pt list is read by load_released"
+        raise BasisError(f"there is no released basis '{name}'.{hint} {known}.")
+    path = cache_folder() / "released" / release.folder / release.file
+    digest = lambda content: hashlib.sha256(content).hexdigest()
+    if path.is_file() and digest(path.read_bytes()) == release.sha256:
+        return path
+    url = SOURCE.format(commit=ORIGINS[release.folder].commit, folder=release.folder, file=release.file)
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            content = answer.read(LARGEST)
+    except (OSError, http.client.HTTPException) as e:
+        advice = "download it by hand and read it with load_released (--basis FILE.pt)"
+        raise BasisError(f"{name} cannot be downloaded from {url} ({e}): {advice}.") from None
+    if digest(content) != release.sha256:
+        problem = f"its SHA-256 is {digest(content)}, not {release.sha256}"
+        raise BasisError(f"{url} is not the file that the authors released ({problem}): it was not kept.")
+    return write_file(path, content, BasisError)
+
+
+def load_by_name(name: str) -> NoiseBasis:
+    """What `NoiseBasis.from_released` gives."""
+    path = fetch_released(name)
+    basis = load_released(path, ORIGINS[RELEASES[name].folder].layers)
+    return replace(basis, card={**basis.card, "noise": name.rpartition("/")[2]})
 
 
 def save_released(basis: NoiseBasis, path: str | Path) -> Path:

@@ -15,9 +15,9 @@ from test_checkpoint import config_with, edit_json, edit_tensors
 from tiny_omni import OPENERS, WORDS, identities_of, leaves_equal, prompt_ids, random_params, wave
 
 from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.hub import Hub
 from seen_jax.models.checkpoint import load_params, parameter_shapes, read_config, save_params
 from seen_jax.models.config import LalmConfig, RopeScaling
-from seen_jax.models.hub import Hub
 from seen_jax.models.layers import inverse_frequencies
 from seen_jax.models.load import load
 from seen_jax.models.model import Model
