@@ -22,7 +22,7 @@ from seen_jax.files import digest
 from seen_jax.models.batching import Group, Prepared, Wave, group_requests, run_batches
 from seen_jax.models.edits import Edits
 from seen_jax.models.encoder import Audio
-from seen_jax.models.evidence import Answers, doubt_of_others, forced, own_doubt
+from seen_jax.models.evidence import Answers, doubt_of_answers, doubt_of_others, forced
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.lalm import split_records
 from seen_jax.models.model import Model, encode
@@ -89,14 +89,14 @@ class Observer:
     decoding: Decoding | None
     edits: Edits = field(default_factory=dict)
 
-    def __call__(self, prepared: Prepared, heard: Sequence[Request], given: Answers | None = None) -> list[Evidence]:
-        """The evidence of every row of a batch. heard: the requests of the rows. given: answers to judge; without them
+    def __call__(self, prepared: Prepared, requests: Sequence[Request], given: Answers | None = None) -> list[Evidence]:
+        """The evidence of every row of a batch. requests: those of the rows. given: answers to judge; without them
         the model answers first."""
         frames = prepared.inputs.features.shape[1]
         audios: dict[str, Any] = {"given": prepared.inputs}
         for name, change in OTHERS.items():
-            requests = [request.with_audio([change(wave) for wave in request.audio]) for request in heard]
-            audios[name] = self.model.processor.prepared(requests, Bucket(frames), text=False)[0]
+            changed = [request.with_audio([change(wave) for wave in request.audio]) for request in requests]
+            audios[name] = self.model.processor.prepared(changed, Bucket(frames), text=False)[0]
         if self.decoding is None:
             taps = {name: self._encoded(audio, prepared) for name, audio in audios.items()}
             return [Evidence(self._encoder(taps, row), np.zeros(0)) for row in range(len(prepared.rows))]
@@ -130,7 +130,7 @@ class Observer:
             taps[name] = self._of_rows(out.taps, prepared)
             if name == "given":
                 end = np.take_along_axis(out.expected, lengths[:, None], axis=1)[:, 0]
-            each = own_doubt(out, lengths) if name == "given" else doubt_of_others(out.log_probs, lengths)
+            each = doubt_of_answers(out, lengths) if name == "given" else doubt_of_others(out.log_probs, lengths)
             doubt |= {f"{name} {statistic}": x for statistic, x in each.items()}
         return taps, np.stack(list(doubt.values()), axis=1), Answers(np.asarray(given.tokens), lengths)
 
@@ -212,9 +212,9 @@ def observe(
     model = observer.model
 
     def run(prepared: Prepared) -> list[Evidence]:
-        heard = [requests[i] for i in prepared.rows]
+        of_rows = [requests[i] for i in prepared.rows]
         answers = None if given is None else padded_answers([given[i] for i in prepared.rows], observer)
-        evidence = observer(prepared, heard, answers)
+        evidence = observer(prepared, of_rows, answers)
         finite = [np.isfinite(x.encoder).all() and np.isfinite(x.answer).all() for x in evidence]
         check_finite(model, prepared, np.asarray(finite), "what its blind score is made of is")
         return evidence

@@ -69,13 +69,13 @@ def _devices() -> tuple[list[dict[str, Any]], list[str]]:
     from seen_jax.models.devices import CPU, device
 
     try:
-        found = jax.local_devices()
+        local = jax.local_devices()
     except RuntimeError as e:
         return [], [f"JAX finds no device ({e})"]
     memory = lambda one: (
         (one.memory_stats() or {}).get("bytes_limit") or (device(CPU).memory if one.platform == "cpu" else None)
     )
-    devices = [{"kind": one.device_kind, "platform": one.platform, "memory": memory(one)} for one in found]
+    devices = [{"kind": one.device_kind, "platform": one.platform, "memory": memory(one)} for one in local]
     slow = all(one["platform"] == "cpu" for one in devices)
     card = 'there is an NVIDIA driver, but JAX sees no GPU: pip install "jax[cuda12]"'
     return devices, [card] if slow and shutil.which("nvidia-smi") else []

@@ -16,7 +16,7 @@ from seen_jax.models.edits import Edits
 from seen_jax.models.lalm import Batch, Lalm, split_records
 
 Rows = Float[np.ndarray, " rows"]
-OWN_DOUBT = ("entropy", "largest entropy", "surprise", "largest surprise", "smallest margin")  # in nats
+DOUBTS = ("entropy", "largest entropy", "surprise", "largest surprise", "smallest margin")  # in nats
 
 
 class Answers(NamedTuple):
@@ -66,14 +66,14 @@ def forced(lalm: Lalm, variables: Any, batch: Batch, edits: Edits, answers: Answ
     )
 
 
-def own_doubt(given: Forced, lengths: Int[np.ndarray, " rows"]) -> dict[str, Rows]:
+def doubt_of_answers(given: Forced, lengths: Int[np.ndarray, " rows"]) -> dict[str, Rows]:
     """How unsure a model is of its answers by itself; all of these rise with doubt."""
     real = _real(given.entropy, lengths)
     entropy, margin, surprise = (np.asarray(x, np.float64) for x in (given.entropy, given.margin, -given.log_probs))
     mean_and_largest = np.where(real, entropy, 0).sum(1) / real.sum(1), np.where(real, entropy, 0).max(1)
     sum_and_largest = np.where(real, surprise, 0).sum(1), np.where(real, surprise, -np.inf).max(1)
     smallest = -np.where(real, margin, np.inf).min(1)
-    return dict(zip(OWN_DOUBT, (*mean_and_largest, *sum_and_largest, smallest), strict=True))
+    return dict(zip(DOUBTS, (*mean_and_largest, *sum_and_largest, smallest), strict=True))
 
 
 def doubt_of_others(log_probs: Float[np.ndarray, "rows new"], lengths: Int[np.ndarray, " rows"]) -> dict[str, Rows]:

@@ -16,7 +16,7 @@ from seen_jax.errors import BasisError, ConfigError
 from seen_jax.evaluate.metrics import TAILS, auroc
 from seen_jax.evaluate.prepare import calibration_entries
 from seen_jax.models.batching import Prepared
-from seen_jax.models.evidence import OWN_DOUBT
+from seen_jax.models.evidence import DOUBTS
 from seen_jax.models.generate import Decoding
 from seen_jax.report.figures import line_sweep
 from seen_jax.report.format import number, share
@@ -122,7 +122,7 @@ def scores(blind: BlindModel, evidence: Sequence[Evidence]) -> dict[str, Float[n
     """The blind scores, and plain ones of the same evidence."""
     made, layers = scores_of(blind, evidence), len(blind.layers)
     answer, encoder = np.stack([x.answer for x in evidence]), np.stack([x.encoder for x in evidence])
-    own = dict(zip(OWN_DOUBT, answer.T, strict=False))
+    own = dict(zip(DOUBTS, answer.T, strict=False))
     near = encoder[:, : 6 * layers].reshape(len(encoder), 3, 2, layers)[:, :, 0].mean(-1)
     return {
         "blind, with the answer": np.array([score.risk for score in made], float),
