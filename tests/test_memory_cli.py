@@ -8,6 +8,7 @@ from cli_support import run
 
 from seen_jax.models import memory
 from seen_jax.models.devices import GIB
+from seen_jax.models.sharding import MeshConfig
 
 world = cli_support.world
 
@@ -52,6 +53,20 @@ def test_a_batch_that_cannot_fit_is_refused_before_loading(world, monkeypatch):
     for argv in (("generate", world.clips), calibrate):
         done = run(*argv, *shared)
         assert done.status == 1 and "GiB, of 0.0 that the device has" in done.err and "Traceback" not in done.err
+
+
+def test_an_experiment_that_cannot_fit_is_refused_before_loading(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda: 0.0001 * GIB)
+    monkeypatch.setattr("seen_jax.evaluate.prepare.load", lambda *_, **__: pytest.fail("it was loaded"))
+    (tmp_path / "config.yaml").write_text("datasets: [{path: seen-tiny/demo}]\nnoises: [white]\n")
+    done = run("evaluate", tmp_path / "config.yaml", "--model", world.model, "--out", tmp_path / "out")
+    assert done.status == 1 and "GiB, of 0.0 that the device has" in done.err and "Traceback" not in done.err
+
+
+def test_all_devices_share_a_batch_in_the_estimate(monkeypatch):
+    monkeypatch.setattr("jax.local_device_count", lambda: 8)
+    assert MeshConfig(-1, 2).devices == (4, 2) and MeshConfig(3, 1).devices == (3, 1)
+    assert MeshConfig(-1, 16).devices == (1, 16)
 
 
 def test_a_batch_that_fits_runs(world, monkeypatch):

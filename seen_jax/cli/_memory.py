@@ -7,13 +7,14 @@ from seen_jax.models import memory
 from seen_jax.models.checkpoint import ModelPart, read_config
 from seen_jax.models.folders import find_folder
 from seen_jax.models.precision import dtype_for
+from seen_jax.models.sharding import MeshConfig
 
 
 def work_of(args: Any, seconds: float, part: str) -> memory.Work:
     """What the options of a command ask for. seconds: of the longest clip. part: `memory.WHOLE` or `memory.ENCODER`."""
-    devices = {"data": max(1, args.mesh.data), "tensor": max(1, args.mesh.tensor)}
+    data, tensor = MeshConfig(args.mesh.data, args.mesh.tensor).devices
     kept = {"dtype": dtype_for(args.dtype), "weights": args.weights, "new": args.get("max_new_tokens") or 0}
-    return memory.Work(args.batch_size, seconds, part, **kept, **devices)
+    return memory.Work(args.batch_size, seconds, part, data=data, tensor=tensor, **kept)
 
 
 def check_memory(args: Any, seconds: float, part: str = memory.WHOLE) -> None:

@@ -28,10 +28,13 @@ from seen_jax.evaluate.ledger import MANIFEST, check_contents, claim
 from seen_jax.files import check_name, digest, now, versions
 from seen_jax.mitigations.base import Fitting, Wave
 from seen_jax.mitigations.chain import Chain
+from seen_jax.models import memory
 from seen_jax.models.batching import share_buckets
-from seen_jax.models.checkpoint import parameter_shapes
+from seen_jax.models.checkpoint import parameter_shapes, read_config
+from seen_jax.models.folders import find_folder
 from seen_jax.models.load import load
 from seen_jax.models.model import Model
+from seen_jax.models.precision import dtype_for
 from seen_jax.models.processor import Bucket, Request
 from seen_jax.models.prompts import task_messages
 from seen_jax.progress import Progress
@@ -83,6 +86,17 @@ def _seconds(entry: Entry) -> float:
         return 0.0 if entry.parquet_row is not None else audio_seconds(entry.path)
     except AudioError:
         return 0.0
+
+
+def check_memory(config: ExperimentConfig, entries: Entries) -> None:
+    """ConfigError for batches of the longest clips that cannot fit the devices, if JAX knows their memory."""
+    if memory.limit() is None:
+        return
+    shape, family = read_config(find_folder(config.model))
+    longest = max((_seconds(entry) for part in entries.values() for entry in part), default=0.0)
+    (data, tensor), dtype = config.mesh.devices, dtype_for(config.dtype)
+    work = memory.Work(config.batch_size, min(longest, family.framing.longest), data=data, tensor=tensor, dtype=dtype)
+    memory.check(config.model, shape, dataclasses.replace(work, new=config.max_new_tokens, weights=config.weights))
 
 
 def check_length(entry: Entry, model: Model) -> None:
@@ -143,6 +157,7 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
     wanted += [data for chain in config.chains for data in chain.data()]
     chosen = {(dataset, count): calibration_entries(dataset, count) for dataset, count in wanted}
     sources = noise_sources(config, [entry.wave() for entry in chosen[wanted[0]] if entry.task in SPEECH])
+    check_memory(config, entries)
     model = load(config.model, config.dtype, mesh, progress, weights=config.weights)
     hosts.wait_for(folder / MANIFEST, "waiting for process 0", progress, hosts.timeout)
     manifest = claim(folder, make_manifest(config, model, entries, chosen))

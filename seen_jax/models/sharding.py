@@ -59,15 +59,20 @@ class MeshConfig:
         if (self.data < 1 and self.data != -1) or self.tensor < 1:
             raise ConfigError(f"a mesh axis has 1 device or more (data: -1 for all), not {self.data} x {self.tensor}")
 
+    @property
+    def devices(self) -> tuple[int, int]:
+        """(data, tensor), with the devices of this process counted where all are wanted."""
+        data = max(1, jax.local_device_count() // self.tensor) if self.data == -1 else self.data
+        return data, self.tensor
+
     def mesh(self) -> Mesh | None:
         return None if (self.data, self.tensor) == (1, 1) else make_mesh(self.data, self.tensor)
 
 
 def make_mesh(data: int = 1, tensor: int = 1) -> Mesh:
     """A mesh of the first data x tensor devices of this process; data -1: of all. ConfigError if there are too few."""
-    MeshConfig(data, tensor)
     devices = jax.local_devices()  # several hosts share items, not models
-    data = max(1, len(devices) // tensor) if data == -1 else data
+    data, tensor = MeshConfig(data, tensor).devices
     size = data * tensor
     if size > len(devices):
         available = f"there are {len(devices)}" if len(devices) > 1 else "there is 1"
