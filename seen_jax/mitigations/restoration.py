@@ -1,10 +1,10 @@
-"""Restoration: a map per noise and SNR puts back what noise took from the encoder's residual stream."""
+"""Restoration: a map per layer, noise and SNR puts back what noise took from the encoder's residual stream."""
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -37,8 +37,9 @@ class Restoration(Mitigation):
 
     dataset, clips, snrs: what it is fitted to, the tasks in turn, clean and with every calibrated noise at each SNR
         (dB), as earlier steps of the chain leave them.
-    layer, gate_layers: of the encoder's residual stream, that which is edited, and those from which the gate recognises
-        the noise of a clip; negative ones count from the last.
+    layers, gate_layers: of the encoder's residual stream, those which are edited, and those from which the gate
+        recognises the noise of a clip; negative ones count from the last. Maps are fitted layer after layer, each to
+        activations that the earlier ones have restored already.
     strength, penalty: share of the change that is made; of the ridge.
     rank: of the maps, None for full; a batch holds layers x clips x width x rank numbers for it.
     temperature: above 1 for softer mixtures of maps."""
@@ -47,7 +48,7 @@ class Restoration(Mitigation):
     dataset: DatasetConfig = CLIPS
     clips: int = 48
     snrs: tuple[float, ...] = (-10.0, -5.0, 0.0, 5.0, 10.0)
-    layer: int = 0
+    layers: tuple[int, ...] = (0,)
     gate_layers: tuple[int, ...] = (0,)
     strength: float = 0.5
     penalty: float = 0.01
@@ -56,13 +57,14 @@ class Restoration(Mitigation):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
+        object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "gate_layers", tuple(self.gate_layers))
         if self.clips < 2:
             raise ConfigError(f"a restoration needs 2 clips or more, not {self.clips}")
         if not self.snrs or len(set(self.snrs)) < len(self.snrs) or not all(abs(s) <= MAX_SNR_DB for s in self.snrs):
             raise ConfigError(f"a restoration needs different SNRs of at most {MAX_SNR_DB:g} dB, not {list(self.snrs)}")
-        if not self.gate_layers:
-            raise ConfigError("a restoration needs a gate layer or more: [0] is a start")
+        if not (self.layers and self.gate_layers):
+            raise ConfigError("a restoration needs a layer and a gate layer or more: [0] is a start")
         if not math.isfinite(self.strength):
             raise ConfigError(f"the strength of a restoration must be a finite number, not {self.strength}")
         if not 0 < self.penalty < math.inf:
@@ -74,41 +76,52 @@ class Restoration(Mitigation):
         return [(self.dataset, self.clips)]
 
     def fit(self, fitting: Fitting) -> Mitigation:
-        """Fit maps and gate; what each condition leaves of the clips is kept in a file."""
+        """Fit the gate, and maps layer after layer; what each condition leaves of the clips is kept in files."""
         if fitting.site == ENCODER_RESID:
             raise ConfigError(f"a restoration edits {ENCODER_RESID}: SEE must be measured at another `site`")
         depth = fitting.model.config.site_shape(ENCODER_RESID)[0]
-        places = (self.layer, *self.gate_layers)
+        places = (*self.layers, *self.gate_layers)
         if bad := [layer for layer in places if not -depth <= layer < depth]:
             raise ConfigError(f"a restoration names layers {bad}, which are not among the encoder's {depth}")
-        layer, *gate_layers = (place % depth for place in places)
-        waves, model = fitting.waves(self.dataset, self.clips), fitting.model
-        encode = partial(_encoded, _tapped(model), model.variables, layer=layer, gate_layers=tuple(gate_layers))
+        layers, gate_layers = (tuple(place % depth for place in part) for part in (self.layers, self.gate_layers))
+        waves = fitting.waves(self.dataset, self.clips)
         conditions = [None, *itertools.product(fitting.calibrated, self.snrs)]  # None: clean audio
-        pairs = [pair_frames(fitting, waves, condition, encode) for condition in conditions]
-        maps = fit_maps([pair.sums for pair in pairs], self.penalty, self.strength, self.rank)
-        labels = np.repeat(np.arange(len(pairs)), [len(pair.descriptors) for pair in pairs])
-        gate = fit_gate(np.concatenate([pair.descriptors for pair in pairs]), labels, self.temperature)
-        return FittedRestoration(model, maps, gate, layer, tuple(gate_layers))
+        fitted = FittedRestoration(fitting.model, {}, None, gate_layers)
+        for layer in sorted(set(layers)):
+            pairs = [pair_frames(fitting, waves, condition, layer, fitted) for condition in conditions]
+            gate = fitted.gate
+            if gate is None:
+                labels = np.repeat(np.arange(len(pairs)), [len(pair.descriptors) for pair in pairs])
+                gate = fit_gate(np.concatenate([pair.descriptors for pair in pairs]), labels, self.temperature)
+            maps = fit_maps([pair.sums for pair in pairs], self.penalty, self.strength, self.rank)
+            fitted = FittedRestoration(fitting.model, {**fitted.maps, layer: maps}, gate, gate_layers)
+        return fitted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FittedRestoration(Mitigation):
-    """Maps of one layer of the encoder's residual stream, and the gate that mixes them for every clip."""
+    """Maps by layer of the encoder's residual stream, and the gate that mixes them for every clip; no maps, and no gate
+    yet, while the first ones are fitted."""
 
     model: Model
-    maps: Maps
-    gate: Gate
-    layer: int
+    maps: Mapping[int, Maps]
+    gate: Gate | None
     gate_layers: tuple[int, ...]
 
     def edits(self, audio: Audio, noises: Sequence[str]) -> Mapping[str, Edits]:
         """The edit of the rows of `audio`. A first pass through the encoder shows the gate what they are."""
-        model = self.model
-        _, descriptors, _ = _encoded(_tapped(model), model.variables, audio, self.layer, self.gate_layers)
-        depth = model.config.site_shape(ENCODER_RESID)[0]
-        edits = {ENCODER_RESID: restoration_edit(self.maps, self.gate(np.asarray(descriptors)), self.layer, depth)}
-        return dict.fromkeys(noises, edits)  # one object: the pass is shared
+        return dict.fromkeys(noises, self.edit(self.encoded(audio, {})[1]))  # one object: the pass is shared
+
+    def edit(self, descriptors: Array) -> Edits:
+        """The edit of rows with these descriptors."""
+        if self.gate is None:
+            return {}
+        depth = self.model.config.site_shape(ENCODER_RESID)[0]
+        return {ENCODER_RESID: restoration_edit(self.maps, self.gate(np.asarray(descriptors)), depth)}
+
+    def encoded(self, audio: Audio, edits: Edits, layer: int = 0) -> tuple[Array, Array, Array]:
+        """(activations [A, T, D] of a layer, descriptors [A, P] of the gate's layers, real positions [A, T])."""
+        return _encoded(_tapped(self.model), self.model.variables, audio, edits, layer, self.gate_layers)
 
 
 class Pairs(NamedTuple):
@@ -149,14 +162,20 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def pair_frames(
-    fitting: Fitting, waves: Sequence[Wave], condition: tuple[str, float] | None, encode: Callable[[Audio], Any]
+    fitting: Fitting,
+    waves: Sequence[Wave],
+    condition: tuple[str, float] | None,
+    layer: int,
+    restored: FittedRestoration,
 ) -> Pairs:
     """What a condition leaves of clips, from its file if it is there, else computed and kept. waves: 16 kHz, as they
     should be; the model hears them with the noise and SNR of the condition, as earlier steps of the chain leave them.
-    Clean audio (None) needs no map. encode: `_encoded` of the model and layers."""
+    Clean audio (None) needs no map. layer: whose activations. restored: the layers below it, as far as they are
+    fitted."""
     model, requests = fitting.model, [Request([wave]) for wave in waves]
     stage = "fitting the restoration" + (" to {} at {:g} dB".format(*condition) if condition else "")
-    path = fitting.folder / ("{}_{:g}.safetensors".format(*condition) if condition else "clean.safetensors")
+    name = "{}_{:g}".format(*condition) if condition else "clean"
+    path = fitting.folder / f"layer{layer}" / f"{name}.safetensors"
     fitting.wait_for(path, stage)
     if path.exists():
         return load_pairs(path)
@@ -173,11 +192,14 @@ def pair_frames(
         audio = prepared.inputs
         assert not isinstance(audio, Batch)
         rows = [row for clip in prepared.clips[: len(set(prepared.rows))] for row in clip]
-        noisy, descriptors, mask = (np.asarray(x)[rows] for x in encode(audio))
+        activations, of_gate, real = restored.encoded(audio, {}, layer)
+        if edits := restored.edit(of_gate):
+            activations = restored.encoded(audio, edits, layer)[0]
+        noisy, descriptors, mask = (np.asarray(x)[rows] for x in (activations, of_gate, real))
         sums = None
         if condition:
             target, _ = model.processor.audio([waves[i] for i in prepared.rows], Bucket(audio.features.shape[1]))
-            sums = frame_sums(noisy, np.asarray(encode(target)[0])[rows], mask)
+            sums = frame_sums(noisy, np.asarray(restored.encoded(target, {}, layer)[0])[rows], mask)
         return [Pairs(sums, descriptors), *[None] * (len(prepared.rows) - 1)]
 
     groups = group_requests(model, requests, fitting.batch_size, text=False)
@@ -196,9 +218,8 @@ def _tapped(model: Model) -> Lalm:
 
 @partial(jax.jit, static_argnames=("lalm", "layer", "gate_layers"))
 def _encoded(
-    lalm: Lalm, variables: Any, audio: Audio, layer: int, gate_layers: tuple[int, ...]
+    lalm: Lalm, variables: Any, audio: Audio, edits: Edits, layer: int, gate_layers: tuple[int, ...]
 ) -> tuple[Array, Array, Array]:
-    """(activations [A, T, D] of a layer, descriptors [A, P] of the gate's layers, real positions [A, T])."""
-    a = lalm.apply(variables, audio, {}, method="encode").records[ENCODER_RESID]["tap"].astype(jnp.float32)
+    a = lalm.apply(variables, audio, edits, method="encode").records[ENCODER_RESID]["tap"].astype(jnp.float32)
     mask = within(lalm.config.encoder, audio.frames, audio.features.shape[1])
     return a[layer], describe(a[jnp.asarray(gate_layers)], mask), mask

@@ -8,7 +8,7 @@ Axes: N clips, T frames, D width, K conditions, R rank, P descriptors, L layers 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -132,13 +132,19 @@ def describe(
     return jnp.moveaxis(parts, 0, 1).reshape(len(mask), -1).astype(jnp.float32)
 
 
-def restoration_edit(maps: Maps, weights: Float[np.ndarray, "clips conditions"], layer: int, layers: int) -> Edit:
-    """The edit of one layer of a site, of `layers` in all, that restores each clip by a mixture of maps of its own.
-    weights: of a gate, one row per row of the encoder (a clip, or each of the parts that a family cuts it into). The
-    other layers stay as they are, bit for bit, as does a clip of which all is a condition without a map."""
+def restoration_edit(maps: Mapping[int, Maps], weights: Float[np.ndarray, "clips conditions"], layers: int) -> Edit:
+    """The edit of some layers of a site, of `layers` in all, that restores each clip by a mixture of maps of its own.
+    maps: by layer, of one rank. weights: of a gate, one row per row of the encoder (a clip, or each of the parts that a
+    family cuts it into). The other layers stay as they are, bit for bit, as does a clip of which all is a condition
+    without a map."""
     w = weights.astype(np.float32)
-    only = (np.arange(layers) == layer).astype(np.float32)
-    stack = lambda x: jnp.asarray(only.reshape(-1, *[1] * x.ndim) * x)
-    read = -np.einsum("nk,kdr->ndr", w, maps.u)  # an edit subtracts
-    bias = np.einsum("nk,kd->nd", w, maps.bias)[:, None]
-    return Edit(u=stack(read), scale=jnp.asarray(only), v=stack(maps.v), bias=stack(bias))
+    edited = np.isin(np.arange(layers), list(maps)).astype(np.float32)
+
+    def stack(one: Callable[[Maps], np.ndarray]) -> Array:
+        made = {layer: one(of_layer) for layer, of_layer in maps.items()}
+        nothing = np.zeros_like(next(iter(made.values())))
+        return jnp.asarray(np.stack([made.get(layer, nothing) for layer in range(layers)]))
+
+    read = stack(lambda one: -np.einsum("nk,kdr->ndr", w, one.u))  # an edit subtracts
+    bias = stack(lambda one: np.einsum("nk,kd->nd", w, one.bias)[:, None])
+    return Edit(u=read, scale=jnp.asarray(edited), v=stack(lambda one: one.v), bias=bias)

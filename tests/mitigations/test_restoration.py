@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
+from seen_jax.audio.mix import mix_at_snr
 from seen_jax.errors import ConfigError
+from seen_jax.mitigations.restoration import FittedRestoration, Restoration, load_pairs
 from seen_jax.mitigations.ridge import (
     describe,
     fit_gate,
@@ -146,7 +148,7 @@ def test_the_edit_restores_each_clip_by_its_own_mixture_at_one_layer():
     noisy = np.nan_to_num(noisy)
     maps = fit_maps([None, frame_sums(noisy, clean, mask), frame_sums(*pairs(6))])
     weights = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.25, 0.75]])
-    edit = restoration_edit(maps, weights, layer=1, layers=3)
+    edit = restoration_edit({1: maps}, weights, layers=3)
     bias = jnp.broadcast_to(edit.bias, (3, *noisy.shape))
     layers = [low_rank_edit(jnp.asarray(noisy), edit.u[i], edit.v[i], edit.scale[i], bias[i]) for i in range(3)]
     np.testing.assert_array_equal(layers[0], noisy)
@@ -172,12 +174,42 @@ def test_a_pass_restores_one_clip_and_leaves_the_clean_one():
     mask = within(model.config.encoder, np.asarray(batch.frames), batch.features.shape[1])
     target = plain[1] + 1
     maps = fit_maps([None, frame_sums(plain[1], target, mask)], 1e-9)
-    edit = restoration_edit(maps, np.eye(2), layer=1, layers=len(plain))
+    edit = restoration_edit({1: maps}, np.eye(2), layers=len(plain))
     restored_ = run({ENCODER_RESID: edit})
     np.testing.assert_array_equal(restored_[0], plain[0])
     np.testing.assert_array_equal(restored_[1, 0][mask[0]], plain[1, 0][mask[0]])
     np.testing.assert_allclose(restored_[1, 1][mask[1]], target[1][mask[1]], atol=1e-3)
     assert np.abs(restored_[2, 1] - plain[2, 1])[mask[1]].max() > 1e-3  # it flows on
+
+
+def test_layers_are_fitted_to_what_earlier_ones_restored(tmp_path):
+    from seen_jax.audio import NoiseSource
+    from seen_jax.data.items import load_clips
+    from seen_jax.mitigations.base import Fitting
+    from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID
+    from seen_jax.progress import silent
+    from seen_jax.subspace import Selection
+
+    model, waves = random_model(), [item.wave for item in load_clips("calibration")[:4]]
+    fitting = Fitting(
+        model, waves, {"white": NoiseSource("white")}, ("white",), lambda *_: None, lambda *_: waves, ENCODER_MLP_ACT,
+        Selection(), 1.0, 0, 4, tmp_path, lambda *_: None, silent,
+    )  # fmt: skip
+    options = {"clips": 4, "snrs": (0.0,), "strength": 1.0, "penalty": 1e-6}
+    both = Restoration(layers=(1, 0), **options).fit(fitting)
+    again = Restoration(layers=(0, -1), **options).fit(fitting)  # layer 0 from its files
+    assert sorted(both.maps) == [0, 1] and sorted(again.maps) == [0, model.config.encoder.layers - 1]
+    np.testing.assert_array_equal(both.maps[0].u, again.maps[0].u)
+
+    noise = [NoiseSource("white").clip(i, len(w), 0, "calibration") for i, w in enumerate(waves)]
+    noisy, _ = model.processor.audio([mix_at_snr(w, n, 0.0).audio for w, n in zip(waves, noise, strict=True)])
+    first = FittedRestoration(model, {0: both.maps[0]}, both.gate, both.gate_layers)
+    edited, _, real = (np.asarray(x) for x in first.encoded(noisy, first.edits(noisy, ["white"])["white"], 1))
+    frames = np.concatenate([edited[real], np.ones((int(real.sum()), 1))], axis=1)
+    kept = load_pairs(tmp_path / "layer1" / "white_0.safetensors").sums.gram
+    np.testing.assert_allclose(kept, frames.T @ frames, rtol=1e-3, atol=1e-2)
+    edited_layers = both.edits(noisy, ["white"])["white"][ENCODER_RESID].scale.tolist()
+    assert edited_layers == [1.0, 1.0, *[0.0] * (model.config.encoder.layers - 2)]
 
 
 NOISY, CLEAN, MASK = pairs(0)
