@@ -18,7 +18,8 @@ EXAMPLE = re.compile(r"^ *>>> .*(?:\n(?! *$).*)*", re.MULTILINE)
 def as_markdown(text: str, names: Collection[str]) -> str:
     """A docstring as Markdown. names: of parameters or attributes.
 
-    >>> print(as_markdown("SEE of a clip.\\n\\nq: a basis. mask: valid\\nframes. Raises BasisError.\\n\\n>>> 1\\n1", ["q", "mask"]))
+    >>> text = "SEE of a clip.\\n\\nq: a basis. mask: valid\\nframes. Raises BasisError.\\n\\n>>> 1\\n1"
+    >>> print(as_markdown(text, ["q", "mask"]))
     SEE of a clip.
     <BLANKLINE>
     - **q**: a basis.
@@ -52,8 +53,8 @@ def _prose(text: str, names: Collection[str]) -> str:
 
 def _listed(line: str, names: Collection[str]) -> list[str]:
     """One paragraph, and the list of what it documents."""
-    known = lambda head: not names or any(name.lstrip("*") in names for name in re.split(", | and ", head))
-    heads = [head for head in HEAD.finditer(line) if known(head[1])] if names else []
+    known = lambda head: any(name.lstrip("*") in names for name in re.split(", | and ", head))
+    heads = [head for head in HEAD.finditer(line) if known(head[1])]
     if not heads:
         return [line]
     ends = [*(head.start() for head in heads[1:]), len(line)]

@@ -1,5 +1,5 @@
 """Hooks of mkdocs: what the site has beside docs/. Pages from files at the root, tutorials from the notebooks, and the
-list of all error messages, read from the source. Links are written as GitHub wants them, and are moved with the pages."""
+list of error messages, read from the source. Links are written as GitHub wants them, and are moved with the pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.
 PAGES |= {"SECURITY.md": "security.md"}
 NOTEBOOKS = {f"colab/{path.stem}.ipynb": f"tutorials/{path.stem}.md" for path in sorted(ROOT.glob("colab/*.py"))}
 SOURCES = {page: source for source, page in (PAGES | NOTEBOOKS).items()}
-LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+LINK = re.compile(r"""(?:(?<=\]\()|(?<=src="))(?!\w+:|#)([^)#\s"]+)""")
 MESSAGES = "<!-- every message -->"
 SHIM, WORKER = "https://unpkg.com/iframe-worker/shim", "assets/javascripts/iframe-worker.js"
 ERRORS = ("AudioError", "BasisError", "CheckpointError", "ConfigError", "SeenError")
@@ -57,7 +57,8 @@ def notebook(path: Path) -> str:
     text = jupytext.writes(jupytext.read(path), fmt="md").split("---\n", 2)[-1].lstrip()
     text = re.sub(r"^%matplotlib.*\n", "", text, flags=re.MULTILINE)
     title, _, rest = text.partition("\n")
-    return f"{title}\n\nThis page is the notebook `colab/{path.stem}.ipynb`, which you can open in Jupyter or Colab.\n{rest}"
+    where = f"This page is the notebook `colab/{path.stem}.ipynb`, which you can open in Jupyter or Colab."
+    return f"{title}\n\n{where}\n{rest}"
 
 
 def messages() -> Iterator[Message]:
