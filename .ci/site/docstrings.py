@@ -18,19 +18,13 @@ EXAMPLE = re.compile(r"^ *>>> .*(?:\n(?! *$).*)*", re.MULTILINE)
 def as_markdown(text: str, names: Collection[str]) -> str:
     """A docstring as Markdown. names: of parameters or attributes.
 
-    >>> text = "SEE of a clip.\\n\\nq: a basis. mask: valid\\nframes. Raises BasisError.\\n\\n>>> 1\\n1"
-    >>> print(as_markdown(text, ["q", "mask"]))
+    >>> print(as_markdown("SEE of a clip.\\n\\nq: a basis. mask: valid\\nframes. Raises BasisError.", ["q", "mask"]))
     SEE of a clip.
     <BLANKLINE>
     - **q**: a basis.
     - **mask**: valid frames.
     <BLANKLINE>
     Raises BasisError.
-    <BLANKLINE>
-    ```pycon
-    >>> 1
-    1
-    ```
     """
     parts, start = [], 0
     for example in EXAMPLE.finditer(text):
