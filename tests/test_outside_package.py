@@ -1,12 +1,15 @@
-"""A package outside ours adds one of each kind, in one file each, and an experiment takes them to its report."""
+"""A package outside ours adds one of each kind, in one file each, and an experiment takes them to its report.
+The package is that of docs/adding.md."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -15,120 +18,10 @@ import yaml
 from evaluate_models import random_folder
 from outside import install
 
-GROUPS = {
-    "seen_jax.families": {"echo": "outside_family:ECHO"},
-    "seen_jax.mitigations": {"quieter": "outside_mitigation:Quieter"},
-    "seen_jax.studies": {"tilt": "outside_study:TILT"},
-    "seen_jax.denoisers": {"smoother": "outside_denoiser:Smoother"},
-    "seen_jax.datasets": {"chords": "outside_dataset:CHORDS"},
-}
-
-FAMILY = """
-from seen_jax.models.families.qwen2_5_omni import Qwen25Omni
-
-
-class Echo(Qwen25Omni):
-    name = "echo"
-    model_types = ("echo_audio",)
-
-    def complete(self, raw):
-        return super().complete({**raw, "model_type": "qwen2_5_omni_thinker"})
-
-
-ECHO = Echo()
-"""
-
-MITIGATION = """
-import dataclasses
-
-from seen_jax.mitigations.base import Mitigation
-
-
-@dataclasses.dataclass(frozen=True)
-class Quieter(Mitigation):
-    name = "quieter"
-    factor: float = 0.5
-
-    def hear(self, wave):
-        return self.factor * wave
-"""
-
-STUDY = """
-import pandas as pd
-
-from seen_jax.studies.base import Case, Study
-
-
-class Tilt(Study):
-    name = "tilt"
-    title = "Study: tilt"
-    lead = "How SEE of the experiment's own selection moves from clean to noisy audio."
-    values = ("see_clean", "see_noisy")
-
-    def cases(self, lab):
-        for noise in lab.calibrated:
-            yield Case({"noise": noise}, noise, lab.calibration(noise).select(lab.config.selection))
-
-
-TILT = Tilt()
-"""
-
-DENOISER = """
-from dataclasses import dataclass
-
-import numpy as np
-
-from seen_jax.audio.denoisers.base import Denoiser, option
-
-
-@dataclass(frozen=True)
-class Smoother(Denoiser):
-    name = "smoother"
-    width: int = option(3, 1, 64)
-
-    def denoise(self, wave):
-        return np.convolve(wave, np.ones(self.width) / self.width, "same")
-"""
-
-DATASET = """
-from pathlib import Path
-
-import numpy as np
-
-from seen_jax.audio import write_audio
-from seen_jax.audio.find import AudioItem
-from seen_jax.data.base import Dataset, Row
-
-
-class Chords(Dataset):
-    name = "chords"
-    looks_for = "chords:FOLDER, where chords are written"
-
-    def rows(self, path):
-        if not path.startswith("chords:"):
-            return None
-        rows = []
-        for i in range(3):
-            file = Path(path.removeprefix("chords:")) / f"{i}.wav"
-            t = np.arange(9600 + 320 * i) / 16000
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_audio(file, 0.1 * np.sin(2 * np.pi * (200 + 90 * i) * t) + 0.1 * np.sin(2 * np.pi * 333 * t))
-            columns = {"question": "which colour", "choices": '["red", "green"]', "answer": "red", "task": "sound"}
-            rows.append(Row(AudioItem(str(i), file, extra=columns)))
-        return rows
-
-
-CHORDS = Chords()
-"""
-
-MODULES = {
-    "outside_family": FAMILY,
-    "outside_mitigation": MITIGATION,
-    "outside_study": STUDY,
-    "outside_denoiser": DENOISER,
-    "outside_dataset": DATASET,
-}
+PAGE = (Path(__file__).parents[1] / "docs" / "adding.md").read_text()
+[PROJECT] = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+GROUPS = tomllib.loads(PROJECT)["project"]["entry-points"]
+MODULES = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
 from cli_support import make_clips, run
 
 from seen_jax.audio import read_audio, synthetic_noise, write_audio
@@ -44,10 +43,3 @@ def test_the_commands_on_own_audio_run(tmp_path, monkeypatch):
         words = [str(p) for word in words for p in (sorted(Path().glob(word)) if "*" in word else [word])]
         outcome = run(*words)
         assert outcome.status == 0, f"{line}: {outcome.err}"
-
-
-@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
-def test_links_between_pages_lead_somewhere(page):
-    text = (ROOT / "docs" / page).read_text()
-    for target in re.findall(r"\]\((?!http)([^)#\s]+)", text):
-        assert (ROOT / "docs" / target).exists(), target
