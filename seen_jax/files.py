@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and what identifies their contents."""
 
 import contextlib
+import csv
 import functools
 import glob
 import hashlib
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seen_jax.errors import ConfigError, SeenError
 
@@ -138,6 +139,12 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return value
+
+
+def csv_quoting(cells: Iterable[Any]) -> Literal[0, 1]:
+    """How to quote a CSV file whose lines end in \\n: Python's writer leaves a carriage return in a cell without quotes,
+    which readers take for the end of a line."""
+    return csv.QUOTE_ALL if any("\r" in cell for cell in cells if isinstance(cell, str)) else csv.QUOTE_MINIMAL
 
 
 def escaped(name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from seen_jax.cli import _signals as signals
 from seen_jax.errors import ConfigError, one_line
-from seen_jax.files import write_file
+from seen_jax.files import csv_quoting, write_file
 from seen_jax.progress import PATIENCE, Progress
 
 PIPE_WIDTH = 200  # columns of a table that is not read on a terminal
@@ -155,8 +155,8 @@ def write_out(path: Path | None, result: Result, rows: Sequence[Mapping[str, Any
     if path.suffix.lower() == ".json":
         text = result.text(True)
     else:
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+        lines, quoting = io.StringIO(), csv_quoting(cell for row in rows for cell in row.values())
+        writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n", quoting=quoting)
         writer.writeheader()
         writer.writerows(rows)
         text = lines.getvalue()

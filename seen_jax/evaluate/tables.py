@@ -14,6 +14,7 @@ import pandas as pd
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import metrics
 from seen_jax.evaluate.metrics import COSINES
+from seen_jax.files import csv_quoting
 from seen_jax.mitigations.base import NONE
 
 TRANSCRIPTION, ALL = "transcription", "all"
@@ -96,7 +97,7 @@ def make_tables(trials: Sequence[Trial], seed: int = 0) -> dict[str, pd.DataFram
 def to_csv(table: pd.DataFrame) -> str:
     """A table as CSV text: missing values are empty, lists and dicts are JSON, floats are written in full."""
     text = table.map(lambda value: json.dumps(value) if isinstance(value, list | tuple | dict) else value)
-    return text.to_csv(index=False, lineterminator="\n")
+    return text.to_csv(index=False, lineterminator="\n", quoting=csv_quoting(text.to_numpy().ravel()))
 
 
 def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -3,10 +3,6 @@
 import dataclasses
 
 from seen_jax.models.sites import ENCODER_MLP_ACT
-from seen_jax.subspace import Selection
-
-# That of the experiments on seen-tiny, in all layers.
-SELECTION = Selection(method="complement", energy="sigma2", noise_source="difference", noise_alpha=0.95, layers="all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +66,6 @@ class Regulariser:
     every: int = 50
     clips: int = 48
     site: str = ENCODER_MLP_ACT
-    selection: Selection = SELECTION
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,11 @@ from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import Encoded
 from seen_jax.models.model import Model
 from seen_jax.models.sites import ENCODER_SITES
+from seen_jax.subspace import Selection
 from seen_jax.train.config import Regulariser
 
+# That of the experiments on seen-tiny, in all layers.
+SELECTION = Selection(method="complement", energy="sigma2", noise_source="difference", noise_alpha=0.95, layers="all")
 COLUMNS = 64  # directions of a layer, so that bases of all ranks are one program; those of least energy are left out
 
 
@@ -36,7 +39,7 @@ def noise_directions(
     model: Model, waves: list[Wave], noises: list[Wave], regulariser: Regulariser
 ) -> Float[Array, "layers width columns"]:
     """Noise-only directions of a model as it is now, zero columns last."""
-    basis = calibrate(model, waves, noises, regulariser.site).select(regulariser.selection)
+    basis = calibrate(model, waves, noises, regulariser.site).select(SELECTION)
     q = np.array(basis.q[..., :COLUMNS])
     q[[layer for layer in range(len(q)) if layer not in basis.layers]] = 0.0
     return jnp.asarray(np.pad(q, ((0, 0), (0, 0), (0, COLUMNS - q.shape[-1]))))

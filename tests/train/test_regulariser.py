@@ -15,7 +15,7 @@ from seen_jax.models.load import load
 from seen_jax.models.sites import DECODER_RESID, ENCODER_MLP_ACT
 from seen_jax.train.config import DataSize, ModelSize, Regulariser, Stage, TrainConfig
 from seen_jax.train.export import write_folder, write_weights
-from seen_jax.train.regulariser import COLUMNS, consistency_penalty, noise_directions
+from seen_jax.train.regulariser import COLUMNS, SELECTION, consistency_penalty, noise_directions
 from seen_jax.train.tasks import vocabulary
 from seen_jax.train.trainer import initial_params, train
 
@@ -93,7 +93,7 @@ def test_every_term_changes_the_weights_and_the_start_is_the_given_model(config,
 def test_directions_are_those_of_a_calibration(start):
     rng, model = np.random.default_rng(0), load(start)
     waves, noises = ([rng.normal(size=16_000).astype(np.float32) for _ in range(6)] for _ in range(2))
-    basis = seen_jax.calibrate(model, waves, noises).select(BOTH.selection)
+    basis = seen_jax.calibrate(model, waves, noises).select(SELECTION)
     q = np.asarray(noise_directions(model, waves, noises, BOTH))
     assert q.shape == (2, 128, COLUMNS)
     for layer, rank in enumerate(basis.ranks):
