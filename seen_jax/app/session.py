@@ -28,7 +28,7 @@ from seen_jax.subspace import Calibration, NoiseBasis, Selection, union
 from seen_jax.subspace.basis import pad_rank
 from seen_jax.subspace.selection import Method
 
-Wave = Float[np.ndarray, " samples"]
+Wave = Float[np.ndarray, " _"]
 NO_NOISE = "no noise"
 ADDED = "the noise that is added"  # a source that depends on the noise
 ALL = "all noises"  # the basis that the bases of all noises span together
