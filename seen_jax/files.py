@@ -142,7 +142,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def csv_quoting(cells: Iterable[Any]) -> Literal[0, 1]:
-    """How to quote a CSV file whose lines end in \\n: Python's writer leaves a carriage return in a cell without quotes,
+    """How to quote a CSV file whose lines end in \\n: Python's writer puts no quotes around a carriage return,
     which readers take for the end of a line."""
     return csv.QUOTE_ALL if any("\r" in cell for cell in cells if isinstance(cell, str)) else csv.QUOTE_MINIMAL
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "score": "measure SEE, the share of noise energy inside the model, of every clip",
     "generate": "answer a prompt about every clip, with and without SEEN",
     "evaluate": "run a whole experiment over noises, SNRs and mitigations; resumable",
+    "app": "try the method in a browser: noise, SEE over time, and answers with and without SEEN",
     "train": "train a small audio language model from scratch",
     "bench": "time this package beside PyTorch with hooks, on this machine",
     "doctor": "say what is here: versions, devices, memory, caches, and what is missing for which command",

@@ -37,6 +37,7 @@ EXTRAS = (
     Extra("voxtral", ("mistral_common",), "Voxtral from its published folder"),
     Extra("tpu", ("libtpu",), "TPUs, and bench --suite tpu"),
     Extra("parity", ("torch",), "bench: the other side"),
+    Extra("app", ("gradio",), "app"),
     Extra("completion", ("shtab",), "completion"),
 )
 

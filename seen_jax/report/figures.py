@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float
 from seen_jax.audio.features import SAMPLE_RATE
 from seen_jax.errors import ConfigError
 from seen_jax.report import style
-from seen_jax.report.style import complete, drawn_name, look
+from seen_jax.report.style import DASHES, complete, drawn_name, look
 
 MOST_BANDS = 4  # more of them hide each other
 MOST_NUMBERS = 8  # of points that are named beside a panel
 MELS, HOP, DYNAMIC_DB = 80, 256, 80.0  # of a spectrogram
+KHZ_LABEL = "frequency (kHz)"
 
 
 @style.styled
@@ -194,32 +195,77 @@ def front(damage: Float[np.ndarray, " n"], suppression: Float[np.ndarray, " n"])
 def spectrograms(waves: Mapping[str, Float[np.ndarray, " _"]], see: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Any:
     """Log-mel spectrograms beside each other on one scale of colours, with SEE over time beneath each. waves: by name,
     at 16 kHz. see: times in seconds and SEE from 0 to 1, by the same names; some may be missing."""
-    import librosa
-
-    frequencies = librosa.mel_frequencies(MELS + 2, fmax=SAMPLE_RATE / 2)[1:-1]
-    mel: Any = {"sr": SAMPLE_RATE, "n_mels": MELS, "hop_length": HOP}
-    powers = {name: librosa.feature.melspectrogram(y=np.asarray(w, np.float32), **mel) for name, w in waves.items()}
+    powers = {name: _mel_power(wave) for name, wave in waves.items()}
     loudest = max(float(power.max()) for power in powers.values()) or 1.0
     figure = style.new_figure(4.3 * len(waves) + 1.4, 5.6)
     shape = {"sharex": "col", "sharey": "row", "height_ratios": [1.7, 1], "squeeze": False}
     panels = figure.subplots(2, len(waves), **shape)
-    ticks = (500, 1000, 2000, 4000)
     for (name, power), (top, bottom) in zip(powers.items(), panels.T, strict=True):
         seconds = len(waves[name]) / SAMPLE_RATE
-        decibels = librosa.power_to_db(power, ref=loudest, top_db=None)
-        shades = {"cmap": "magma", "vmin": -DYNAMIC_DB, "vmax": 0}
-        extent = (0, seconds, -0.5, MELS - 0.5)
-        image = top.imshow(decibels, origin="lower", aspect="auto", extent=extent, **shades)
-        top.set_yticks(np.interp(ticks, frequencies, np.arange(MELS)), [f"{hertz / 1000:g}" for hertz in ticks])
+        image = _draw_log_mel(top, power, seconds, loudest)
         top.set_title(drawn_name(name))
-        top.grid(False)
         if name in see:
             times, values = see[name]
             bottom.plot(times, 100 * np.asarray(values, np.float64), color=look(0)["color"])
         bottom.set(xlabel="time (s)", xlim=(0, seconds))
-    panels[0, 0].set_ylabel("frequency (kHz)")
+    panels[0, 0].set_ylabel(KHZ_LABEL)
     panels[1, 0].set_ylabel(style.SEE_LABEL)
     panels[1, 0].set_ylim(bottom=0)
     figure.colorbar(image, ax=panels[0], label="power (dB)", aspect=14, pad=0.01)
     figure.get_layout_engine().set(wspace=0.06)
     return figure
+
+
+@style.styled
+def meter(
+    title: str,
+    wave: Float[np.ndarray, " samples"],
+    see: Mapping[str, tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]],
+    per_layer: Float[np.ndarray, "layers positions"],
+    kept: Sequence[int],
+) -> Any:
+    """A clip with SEE over time beneath it: waveform, log-mel, SEE (a line per name), and SEE of every layer, those
+    that are not kept in white. title: of the clip. wave: 16 kHz. see: times in seconds and SEE from 0 to 1. per_layer:
+    from 0 to 1."""
+    figure, seconds = style.new_figure(5.6, 8.6), len(wave) / SAMPLE_RATE
+    panels = figure.subplots(4, 1, sharex=True, height_ratios=[0.8, 1.5, 1.2, 1.2])
+    panels[0].plot(np.arange(len(wave)) / SAMPLE_RATE, wave, color="#444444", linewidth=0.5)
+    panels[0].set(title=drawn_name(title), ylabel="wave", xlim=(0, seconds))
+    power = _mel_power(wave)
+    image = _draw_log_mel(panels[1], power, seconds, float(power.max()) or 1.0)
+    panels[1].set_ylabel(KHZ_LABEL)
+    figure.colorbar(image, ax=panels[1], label="dB", aspect=10, pad=0.01)
+    for i, (name, (times, values)) in enumerate(see.items()):
+        panels[2].plot(times, 100 * values, label=drawn_name(name), color=look(i)["color"], linestyle=DASHES[i % 3])
+    panels[2].set(ylabel=style.SEE_LABEL)
+    panels[2].set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3)
+    shown = np.full(per_layer.shape, np.nan)
+    shown[list(kept)] = 100 * per_layer[list(kept)]
+    extent = (0, seconds, -0.5, len(shown) - 0.5)
+    heat = panels[3].imshow(shown, cmap="viridis", vmin=0, origin="lower", aspect="auto", extent=extent)
+    panels[3].yaxis.get_major_locator().set_params(integer=True)
+    panels[3].grid(False)
+    panels[3].set(xlabel="time (s)", ylabel="layer")
+    figure.colorbar(heat, ax=panels[3], label=style.SEE_LABEL, aspect=8, pad=0.01)
+    return figure
+
+
+def _mel_power(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "mels frames"]:
+    import librosa
+
+    wave = np.asarray(wave, np.float32)
+    return librosa.feature.melspectrogram(y=wave, sr=SAMPLE_RATE, n_mels=MELS, hop_length=HOP)
+
+
+def _draw_log_mel(axes: Any, power: Float[np.ndarray, "mels frames"], seconds: float, loudest: float) -> Any:
+    """The image of a spectrogram, in dB below the loudest power."""
+    import librosa
+
+    frequencies, ticks = librosa.mel_frequencies(MELS + 2, fmax=SAMPLE_RATE / 2)[1:-1], (500, 1000, 2000, 4000)
+    decibels = librosa.power_to_db(power, ref=loudest, top_db=None)
+    extent, shades = (0, seconds, -0.5, MELS - 0.5), {"cmap": "magma", "vmin": -DYNAMIC_DB, "vmax": 0}
+    image = axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, **shades)
+    axes.set_yticks(np.interp(ticks, frequencies, np.arange(MELS)), [f"{hertz / 1000:g}" for hertz in ticks])
+    axes.grid(False)
+    return image

@@ -71,10 +71,10 @@ def readme(facts: Facts, repo: str = "org/name") -> str:
         f"---\n{yaml.safe_dump(about, sort_keys=False)}---",
         f"# {_plain(facts.title)}",
         f"{WHAT[facts.kind]} Made by seen-jax; method: [arXiv 2601.07331]({PAPER}).",
-        _table(["", ""], _rows(facts)),
+        facts_table(facts),
         "## Layers and SEE",
         f"![ranks and SEE by layer]({FIGURE})",
-        _layers(facts),
+        layers_table(facts),
         *([] if _see(facts) else ["SEE was not measured for this card."]),
         f"## Use\n\n```python\n{use}\n```",
         "Nothing in this repository is unpickled or run. The digest in card.json shows damage; only a pinned revision"
@@ -83,6 +83,11 @@ def readme(facts: Facts, repo: str = "org/name") -> str:
         f"## Cite\n\n```bibtex\n{CITE}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def facts_table(facts: Facts) -> str:
+    """Where a basis or calibration comes from, as a Markdown table of two columns."""
+    return _table(["", ""], _rows(facts))
 
 
 def draw(facts: Facts, path: Path) -> None:
@@ -134,7 +139,8 @@ def _rows(facts: Facts) -> list[list[Any]]:
     return [[name, "not known" if value is None else value] for name, value in rows if name != "released as" or value]
 
 
-def _layers(facts: Facts) -> str:
+def layers_table(facts: Facts) -> str:
+    """The layers with their ranks and the numbers of `Facts.columns`, as a Markdown table."""
     number = lambda x: "-" if not math.isfinite(x) else f"{x:.4g}"
     rows = []
     for layer, rank in enumerate(facts.ranks):

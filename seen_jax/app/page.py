@@ -1,0 +1,177 @@
+"""The page of the app: Gradio components around `session`, and the server that shows them."""
+
+import html
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from seen_jax.app import views
+from seen_jax.app.session import ADDED, LONGEST_PROMPT, METHODS, NO_NOISE, NOISES, Choice, Session, denoisers
+from seen_jax.data.items import CLIPS, clip_rows
+from seen_jax.errors import ConfigError, SeenError
+from seen_jax.models.processor import DEFAULT_PROMPT
+
+MISSING = 'the app needs gradio: pip install "seen-jax[app]".'
+LAMBDA, ALPHA, DELTA = "\N{GREEK SMALL LETTER LAMDA}", "\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER DELTA}"
+MOST_BYTES = "20 MB"  # of an upload
+MOST_WAITING = 16  # requests in the queue
+KEPT_SECONDS = (600, 3600)  # how often uploads are looked through, and how old they get
+SNRS = (-10, 30, 0)  # lowest, highest and first, in dB
+INTRODUCTION = """# SEE and SEEN: noise inside an audio language model
+**SEE** is the share of a model's activation energy that lies along directions which only noise uses. **SEEN** projects
+those directions out while the model {verb}. Pick, record or upload a clip, add noise, and watch."""
+LIMITS = """- SEE is the share of **this model's** activations along directions of **the noises of the basis**. It is no
+  score of quality: another model, basis or selection gives another number.
+- SEE of clean audio is not zero: compare with the clean line. After SEEN of strength 1 it is zero by construction.
+- SEEN may change answers for the worse, also those about clean audio: therefore the clean clip is answered with it too.
+- The risk, where there is one, is the probability that noise changed the answer. It was calibrated on clips like those
+  that ship with the package; on other recordings it is a guess.
+- The answers are those of {model}. The small model of the package, seen-tiny, knows four tasks on short synthetic
+  clips: about recordings of yours it says little that is true, and its SEE is what such an encoder makes of them.
+- Clips of up to {seconds:g} s and {size} are taken. They stay on the machine that serves this page, for two hours at
+  most. The first clip of another length takes longer: its program is compiled once."""
+
+
+def gradio() -> Any:
+    """The module gradio, which sends nothing about its use to anybody. Raises ConfigError where it is missing."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio as gr
+    except ImportError:
+        raise ConfigError(MISSING) from None
+    return gr
+
+
+def build(session: Session) -> Any:
+    """The page as `gradio.Blocks`. A model without its decoder is a noise meter alone."""
+    gr = gradio()
+    answers = session.model.has_decoder
+    rows = {row.id.removeprefix("demo-"): row for row in clip_rows("demo")}
+    first = next(iter(rows))
+    with gr.Blocks(title="seen-jax", analytics_enabled=False, delete_cache=KEPT_SECONDS) as page:
+        gr.Markdown(INTRODUCTION.format(verb="answers" if answers else "listens"))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                picked = gr.Dropdown(list(rows), value=first, label="pick a clip")
+                clip: Any = gr.Audio(str(rows[first].path), sources=["upload", "microphone"], type="filepath",
+                                     label=f"or upload or record, {session.seconds:g} s at most", editable=False,
+                                     buttons=[])  # fmt: skip
+                audio = _audio_inputs(gr)
+            with gr.Column(scale=5, min_width=300):
+                heard = gr.HTML(elem_id="players")
+                figure = gr.HTML(elem_id="figure", elem_classes="seen-figure")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                prompt = gr.Textbox(rows[first].extra.get("prompt") or DEFAULT_PROMPT, label="prompt",
+                                    max_length=LONGEST_PROMPT, visible=answers)  # fmt: skip
+                strength = gr.Slider(0, 2, 1, step=0.05, label=f"strength {LAMBDA} of SEEN", visible=answers)
+                choice = _choice_inputs(gr, session)
+            with gr.Column(scale=5, min_width=300):
+                said = gr.HTML(elem_id="answers", visible=answers)
+                with gr.Accordion("The basis", open=False):
+                    card = gr.Markdown(elem_id="card", elem_classes="seen-table")
+                with gr.Accordion("What this shows, and what it does not"):
+                    gr.Markdown(LIMITS.format(model=session.model.name, seconds=session.seconds, size=MOST_BYTES))
+        meter_inputs, answer_inputs = [clip, *audio, *choice], [clip, *audio, *choice, prompt, strength]
+        common: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_id": "model", "concurrency_limit": 1}
+        common |= {"api_visibility": "private"}
+        picked.input(lambda name: _picked(rows[name]), picked, [clip, prompt], api_visibility="private")
+        changes = [page.load, *(component.change for component in meter_inputs)]
+        gr.on(changes, _shown(session, gr), meter_inputs, [heard, figure, card], **common)
+        if answers:
+            changes += [prompt.submit, prompt.blur, strength.change]
+            gr.on(changes, _answered(session), answer_inputs, said, **common)
+    return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
+
+
+def serve(session: Session, host: str = "127.0.0.1", port: int = 7860, block: bool = False) -> Any:
+    """Start the server; returns the `gradio.Blocks`, to be closed. block: only return when it ends.
+    Raises ConfigError where the host or port cannot be used."""
+    page, gr = build(session), gradio()
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none of other servers
+    try:
+        page.launch(
+            server_name=host, server_port=port, share=False, prevent_thread_lock=not block, quiet=True, ssr_mode=False,
+            show_error=True, max_file_size=MOST_BYTES.replace(" ", "").lower(), allowed_paths=[str(CLIPS)],
+            enable_monitoring=False, theme=gr.themes.Default(**fonts), css=views.CSS, footer_links=[],
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(f"the app cannot listen at {host}:{port}: {error}; choose another --port.") from None
+    return page
+
+
+def _audio_inputs(gr: Any) -> list[Any]:
+    """Noise, SNR and denoiser."""
+    lowest, highest, first = SNRS
+    return [
+        gr.Dropdown([NO_NOISE, *NOISES], value=NOISES[0], label="add noise"),
+        gr.Slider(lowest, highest, first, step=1, label="SNR (dB)"),
+        gr.Dropdown(
+            [(name.replace("_", " "), name) for name in denoisers()],
+            value="spectral_subtraction",
+            label="denoiser to compare with",
+        ),
+    ]
+
+
+def _choice_inputs(gr: Any, session: Session) -> list[Any]:
+    """The fields of a `Choice`."""
+    default, names = Choice(), session.source_names
+    kept, names = session.basis(Choice(names[-1])).layers, [*([ADDED] if len(names) > 1 else []), *names]
+    layers = [str(layer) for layer in range(session.depth)]
+    with gr.Accordion("Layers and directions of the basis", open=True):
+        return [
+            gr.Dropdown(names, value=names[0], label="noise that the basis is made of"),
+            gr.Radio(list(METHODS), value=default.method, label="method", visible=session.selects),
+            gr.Slider(0.5, 0.99, default.semantic_alpha, step=0.01, label=f"{ALPHA}: share of clean energy to spare",
+                      visible=session.selects),
+            gr.Slider(0.05, 1, default.delta, step=0.05, label=f"{DELTA}, of the method threshold",
+                      visible=session.selects),
+            gr.CheckboxGroup(layers, value=[str(layer) for layer in kept], label="layers"),
+        ]  # fmt: skip
+
+
+def _inputs(session: Session, values: Any) -> tuple[Any, Any]:
+    """(waves, basis) of the values of the components."""
+    path, noise, snr, denoise, source, method, alpha, delta, layers = values
+    source = session.source_for(noise) if source == ADDED else source
+    choice = Choice(source, method, alpha, delta, tuple(map(int, layers)))
+    basis = session.basis(choice)
+    return session.waves(session.read(path), noise, snr, denoise), basis
+
+
+def _shown(session: Session, gr: Any) -> Callable[..., Any]:
+    def show(*values: Any) -> tuple[Any, Any, Any]:
+        if values[0] is None:
+            return views.problem("Pick, record or upload a clip."), "", ""
+        try:
+            waves, basis = _inputs(session, values)
+            scores = session.measure(waves, basis)
+            risks = {} if session.model.has_decoder else session.risks(waves)
+            return views.players(waves, scores, risks), views.figure(waves, scores), views.card(basis)
+        except SeenError as error:
+            gr.Warning(html.escape(str(error)))
+            return views.problem(error), "", ""
+
+    return show
+
+
+def _answered(session: Session) -> Callable[..., str]:
+    def answer(*values: Any) -> str:
+        *rest, prompt, strength = values
+        if values[0] is None:
+            return ""
+        try:
+            waves, basis = _inputs(session, rest)
+            return views.answers(session.answers(waves, prompt, basis, strength))
+        except SeenError as error:  # a warning about the clip is shown by the meter
+            return views.problem(error)
+
+    return answer
+
+
+def _picked(row: Any) -> tuple[str, str]:
+    """A clip that ships with the package, and its prompt."""
+    path: Path = row.path
+    return str(path), row.extra.get("prompt") or DEFAULT_PROMPT
