@@ -165,8 +165,10 @@ def test_the_page_in_a_browser(session, tmp_path):
             pick(page, "pick a clip", "sound-02")
             expect(page.get_by_label("prompt")).to_have_value(re.compile("which sound"))
             expect(figure).not_to_have_attribute("alt", before[0])
+            pick(page, "pick a clip", "transcription-00")
+            expect(figure).to_have_attribute("alt", before[0])
             louder = figure.get_attribute("alt")
-            number(page, "SNR (dB)", "-10")
+            number(page, "SNR (dB)", "-5")
             expect(figure).not_to_have_attribute("alt", louder)
             assert see("noisy") > see("clean")
 
@@ -177,6 +179,8 @@ def test_the_page_in_a_browser(session, tmp_path):
             expect(figure).not_to_have_attribute("alt", shown)
             page.get_by_label("3", exact=True).check()
             expect(figure).to_have_attribute("alt", shown)
+            page.wait_for_timeout(1500 if SHOTS else 0)
+            expect(page.locator(".progress-text")).to_have_count(0)
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
