@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LARGEST = 15_000_000  # bytes of either file
 PACKAGE = {path.relative_to(ROOT).as_posix() for path in (ROOT / "seen_jax").rglob("*") if path.is_file()}
-SHIPPED = {name for name in PACKAGE if "__pycache__" not in name}
+SHIPPED = {name for name in PACKAGE if "__pycache__" not in name} | {"seen_jax/py.typed"}
 SOURCES = SHIPPED | {"LICENSE", "NOTICE", "CITATION.cff", "README.md", "CHANGELOG.md", "pyproject.toml", "mkdocs.yml"}
 LICENCES = ["LICENSE", "NOTICE"]
 
