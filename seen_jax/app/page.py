@@ -18,19 +18,27 @@ MOST_BYTES = "20 MB"  # of an upload
 MOST_WAITING = 16  # requests in the queue
 KEPT_SECONDS = (600, 3600)  # how often uploads are looked through, and how old they get
 SNRS = (-10, 30, 0)  # lowest, highest and first, in dB
-INTRODUCTION = """# SEE and SEEN: noise inside an audio language model
-**SEE** is the share of a model's activation energy that lies along directions which only noise uses. **SEEN** projects
-those directions out while the model {verb}. Pick, record or upload a clip, add noise, and watch."""
-LIMITS = """- SEE is the share of **this model's** activations along directions of **the noises of the basis**. It is no
+SEE = """**SEE** is the share of a model's activation energy that lies along directions which only noise uses."""
+METER = f"""# SEE: how much noise an audio encoder sees
+{SEE} Pick, record or upload a clip, add noise, and watch."""
+WHOLE = f"""# SEE and SEEN: noise inside an audio language model
+{SEE} **SEEN** projects those directions out while the model answers. Pick, record or upload a clip,
+add noise, and watch."""
+OF_SEE = """- SEE is the share of **this model's** activations along directions of **the noises of the basis**. It is no
   score of quality: another model, basis or selection gives another number.
-- SEE of clean audio is not zero: compare with the clean line. After SEEN of strength 1 it is zero by construction.
-- SEEN may change answers for the worse, also those about clean audio: therefore the clean clip is answered with it too.
-- The risk, where there is one, is the probability that noise changed the answer. It was calibrated on clips like those
+- SEE of clean audio is not zero: compare with the clean line.
+- The risk, where there is one, is the probability that noise changes the answer. It was calibrated on clips like those
   that ship with the package; on other recordings it is a guess.
-- The answers are those of {model}. The small model of the package, seen-tiny, knows four tasks on short synthetic
-  clips: about recordings of yours it says little that is true, and its SEE is what such an encoder makes of them.
-- Clips of up to {seconds:g} s and {size} are taken. They stay on the machine that serves this page, for two hours at
-  most. The first clip of another length takes longer: its program is compiled once."""
+"""
+OF_ANSWERS = """- SEEN may change answers for the worse, also those about clean audio: therefore the clean clip is
+  answered with it too. After SEEN of strength 1 SEE is zero by construction.
+"""
+OF_TINY = """- The model here, seen-tiny, is the small one of the package. It was trained on short synthetic clips of
+  four tasks: about recordings of yours it knows little, and their SEE is what such an encoder makes of them.
+"""
+OF_CLIPS = """- Clips of up to {seconds:g} s and {size} are taken. They stay on the machine that serves this page, for
+  two hours at most. The first clip of another length takes longer: its program is compiled once.
+"""
 
 
 def gradio() -> Any:
@@ -50,7 +58,7 @@ def build(session: Session) -> Any:
     rows = {row.id.removeprefix("demo-"): row for row in clip_rows("demo")}
     first = next(iter(rows))
     with gr.Blocks(title="seen-jax", analytics_enabled=False, delete_cache=KEPT_SECONDS) as page:
-        gr.Markdown(INTRODUCTION.format(verb="answers" if answers else "listens"))
+        gr.Markdown(WHOLE if answers else METER)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 picked = gr.Dropdown(list(rows), value=first, label="pick a clip")
@@ -72,10 +80,10 @@ def build(session: Session) -> Any:
                 with gr.Accordion("The basis", open=False):
                     card = gr.Markdown(elem_id="card", elem_classes="seen-table")
                 with gr.Accordion("What this shows, and what it does not"):
-                    gr.Markdown(LIMITS.format(model=session.model.name, seconds=session.seconds, size=MOST_BYTES))
+                    gr.Markdown(limits(session))
         meter_inputs, answer_inputs = [clip, *audio, *choice], [clip, *audio, *choice, prompt, strength]
         common: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_id": "model", "concurrency_limit": 1}
-        common |= {"api_visibility": "private"}
+        common |= {"api_visibility": "private", "show_progress": "minimal"}
         picked.input(lambda name: _picked(rows[name]), picked, [clip, prompt], api_visibility="private")
         changes = [page.load, *(component.change for component in meter_inputs)]
         gr.on(changes, _shown(session, gr), meter_inputs, [heard, figure, card], **common)
@@ -99,6 +107,12 @@ def serve(session: Session, host: str = "127.0.0.1", port: int = 7860, block: bo
     except OSError as error:
         raise ConfigError(f"the app cannot listen at {host}:{port}: {error}; choose another --port.") from None
     return page
+
+
+def limits(session: Session) -> str:
+    """What the numbers of a session mean and do not mean, as Markdown."""
+    parts = [OF_SEE, OF_ANSWERS * session.model.has_decoder, OF_TINY * (session.blind is not None)]
+    return "".join(parts) + OF_CLIPS.format(seconds=session.seconds, size=MOST_BYTES)
 
 
 def _audio_inputs(gr: Any) -> list[Any]:

@@ -314,6 +314,17 @@ def test_spectrograms_share_a_scale_and_have_see_beneath():
     assert np.isfinite(silent.axes[0].images[0].get_array()).all()
 
 
+def test_a_meter_leaves_out_layers_that_are_not_kept():
+    wave, times = next(iter(make_waves(1)[0].values())), np.linspace(0.1, 0.9, 5)
+    frames = np.linspace(0, 0.4, 15).reshape(3, 5)
+    figure = plots.meter("noisy", wave, {"clean": (times, frames[0]), "noisy": (times, frames[2])}, frames, (0, 2))
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert legend(figure) == ["clean", "noisy"] and panels[0].get_title() == "noisy"
+    assert panels[2].lines[1].get_ydata() == pytest.approx(100 * frames[2])
+    heat = np.ma.filled(panels[3].images[0].get_array(), np.nan)
+    assert np.isnan(heat[1]).all() and heat[2] == pytest.approx(100 * frames[2])
+
+
 def test_nothing_to_draw_is_refused():
     cells = make_cells(1)
     empty = cells[:0]
