@@ -360,20 +360,20 @@ def test_mitigations_that_edit_where_see_is_measured(config, world):
 def test_a_restoration_is_fitted_once_and_goes_on_where_it_was_cut(config, monkeypatch):
     name = config.mitigations[-1]["name"]
     before = prepare(config, silent).mitigations[name].steps[1]
-    folder = config.folder() / "mitigations" / name
+    folder = config.folder() / "mitigations" / name / "layer1"
     assert sorted(path.name for path in folder.iterdir()) == [
         "clean.safetensors",
         "white_-5.safetensors",
         "white_5.safetensors",
     ]
-    assert (before.layer, before.gate_layers, len(before.maps.u)) == (1, (0, 2), 3)
-    assert not before.maps.u[0].any() and before.maps.u[1].any()  # clean audio has no map
+    assert ([*before.maps], before.gate_layers, len(before.maps[1].u)) == ([1], (0, 2), 3)
+    assert not before.maps[1].u[0].any() and before.maps[1].u[1].any()  # clean audio has no map
     (folder / "white_5.safetensors").unlink()
     passes = []
     monkeypatch.setattr(restorations, "run_batches", lambda *args: passes.append(args) or run_batches(*args))
     after = prepare(config, silent).mitigations[name].steps[1]
     assert len(passes) == 1
-    np.testing.assert_array_equal(after.maps.u, before.maps.u)
+    np.testing.assert_array_equal(after.maps[1].u, before.maps[1].u)
     np.testing.assert_array_equal(after.gate.weight, before.gate.weight)
     (folder / "white_5.safetensors").write_bytes(b"PK")
     with pytest.raises(ConfigError, match=r"white_5\.safetensors is damaged"):

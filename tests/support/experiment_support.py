@@ -37,7 +37,7 @@ def write_clips(folder: Path, count: int, seed: int, seconds: tuple[float, float
 
 def restoration(world: Path, name: str = "spectral_subtraction+restoration", **options) -> dict:
     clips = {"path": str(world / "calibration" / "items.csv")}
-    fit = {"dataset": clips, "clips": 4, "snrs": [-5, 5], "layer": -2, "gate_layers": [0, -1], **options}
+    fit = {"dataset": clips, "clips": 4, "snrs": [-5, 5], "layers": [-2], "gate_layers": [0, -1], **options}
     return {"name": name, "spectral_subtraction": {}, "restoration": fit}
 
 
