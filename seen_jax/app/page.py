@@ -85,7 +85,7 @@ def build(session: Session) -> Any:
         common: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_id": "model", "concurrency_limit": 1}
         common |= {"api_visibility": "private", "show_progress": "minimal"}
         chosen = picked.input(lambda name: _picked(rows[name]), picked, [clip, prompt], api_visibility="private")
-        # what a person does; `change` of the clip also fires where the server set it, again and again
+        # what a person does: `change` also fires where the server sets a value
         changes = [page.load, clip.upload, clip.stop_recording, clip.clear]
         changes += [component.input for component in (*audio, *choice)]
         show, shown = _shown(session, gr), [heard, figure, card]
