@@ -84,12 +84,17 @@ def build(session: Session) -> Any:
         meter_inputs, answer_inputs = [clip, *audio, *choice], [clip, *audio, *choice, prompt, strength]
         common: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_id": "model", "concurrency_limit": 1}
         common |= {"api_visibility": "private", "show_progress": "minimal"}
-        picked.input(lambda name: _picked(rows[name]), picked, [clip, prompt], api_visibility="private")
-        changes = [page.load, *(component.change for component in meter_inputs)]
-        gr.on(changes, _shown(session, gr), meter_inputs, [heard, figure, card], **common)
+        chosen = picked.input(lambda name: _picked(rows[name]), picked, [clip, prompt], api_visibility="private")
+        # what a person does: `change` also fires where the server sets a value
+        changes = [page.load, clip.upload, clip.stop_recording, clip.clear]
+        changes += [component.input for component in (*audio, *choice)]
+        show, shown = _shown(session, gr), [heard, figure, card]
+        gr.on(changes, show, meter_inputs, shown, **common)
+        chosen.then(show, meter_inputs, shown, **common)
         if answers:
-            changes += [prompt.submit, prompt.blur, strength.change]
-            gr.on(changes, _answered(session), answer_inputs, said, **common)
+            answer = _answered(session)
+            gr.on([*changes, prompt.submit, prompt.blur, strength.input], answer, answer_inputs, said, **common)
+            chosen.then(answer, answer_inputs, said, **common)
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
 
 
