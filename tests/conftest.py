@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from compilation_cache import CACHE
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -28,6 +29,8 @@ SLOW = (  # minutes each: begun first, so that no process ends long after the ot
     "test_experiment.py", "test_parity_seen_tiny.py", "test_checkpoint.py", "test_notebook.py",
 )  # fmt: skip
 
+settings.register_profile("seen", deadline=None)  # a busy machine is no error
+settings.load_profile("seen")
 hook = install_import_hook("seen_jax", "typecheck.checker")
 hook.__enter__()
 

@@ -59,7 +59,7 @@ def test_the_doctor_names_what_is_missing_and_what_is_wrong(tmp_path, monkeypatc
 
 def test_the_doctor_knows_every_extra():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {extra.name for extra in doctor.EXTRAS} == set(extras) - {"test", "dev"}
+    assert {extra.name for extra in doctor.EXTRAS} == set(extras) - {"test", "docs", "dev"}
 
 
 def test_completion_of_a_shell(tmp_path):
