@@ -153,8 +153,7 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
     the first claims and calibrates; the others wait for what they need of it."""
     mesh, folder = config.mesh.mesh(), config.folder()
     entries = {d.label: first_of_each_task(load_dataset(d), config.limit) for d in config.datasets}
-    wanted = [(config.calibration.dataset, config.calibration.clips)]
-    wanted += [data for chain in config.chains for data in chain.data()]
+    wanted = [(config.calibration.dataset, config.calibration.clips), *(x for c in config.chains for x in c.data())]
     chosen = {(dataset, count): calibration_entries(dataset, count) for dataset, count in wanted}
     sources = noise_sources(config, [entry.wave() for entry in chosen[wanted[0]] if entry.task in SPEECH])
     check_memory(config, entries)
