@@ -67,7 +67,7 @@ def build(session: Session) -> Any:
                                      buttons=[])  # fmt: skip
                 audio = _audio_inputs(gr)
             with gr.Column(scale=5, min_width=300):
-                heard = gr.HTML(elem_id="players")
+                players = gr.HTML(elem_id="players")
                 figure = gr.HTML(elem_id="figure", elem_classes="seen-figure")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -76,7 +76,7 @@ def build(session: Session) -> Any:
                 strength = gr.Slider(0, 2, 1, step=0.05, label=f"strength {LAMBDA} of SEEN", visible=answers)
                 choice = _choice_inputs(gr, session)
             with gr.Column(scale=5, min_width=300):
-                said = gr.HTML(elem_id="answers", visible=answers)
+                cards = gr.HTML(elem_id="answers", visible=answers)
                 with gr.Accordion("The basis", open=False):
                     card = gr.Markdown(elem_id="card", elem_classes="seen-table")
                 with gr.Accordion("What this shows, and what it does not"):
@@ -88,13 +88,13 @@ def build(session: Session) -> Any:
         # what a person does: `change` also fires where the server sets a value
         changes = [page.load, clip.upload, clip.stop_recording, clip.clear]
         changes += [component.input for component in (*audio, *choice)]
-        show, shown = _shown(session, gr), [heard, figure, card]
+        show, shown = _shown(session, gr), [players, figure, card]
         gr.on(changes, show, meter_inputs, shown, **common)
         chosen.then(show, meter_inputs, shown, **common)
         if answers:
             answer = _answered(session)
-            gr.on([*changes, prompt.submit, prompt.blur, strength.input], answer, answer_inputs, said, **common)
-            chosen.then(answer, answer_inputs, said, **common)
+            gr.on([*changes, prompt.submit, prompt.blur, strength.input], answer, answer_inputs, cards, **common)
+            chosen.then(answer, answer_inputs, cards, **common)
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
 
 

@@ -56,11 +56,11 @@ class Choice:
 
 
 class Answered(NamedTuple):
-    """An answer as the app shows it. heard: name of the audio. strength: of SEEN; None without. words: pieces of the
+    """An answer as the app shows it. audio: its name. strength: of SEEN; None without. words: pieces of the
     text, each "same", "new" or "gone" against the first answer. see, see_after: before and after SEEN. risk: that noise
     changed it, by a blind model; None where there is none, and with SEEN."""
 
-    heard: str
+    audio: str
     strength: float | None
     text: str
     words: tuple[tuple[str, str], ...]

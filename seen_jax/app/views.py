@@ -71,7 +71,7 @@ def answers(rows: Sequence[Answered]) -> str:
     cards = []
     for row in rows:
         see = percent(row.see) if row.strength is None else f"{percent(row.see)} → {percent(row.see_after)}"
-        title = row.heard if row.strength is None else f"{row.heard} + SEEN, λ = {row.strength:g}"
+        title = row.audio if row.strength is None else f"{row.audio} + SEEN, λ = {row.strength:g}"
         cards.append((title, row.words, see, _risk(row.risk)))
     return ANSWERS.render(rows=cards)
 

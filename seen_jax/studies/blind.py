@@ -122,13 +122,13 @@ def scores(blind: BlindModel, evidence: Sequence[Evidence]) -> dict[str, Float[n
     """The blind scores, and plain ones of the same evidence."""
     made, layers = scores_of(blind, evidence), len(blind.layers)
     answer, encoder = np.stack([x.answer for x in evidence]), np.stack([x.encoder for x in evidence])
-    own = dict(zip(DOUBTS, answer.T, strict=False))
+    doubts = dict(zip(DOUBTS, answer.T, strict=False))
     near = encoder[:, : 6 * layers].reshape(len(encoder), 3, 2, layers)[:, :, 0].mean(-1)
     return {
         "blind, with the answer": np.array([score.risk for score in made], float),
         "blind, encoder alone": np.array([score.encoder_risk for score in made]),
-        "entropy of the answer": own["entropy"],
-        "1 - probability of the answer": 1 - np.exp(-own["surprise"]),
+        "entropy of the answer": doubts["entropy"],
+        "1 - probability of the answer": 1 - np.exp(-doubts["surprise"]),
         "-Mahalanobis distance": near[:, 0],
         "-residual outside of clean": near[:, 1],
         "log-likelihood of clean": near[:, 2],

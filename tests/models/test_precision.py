@@ -137,3 +137,14 @@ def test_see_and_activations_of_float16_are_those_of_float32_within_its_rounding
     ):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, theirs, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (1, 1, 8)])
+def test_a_single_row_on_a_tpu_is_computed_as_two(monkeypatch, shape):
+    rng, widths = np.random.default_rng(0), []
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in (shape, (8, 5)))
+    on_tpu = lambda *operands, tpu, default: widths.append(operands[0].shape) or tpu(*operands)
+    monkeypatch.setattr("jax.lax.platform_dependent", on_tpu)
+    np.testing.assert_allclose(product(x, kernel, None, jnp.float32), x @ kernel, atol=1e-6)
+    product(jnp.concatenate([x, x]), kernel, None, jnp.float32)
+    assert widths == [shape]  # two rows are left alone
