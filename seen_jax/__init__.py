@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = [  # noqa: F405
     "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched",
-    "Request", "Run", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate",
+    "Request", "Run", "Runtime", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate",
     "calibrate_stream", "fit_blind", "generate", "linear_map", "load", "measuring", "patch", "projection", "run",
-    "score", "steering",
+    "runtime", "score", "steering",
 ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from seen_jax.models.load import load
 from seen_jax.models.model import Model, forward
 from seen_jax.models.pooling import measured, of_requests, per_request, position_seconds
 from seen_jax.models.processor import DEFAULT_PROMPT, Request
+from seen_jax.models.runtime import Runtime, runtime
 from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_SITES, SITES, Taps
 from seen_jax.options import GenerateOptions, chosen_options, one_or_many
 from seen_jax.patching import Patched, patch
@@ -35,9 +36,9 @@ from seen_jax.subspace import BlindModel, Calibration, NoiseBasis, Selection
 
 __all__ = [
     "SITES", "Answer", "BlindModel", "BlindScore", "Calibration", "Decoding", "Model", "NoiseBasis", "Patched",
-    "Request", "Run", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate",
+    "Request", "Run", "Runtime", "Score", "Selection", "Taps", "When", "blind_model", "blind_score", "calibrate",
     "calibrate_stream", "fit_blind", "generate", "linear_map", "load", "measuring", "patch", "projection", "run",
-    "score", "steering",
+    "runtime", "score", "steering",
 ]  # fmt: skip
 
 

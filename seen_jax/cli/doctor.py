@@ -2,6 +2,7 @@
 
 Nothing is loaded, downloaded or changed. Attach the output of `seen-jax doctor --json` to a report of a problem."""
 
+import dataclasses
 import importlib.util
 import os
 import platform
@@ -65,18 +66,12 @@ def run(args: Any) -> Result:
 
 def _devices() -> tuple[list[dict[str, Any]], list[str]]:
     """What JAX sees, and what is wrong with that."""
-    import jax
-
-    from seen_jax.models.devices import CPU, device
+    from seen_jax.models.runtime import local_devices
 
     try:
-        local = jax.local_devices()
+        devices = [dataclasses.asdict(one) for one in local_devices()]
     except RuntimeError as e:
         return [], [f"JAX finds no device ({e})"]
-    memory = lambda one: (
-        (one.memory_stats() or {}).get("bytes_limit") or (device(CPU).memory if one.platform == "cpu" else None)
-    )
-    devices = [{"kind": one.device_kind, "platform": one.platform, "memory": memory(one)} for one in local]
     slow = all(one["platform"] == "cpu" for one in devices)
     card = 'there is an NVIDIA driver, but JAX sees no GPU: pip install "jax[cuda12]"'
     return devices, [card] if slow and shutil.which("nvidia-smi") else []

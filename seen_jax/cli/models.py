@@ -11,10 +11,9 @@ from typing import Any
 from seen_jax.cli._output import Result, table
 from seen_jax.cli._parser import COUNT, DTYPES, NUMBER, WEIGHTS, Parser
 from seen_jax.models import devices, memory
-from seen_jax.models.checkpoint import read_config
 from seen_jax.models.devices import GIB
 from seen_jax.models.family import published_config
-from seen_jax.models.folders import find_folder
+from seen_jax.models.runtime import named_config
 from seen_jax.models.sites import DESCRIPTIONS, SITES
 from seen_jax.registry import FAMILIES
 
@@ -49,10 +48,7 @@ def run(args: Any) -> Result:
         note = f"Fits: one clip of {LIST_SECONDS:.0f} s, in 16 bits, by estimate. `seen-jax models NAME` says more."
         note += " What counts of a licence is its model's page on the hub."
         return Result(entries, [table(columns, rows), note])
-    if args.name in FAMILIES:
-        config, family = published_config(FAMILIES[args.name]), FAMILIES[args.name]
-    else:
-        config, family = read_config(find_folder(args.name))
+    config, family = named_config(args.name)
     entry = _entry(args.name, family, config)
     entry["memory"] = [_memory(config, args, name, part) for name in _devices(args) for part in PARTS]
     rows = [[site, entry["layers"][site], entry["widths"][site], DESCRIPTIONS[site]] for site in SITES]

@@ -1,8 +1,9 @@
 """What a model family is: how its folders are read, its clips are cut and its prompts are written."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +50,20 @@ def expect(section: Raw, name: str, values: Raw) -> None:
             raise unsupported(name, key, section[key], f"expected {value!r}")
 
 
+@contextlib.contextmanager
+def _only_errors() -> Iterator[None]:
+    """transformers logs errors alone: its classes warn about token ids of parts that are not used here."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@_only_errors()
 def completed(model_type: str, section: Raw) -> dict[str, Any]:
     """A section with the defaults of transformers' class for this model type."""
     from transformers import CONFIG_MAPPING
@@ -57,6 +72,7 @@ def completed(model_type: str, section: Raw) -> dict[str, Any]:
 
 
 @functools.lru_cache
+@_only_errors()
 def _defaults(model_type: str) -> Raw:
     """What transformers' class for this model type sets by default; nothing for a type that it does not have."""
     from transformers import CONFIG_MAPPING
