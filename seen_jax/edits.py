@@ -152,8 +152,12 @@ def checked_basis(model: Model, basis: NoiseBasis | Matrix, site: str | None = N
         return basis
     if site is None:
         raise ConfigError("directions need a site: pass site=..., or a NoiseBasis.")
+    if isinstance(basis, jax.core.Tracer):
+        outside = "make the edit outside of the traced function, and change it there with edit.replace(u=...)"
+        raise BasisError(f"traced directions cannot be checked: {outside}.")
     depth, width = _shape(model, site)
-    q = _stacked(basis, site, "directions", (depth, width, None), BasisError)
+    with jax.ensure_compile_time_eval():  # a traced strength does not trace the directions
+        q = _stacked(basis, site, "directions", (depth, width, None), BasisError)
     ranks = tuple(int(n) for n in np.asarray(q).any(axis=1).sum(axis=-1))
     return NoiseBasis(site, q, ranks, tuple(range(depth)))
 

@@ -491,6 +491,15 @@ def test_a_strength_sweep_is_a_vmap_over_projection(model, clips, basis):
     assert float(swept[2, 2, 0]) < 1e-6 < float(swept[0, 2, 0])
 
 
+def test_directions_stay_on_the_host_where_the_strength_is_traced(model, basis):
+    edit = lambda strength: projection(model, basis.q, strength, basis.site)[basis.site]
+    traced, plain = jax.jit(edit)(0.5), edit(0.5)
+    np.testing.assert_array_equal(traced.u, plain.u)
+    np.testing.assert_allclose(traced.scale, plain.scale)
+    with pytest.raises(BasisError, match="outside of the traced function"):
+        jax.jit(lambda q: projection(model, q, site=basis.site))(basis.q)
+
+
 # --- what is shown ---
 
 
