@@ -106,7 +106,7 @@ plt.show()
 # of the basis (rank 0) count as 0.
 
 # %%
-items = load_clips("demo")[:24]
+items = load_clips("demo")[::2]
 noises = [noise_for_clip(NOISE, len(x.wave), seed=100 + i) for i, x in enumerate(items)]
 waves = {snr: [mix_at_snr(x.wave, n, snr).audio for x, n in zip(items, noises)] for snr in (-10, -5, 0, 5, 10, 20)}
 waves["clean"] = [x.wave for x in items]

@@ -55,7 +55,7 @@ noise = [noise_for_clip("white", len(wave), seed=i) for i, wave in enumerate(cle
 calibration = seen_jax.calibrate(model, clean, noise, card={"noise": "white"})
 basis = calibration.select(seen_jax.Selection(method="complement", energy="sigma", layers="all"))
 
-items = load_clips("demo")[:12]
+items = load_clips("demo")[::4]
 noisy = mix_at_snr(items[0].wave, noise_for_clip("white", len(items[0].wave), seed=100), snr_db=0).audio
 print("clean", seen_jax.score(model, items[0].wave, basis))
 print("0 dB ", seen_jax.score(model, noisy, basis))

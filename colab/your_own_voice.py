@@ -72,7 +72,7 @@ from seen_jax.audio import SAMPLE_RATE, mix_at_snr, noise_for_clip, read_audio
 from seen_jax.data.items import load_clips
 
 folder = tempfile.TemporaryDirectory()  # deleted when the kernel ends
-item = next(item for item in load_clips("demo") if item.task == "transcription")
+item = load_clips("demo")[6]  # a sentence
 if SOURCE == "clip":
     voice = item.wave
 elif SOURCE == "record":
@@ -117,6 +117,7 @@ for name, wave in {"clean": voice, "noisy": noisy}.items():
 # encoder's activity lies along noise directions, not whether the answer will be wrong.
 
 # %%
+# %matplotlib inline
 from seen_jax.report.figures import meter
 
 quiet = seen_jax.progress.silent

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def test_the_tutorial_leads_through_all_notebooks():
     assert sorted(ordered) == sorted(NAMES), "the last cell of a notebook links to the next one"
     assert re.findall(r"\(\.\./colab/(\w+)\.ipynb\)", (ROOT / "docs" / "start.md").read_text()) == ordered
     page, pictures = pages.notebook(COLAB / "quickstart.ipynb")
-    assert pages.BLOB not in page.replace("/github/", "") and "(../docs/concepts.md)" in page
+    assert pages.BLOB not in page and "badge" not in page and "(../docs/concepts.md)" in page
     assert set(re.findall(r"!\[.*\]\((\w+\.png)\)", page)) == set(pictures) != set()
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values()) and "```text\n1 x " in page
 
@@ -68,6 +70,18 @@ def test_a_notebook_begins_as_all_do(name):
     assert badge.endswith(f"(https://colab.research.google.com/github/seen-jax/seen-jax/blob/main/colab/{name}.ipynb)")
     assert [notebook.cells[i].source for i in COMMON] == [first.cells[i].source for i in COMMON]
     assert notebook.metadata == first.metadata, "the headers differ"
+
+
+def test_colab_keeps_its_jax(monkeypatch):
+    cell, commands = jupytext.read(COLAB / "quickstart.py").cells[COMMON[0]].source, []
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    exec(cell, {})
+    assert not commands, "elsewhere nothing is installed"
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    exec(cell, {})
+    [[*_, package, first, second]] = commands
+    assert package.startswith("seen-jax @ git+https://")
+    assert {first, second} == {f"{name}=={metadata.version(name)}" for name in ("jax", "jaxlib")}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -33,7 +33,7 @@ class Message(NamedTuple):
 def tutorial(folder: Path = ROOT / "colab") -> list[Path]:
     """The notebooks in the order of the tutorial: the last cell of each links to the next one."""
     path, ordered = folder / "quickstart.ipynb", list[Path]()
-    while path.exists() and path not in ordered:
+    while path.is_file() and path not in ordered:
         ordered.append(path)
         last = "".join(json.loads(path.read_text())["cells"][-1]["source"])
         name = re.search(rf"{re.escape(BLOB)}colab/(\w+\.ipynb)", last)
@@ -72,6 +72,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     for number, cell in enumerate(json.loads(path.read_text())["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
+            source = re.sub(r"\[!\[(Open in Colab)\]\(.*?\)\]", r"[\1]", source)  # its picture is on another server
             parts.append(re.sub(rf"\]\({re.escape(BLOB)}", "](../", source))
             continue
         parts.append(f"```python\n{source}\n```")
@@ -82,7 +83,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
             if "image/png" in data:
                 pictures[name] = base64.b64decode(data["image/png"])
             parts.append(_output(data, name))
-    where = f"This page is the notebook `colab/{path.name}` with its outputs; the button opens it in Colab."
+    where = f"This page is the notebook `colab/{path.name}` with its outputs."
     return "\n\n".join([*parts[:1], where, *parts[1:]]) + "\n", pictures
 
 
