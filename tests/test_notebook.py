@@ -79,9 +79,9 @@ def test_colab_keeps_its_jax(monkeypatch):
     assert not commands, "elsewhere nothing is installed"
     monkeypatch.setitem(sys.modules, "google.colab", sys)
     exec(cell, {})
-    [[*_, package, first, second]] = commands
-    assert package.startswith("seen-jax @ git+https://")
-    assert {first, second} == {f"{name}=={metadata.version(name)}" for name in ("jax", "jaxlib")}
+    [command] = commands
+    assert any(word.startswith("seen-jax @ git+https://") for word in command)
+    assert {f"{name}=={metadata.version(name)}" for name in ("jax", "jaxlib")} <= set(command)
 
 
 @pytest.mark.parametrize("name", NAMES)
