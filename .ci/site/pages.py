@@ -4,6 +4,8 @@ list of error messages, read from the source. Links are written as GitHub wants 
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -13,8 +15,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[2]
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 PAGES |= {"SECURITY.md": "security.md"}
-NOTEBOOKS = {f"colab/{path.stem}.ipynb": f"tutorials/{path.stem}.md" for path in sorted(ROOT.glob("colab/*.py"))}
-SOURCES = {page: source for source, page in (PAGES | NOTEBOOKS).items()}
+BLOB = "https://github.com/seen-jax/seen-jax/blob/main/"  # how notebooks name files, also where they run on Colab
 LINK = re.compile(r"""(?:(?<=\]\()|(?<=src="))(?!\w+:|#)([^)#\s"]+)""")
 MESSAGES = "<!-- every message -->"
 SHIM, WORKER = "https://unpkg.com/iframe-worker/shim", "assets/javascripts/iframe-worker.js"
@@ -27,6 +28,21 @@ class Message(NamedTuple):
     error: str
     words: str
     module: str
+
+
+def tutorial(folder: Path = ROOT / "colab") -> list[Path]:
+    """The notebooks in the order of the tutorial: the last cell of each links to the next one."""
+    path, ordered = folder / "quickstart.ipynb", list[Path]()
+    while path.is_file() and path not in ordered:
+        ordered.append(path)
+        last = "".join(json.loads(path.read_text())["cells"][-1]["source"])
+        name = re.search(rf"{re.escape(BLOB)}colab/(\w+\.ipynb)", last)
+        path = folder / (name[1] if name else "")
+    return ordered
+
+
+NOTEBOOKS = {f"colab/{path.name}": f"tutorials/{path.stem}.md" for path in tutorial()}
+SOURCES = {page: source for source, page in (PAGES | NOTEBOOKS).items()}
 
 
 def site_path(path: str) -> str:
@@ -50,15 +66,34 @@ def moved(text: str, source: str) -> str:
     return LINK.sub(link, text)
 
 
-def notebook(path: Path) -> str:
-    """A notebook's text pair as Markdown, with a line that says where the notebook is."""
-    import jupytext
+def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown with its outputs, and the pictures {name: PNG} that it shows."""
+    parts, pictures = list[str](), dict[str, bytes]()
+    for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            source = re.sub(r"\[!\[(Open in Colab)\]\(.*?\)\]", r"[\1]", source)  # its picture is on another server
+            parts.append(re.sub(rf"\]\({re.escape(BLOB)}", "](../", source))
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for i, output in enumerate(cell["outputs"]):
+            data = {"text/plain": output.get("text", ""), **output.get("data", {})}
+            data = {kind: "".join(text) for kind, text in data.items()}
+            name = f"{path.stem}_{number}_{i}.png"
+            if "image/png" in data:
+                pictures[name] = base64.b64decode(data["image/png"])
+            parts.append(_output(data, name))
+    where = f"This page is the notebook `colab/{path.name}` with its outputs."
+    return "\n\n".join([*parts[:1], where, *parts[1:]]) + "\n", pictures
 
-    text = jupytext.writes(jupytext.read(path), fmt="md").split("---\n", 2)[-1].lstrip()
-    text = re.sub(r"^%matplotlib.*\n", "", text, flags=re.MULTILINE)
-    title, _, rest = text.partition("\n")
-    where = f"This page is the notebook `colab/{path.stem}.ipynb`, which you can open in Jupyter or Colab."
-    return f"{title}\n\n{where}\n{rest}"
+
+def _output(data: dict[str, str], picture: str) -> str:
+    """What a cell put out, in the richest form that a page can show. data: {kind: text}."""
+    if "image/png" in data:
+        return f"![what the cell above draws]({picture})"
+    if "text/html" in data and re.search("<(table|audio)", data["text/html"]):
+        return re.sub(r"\n\s*", "\n", data["text/html"]).strip()  # indented lines would be code
+    return f"```text\n{data['text/plain'].rstrip()}\n```" if data["text/plain"] else ""
 
 
 def messages() -> Iterator[Message]:
@@ -105,7 +140,10 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
     for source, page in NOTEBOOKS.items():
-        files.append(File.generated(config, page, content=notebook((ROOT / source).with_suffix(".py"))))
+        text, pictures = notebook(ROOT / source)
+        contents = {page: text} | {posixpath.join(posixpath.dirname(page), name): png for name, png in pictures.items()}
+        for name, content in contents.items():
+            files.append(File.generated(config, name, content=content))
     files.append(File.generated(config, WORKER, abs_src_path=str(Path(__file__).with_name("worker.js"))))
     return files
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,8 +18,8 @@ from seen_jax.registry import FAMILIES
 SEVEN_B = "qwen2_5_omni"  # the family whose published model stands for those of 7B
 SECONDS = 10.0  # of the one clip that a model must have memory for
 # Arguments of `load`: for the whole model, the first that fit are best.
-WHOLE: tuple[dict[str, str], ...] = ({}, {"weights": "int8"}, {"weights": "int4"})
-ENCODER = {"part": memory.ENCODER}
+WHOLE: tuple[dict[str, Any], ...] = ({}, {"weights": "int8"}, {"weights": "int4"})
+ENCODER: dict[str, Any] = {"part": memory.ENCODER}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,11 @@ class Runtime:
     """What `runtime` returns.
 
     devices: those of this process. dtype: what `load(dtype="auto")` takes there.
-    advice: how to load the model that `runtime` was asked about, in one line."""
+    advice: how to load the model that `runtime` was asked about, in one line.
+
+    >>> seen_jax.runtime().dtype
+    'float32'
+    """
 
     devices: tuple[LocalDevice, ...]
     dtype: str
@@ -82,7 +87,7 @@ def runtime(model: str | Path = SEVEN_B) -> Runtime:
     >>> seen_jax.runtime("seen-tiny")
     1 x cpu, ... GiB
     dtype="auto" is float32
-    seen-tiny: load(NAME) takes 0.03 GiB; load(NAME, part="encoder") takes ... GiB
+    seen-tiny: load(NAME) takes 0.02 GiB; load(NAME, part="encoder") takes 0.01 GiB
     """
     devices, dtype = local_devices(), dtype_for("auto")
     config, family = named_config(model)
@@ -99,9 +104,9 @@ def _advice(config: LalmConfig, devices: tuple[LocalDevice, ...], dtype: str) ->
     return f"{whole}; {_call(config, machine, ENCODER) or 'nor does its encoder alone'}"
 
 
-def _call(config: LalmConfig, machine: Device, choice: dict[str, str]) -> str | None:
+def _call(config: LalmConfig, machine: Device, choice: dict[str, Any]) -> str | None:
     """How to load a model, and the memory that it takes; None unless it surely fits."""
-    work = memory.spread(config, memory.Work(seconds=SECONDS, dtype=machine.half, **choice), machine)  # type: ignore
+    work = memory.spread(config, memory.Work(seconds=SECONDS, dtype=machine.half, **choice), machine)
     if not memory.fits(config, work, machine.memory, surely=True):
         return None
     arguments = ["NAME", *(f'{key}="{value}"' for key, value in choice.items())]
