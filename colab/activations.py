@@ -21,7 +21,7 @@
 # You will see what noise does to the activations of an audio language model, layer by layer, and put clean activations
 # back into a noisy run, which says where an edit could help. Any runtime will do; a minute on a CPU.
 
-# # %%
+# %%
 import re
 import subprocess
 import sys

@@ -31,7 +31,7 @@ import os
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"  # leave this line and the one above out where you have several devices
 
-# # %%
+# %%
 import re
 import subprocess
 import sys

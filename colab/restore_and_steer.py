@@ -21,7 +21,7 @@
 # You will set five ways to deal with noise side by side on the same noisy clips, then add a steering vector and an
 # edit of your own. Any runtime will do; about two minutes on a CPU.
 
-# # %%
+# %%
 import re
 import subprocess
 import sys
@@ -87,6 +87,8 @@ config = ExperimentConfig(
     max_new_tokens=12,
     out=tempfile.mkdtemp(),
 )
+
+# %%
 summary = evaluate(config, progress=quiet)
 tables = Path(config.out) / "tables"
 

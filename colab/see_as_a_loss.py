@@ -22,7 +22,7 @@
 # clip raises it, and train a small edit that lowers it, and find out whether lower SEE means better answers. Any
 # runtime will do; about a minute on a CPU.
 
-# # %%
+# %%
 import re
 import subprocess
 import sys
@@ -51,6 +51,7 @@ from seen_jax.audio.features import log_mel
 from seen_jax.data.items import load_clips
 from seen_jax.evaluate.metrics import wilson
 
+# %%
 quiet = seen_jax.progress.silent
 model = seen_jax.load("seen-tiny", progress=quiet)
 calibration_items, items = load_clips("calibration"), load_clips("demo")[::2]
@@ -82,6 +83,7 @@ def features_of(wave):
 
 
 def see_of(features):
+    """SEE of the clip: the mean over the kept layers."""
     out = model.lalm.apply(model.variables, batch.replace(features=features), seen_jax.measuring(model, basis))
     return basis.mean_see(out.see[basis.site].before).mean()
 
@@ -140,6 +142,7 @@ tokens_of = lambda batch, edits: lalm.apply(model.variables, batch, edits, last_
 target = jax.jit(tokens_of)(clean_batch, {})
 
 
+# %%
 def edit_of(parameters):
     return seen_jax.linear_map(model, "encoder.resid", parameters, layers=[0, 1, 2])
 
@@ -213,6 +216,7 @@ def mean_see(edits):
     return np.mean([basis.mean_see(run.see[basis.site].before) for run in runs])
 
 
+# %%
 print(f"{'':22s} {'SEE at 5 dB':>11s}   success, clean         success, 5 dB")
 edits = {"no edit": {}} | {label: edit_of(parameters) for label, (parameters, _) in trained.items()}
 for label, edit in edits.items():

@@ -22,7 +22,7 @@
 # lambda and the threshold delta of the paper's selection, and see SEE and the likelihood of the clean answers as
 # curves. Any runtime will do; a minute on a CPU.
 
-# # %%
+# %%
 import re
 import subprocess
 import sys
