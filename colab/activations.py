@@ -46,16 +46,15 @@ from seen_jax.audio import mix_at_snr, noise_for_clip
 from seen_jax.data.items import load_clips
 from seen_jax.models.model import forward
 
-quiet = seen_jax.progress.silent
-model = seen_jax.load("seen-tiny", progress=quiet)
-items = load_clips("demo")[::3]
+model = seen_jax.load("seen-tiny")
+items = load_clips("demo")[::4]
 prompts = [item.prompt for item in items]
 clean = [item.wave for item in items]
 noises = [noise_for_clip("babble", len(wave), seed=i) for i, wave in enumerate(clean)]
 
 
 def at_snr(snr_db):
-    return [mix_at_snr(wave, noise, snr_db).audio for wave, noise in zip(clean, noises, strict=True)]
+    return [mix_at_snr(wave, noise, snr_db).audio for wave, noise in zip(clean, noises)]
 
 
 print(model)
@@ -69,8 +68,8 @@ print(seen_jax.SITES)
 
 # %%
 sites = list(seen_jax.SITES)
-quiet = seen_jax.run(model, clean, prompts, sites=sites, progress=quiet)
-loud = seen_jax.run(model, at_snr(0), prompts, sites=sites, progress=quiet)
+quiet = seen_jax.run(model, clean, prompts, sites=sites)
+loud = seen_jax.run(model, at_snr(0), prompts, sites=sites)
 for site, activations in quiet[0].activations.items():
     print(f"{site:16s} {activations.shape}  [layers, positions, width]")
 print("logits", quiet[0].logits.shape)
@@ -87,8 +86,8 @@ rows = {"clean": pair[0], "babble, 0 dB": pair[1], "difference": pair[1] - pair[
 limit = np.quantile(np.abs(pair[0]), 0.99)
 seconds = len(clean[0]) / 16_000
 figure, axes = plt.subplots(3, 4, figsize=(9, 5.5), sharex=True, sharey=True)
-for row, (label, activations) in zip(axes, rows.items(), strict=True):
-    for layer, (axis, of_layer) in enumerate(zip(row, activations, strict=True)):
+for row, (label, activations) in zip(axes, rows.items()):
+    for layer, (axis, of_layer) in enumerate(zip(row, activations)):
         place = {"origin": "lower", "extent": (0, seconds, 0, of_layer.shape[1]), "aspect": "auto"}
         image = axis.imshow(of_layer.T, cmap="RdBu", vmin=-limit, vmax=limit, **place)
         axis.set_title(f"{label}, layer {layer}", fontsize=9)
@@ -107,7 +106,7 @@ plt.show()
 figure, axis = plt.subplots(figsize=(7, 3.6))
 for site in sites:
     ratios = []
-    for a, b in zip(quiet, loud, strict=True):
+    for a, b in zip(quiet, loud):
         x, y = a.activations[site], b.activations[site]
         ratios.append(np.linalg.norm(y - x, axis=(1, 2)) / np.linalg.norm(x, axis=(1, 2)))
     axis.plot(np.mean(ratios, axis=0), marker="o", label=site)
@@ -127,7 +126,7 @@ plt.show()
 
 # %%
 def means(waves, site="encoder.mlp_act", layer=3):
-    runs = seen_jax.run(model, waves, prompts, sites=[site], progress=quiet)
+    runs = seen_jax.run(model, waves, prompts, sites=[site])
     return np.stack([run.activations[site][layer].mean(axis=0) for run in runs])
 
 
@@ -140,7 +139,7 @@ print(f"variance along the first two components: {share[0]:.0%} and {share[1]:.0
 
 # %%
 tasks = [item.task for item in items]
-markers = dict(zip(dict.fromkeys(tasks), "os^D", strict=True))
+markers = dict(zip(dict.fromkeys(tasks), "os^D"))
 figure, axis = plt.subplots(figsize=(7, 4.5))
 for k, (label, pooled) in enumerate(levels.items()):
     x, y = ((pooled - centre) @ components[:2].T).T
@@ -149,7 +148,7 @@ for k, (label, pooled) in enumerate(levels.items()):
         name = label if task == tasks[0] else None
         axis.scatter(x[chosen], y[chosen], marker=marker, color=plt.cm.plasma(k / 4), label=name)
 axis.set(xlabel=f"component 1 ({share[0]:.0%})", ylabel=f"component 2 ({share[1]:.0%})")
-shapes = zip(("circle", "square", "triangle", "diamond"), markers, strict=True)
+shapes = zip(("circle", "square", "triangle", "diamond"), markers)
 axis.set_title(", ".join(f"{shape}: {task}" for shape, task in shapes), fontsize=9)
 axis.legend()
 plt.show()
@@ -165,7 +164,7 @@ plt.show()
 # them inside the layer: `Taps(sites, "mean")` returns the mean over the valid positions and nothing else.
 
 # %%
-requests = [seen_jax.Request([wave], prompt) for wave, prompt in zip(clean, prompts, strict=True)]
+requests = [seen_jax.Request([wave], prompt) for wave, prompt in zip(clean, prompts)]
 batch = model.processor.prepare(requests)
 tapped = model.tapped(seen_jax.Taps(("encoder.mlp_act",), "mean"))
 pooled = forward(tapped, model.variables, batch, {}).taps["encoder.mlp_act"]
@@ -180,12 +179,12 @@ print(pooled.shape, "[layers, clips, width]; as above:", bool(difference < 1e-4)
 
 # %%
 noisy = at_snr(0)
-wanted = [answer.text for answer in seen_jax.generate(model, clean, prompts, progress=quiet)]
-success = lambda answers: np.mean([a.text == text for a, text in zip(answers, wanted, strict=True)])
-plain = success(seen_jax.generate(model, noisy, prompts, progress=quiet))
-gained, options = {}, {"prompt": prompts, "progress": quiet}
+wanted = [answer.text for answer in seen_jax.generate(model, clean, prompts)]
+success = lambda answers: np.mean([a.text == text for a, text in zip(answers, wanted)])
+plain = success(seen_jax.generate(model, noisy, prompts))
+gained = {}
 for site in ("encoder.mlp_act", "encoder.resid", "decoder.resid"):
-    at_layer = lambda layer, site=site: seen_jax.patch(model, clean, noisy, site, layers=[layer], **options)
+    at_layer = lambda layer, site=site: seen_jax.patch(model, clean, noisy, site, layers=[layer], prompt=prompts)
     gained[site] = [success(at_layer(layer)) for layer in range(4)]
 print(f"without a patch {plain:.0%} of the clean answers come back")
 
@@ -212,19 +211,19 @@ plt.show()
 # %%
 calibration_clips = [item.wave for item in load_clips("calibration")]
 babble = [noise_for_clip("babble", len(wave), seed=100 + i) for i, wave in enumerate(calibration_clips)]
-calibration = seen_jax.calibrate(model, calibration_clips, babble, progress=quiet)
+calibration = seen_jax.calibrate(model, calibration_clips, babble)
 basis = calibration.select(seen_jax.Selection(method="complement", layers="all"))
 arguments = (model, clean, noisy, basis.site)
-inside = success(seen_jax.patch(*arguments, subspace=basis, **options))
-outside = success(seen_jax.patch(*arguments, subspace=basis, outside=True, **options))
-everything = success(seen_jax.patch(*arguments, **options))
-seen = success(seen_jax.generate(model, noisy, prompts, basis=basis, progress=quiet))
+inside = success(seen_jax.patch(*arguments, subspace=basis, prompt=prompts))
+outside = success(seen_jax.patch(*arguments, subspace=basis, outside=True, prompt=prompts))
+everything = success(seen_jax.patch(*arguments, prompt=prompts))
+seen = success(seen_jax.generate(model, noisy, prompts, basis=basis))
 print(f"clean answers that come back at 0 dB: no edit {plain:.0%}, SEEN {seen:.0%}")
 print(f"patched at all layers of {basis.site}: inside {inside:.0%}, outside {outside:.0%}, everything {everything:.0%}")
 
 # %% [markdown]
 # If hardly anything comes back inside the basis, projecting it out cannot help either: what noise took from the model
-# lies elsewhere. With sixteen clips each answer is 6 points; the study `ceiling` of `seen-jax evaluate` gives
+# lies elsewhere. With twelve clips each answer is 8 points; the study `ceiling` of `seen-jax evaluate` gives
 # intervals.
 #
 # Next: [SEE as a loss](https://github.com/seen-jax/seen-jax/blob/main/colab/see_as_a_loss.ipynb). Deeper: [how-to on

@@ -58,7 +58,6 @@ from seen_jax.data.items import load_clips
 from seen_jax.models.sharding import make_mesh
 
 NAME = "seen-tiny"  # on devices of your own: "Qwen/Qwen2.5-Omni-7B"
-quiet = seen_jax.progress.silent
 print(jax.device_count(), "devices")
 
 # %% [markdown]
@@ -70,15 +69,15 @@ print(jax.device_count(), "devices")
 items = load_clips("demo")[::4]
 prompts = [item.prompt for item in items]
 noises = [noise_for_clip("engine", len(item.wave), seed=i) for i, item in enumerate(items)]
-noisy = [mix_at_snr(item.wave, noise, 5).audio for item, noise in zip(items, noises, strict=True)]
+noisy = [mix_at_snr(item.wave, noise, 5).audio for item, noise in zip(items, noises)]
 clean = [item.wave for item in load_clips("calibration")[:16]]
 calibration_noise = [noise_for_clip("engine", len(wave), seed=100 + i) for i, wave in enumerate(clean)]
 
-model = seen_jax.load(NAME, progress=quiet)
-calibration = seen_jax.calibrate(model, clean, calibration_noise, progress=quiet)
+model = seen_jax.load(NAME)
+calibration = seen_jax.calibrate(model, clean, calibration_noise)
 basis = calibration.select(seen_jax.Selection(method="complement", layers="all"))
-alone = seen_jax.generate(model, noisy, prompts, basis=basis, progress=quiet)
-for item, answer in list(zip(items, alone, strict=True))[:4]:
+alone = seen_jax.generate(model, noisy, prompts, basis=basis)
+for item, answer in list(zip(items, alone))[:4]:
     print(f"{item.task:14s} {answer.text!r}  SEE {answer.see:.3f}")
 
 # %% [markdown]
@@ -88,19 +87,14 @@ for item, answer in list(zip(items, alone, strict=True))[:4]:
 # weights: each holds some heads and some MLP channels of every layer, and they exchange activations within a layer.
 # `load` takes the mesh; every other call is as before.
 
-
 # %%
-def on_mesh(data, tensor):
-    sharded = seen_jax.load(NAME, mesh=make_mesh(data=data, tensor=tensor), progress=quiet)
-    return sharded, seen_jax.generate(sharded, noisy, prompts, basis=basis, progress=quiet)
-
-
-results = {shape: on_mesh(*shape) for shape in [(8, 1), (2, 4)]}
-for (data, tensor), (_, answers) in results.items():
-    same = sum(a.text == b.text for a, b in zip(answers, alone, strict=True))
-    furthest = max(abs(a.see - b.see) for a, b in zip(answers, alone, strict=True))
-    close = "less than" if furthest < 1e-5 else "more than"
-    print(f"data {data} x tensor {tensor}: {same} of {len(alone)} answers the same; SEE differs by {close} 1e-5")
+sharded = seen_jax.load(NAME, mesh=make_mesh(data=2, tensor=4))
+print(sharded.lalm.mesh)
+answers = seen_jax.generate(sharded, noisy, prompts, basis=basis)
+same = sum(a.text == b.text for a, b in zip(answers, alone))
+furthest = max(abs(a.see - b.see) for a, b in zip(answers, alone))
+close = "less than" if furthest < 1e-5 else "more than"
+print(f"{same} of {len(alone)} answers are the same; SEE differs by {close} 1e-5")
 
 # %% [markdown]
 # Sums are taken in another order on a mesh, so SEE differs in its last digits. The basis was calibrated on one device
@@ -112,7 +106,6 @@ for (data, tensor), (_, answers) in results.items():
 # two rows of the mesh hold the same parts. Devices of one colour hold the same columns.
 
 # %%
-sharded = results[2, 4][0]
 kernel = sharded.variables["params"]["encoder"]["layers"]["fc1"]["kernel"]  # [layers, width, MLP channels]
 owner = np.zeros((8, kernel.shape[-1]))
 for shard in kernel.addressable_shards:
@@ -140,7 +133,8 @@ def megabytes(model):
     return total
 
 
-models = {"1 device": model} | {f"{data} x {tensor}": m for (data, tensor), (m, _) in results.items()}
+rows_alone = seen_jax.load(NAME, mesh=make_mesh(data=8))
+models = {"1 device": model, "8 x 1": rows_alone, "2 x 4": sharded}
 for label, of_mesh in models.items():
     held = megabytes(of_mesh)
     print(f"{label:10s} {len(held)} devices, {max(held.values()):5.1f} MB of parameters on the fullest one")

@@ -53,7 +53,6 @@ from seen_jax.evaluate.config import ExperimentConfig
 from seen_jax.evaluate.metrics import wilson
 from seen_jax.experiment import evaluate
 
-quiet = seen_jax.progress.silent
 FIT, CLIPS = "seen-tiny/calibration", 48  # with seen-jax[train] installed: "seen-tiny/train-100", 400
 
 # %% [markdown]
@@ -89,7 +88,7 @@ config = ExperimentConfig(
 )
 
 # %%
-summary = evaluate(config, progress=quiet)
+summary = evaluate(config)
 tables = Path(config.out) / "tables"
 
 # %% [markdown]
@@ -143,25 +142,25 @@ plt.show()
 # layer 1, made of the calibration clips.
 
 # %%
-model = seen_jax.load("seen-tiny", progress=quiet)
+model = seen_jax.load("seen-tiny")
 
 
 def with_noise(items, seed):
     noises = [noise_for_clip("engine", len(item.wave), seed=seed + i) for i, item in enumerate(items)]
-    return [mix_at_snr(item.wave, noise, 5).audio for item, noise in zip(items, noises, strict=True)]
+    return [mix_at_snr(item.wave, noise, 5).audio for item, noise in zip(items, noises)]
 
 
 fit_items, layer = load_clips("calibration"), 1
 fit_prompts, fit_clean = [item.prompt for item in fit_items], [item.wave for item in fit_items]
 fit_noisy = with_noise(fit_items, 0)
-batch = model.processor.prepare([seen_jax.Request([x], p) for x, p in zip(fit_clean, fit_prompts, strict=True)])
+batch = model.processor.prepare([seen_jax.Request([x], p) for x, p in zip(fit_clean, fit_prompts)])
 is_audio = np.asarray(batch.audio_index) >= 0  # [clips, positions]
 
 
 def at_audio_tokens(clips):
-    runs = seen_jax.run(model, clips, fit_prompts, sites=["decoder.resid"], progress=quiet)
+    runs = seen_jax.run(model, clips, fit_prompts, sites=["decoder.resid"])
     rows = [run.activations["decoder.resid"][layer] for run in runs]
-    return np.concatenate([x[kept[: len(x)]] for x, kept in zip(rows, is_audio, strict=True)])
+    return np.concatenate([x[kept[: len(x)]] for x, kept in zip(rows, is_audio)])
 
 
 a_noisy, a_clean = at_audio_tokens(fit_noisy), at_audio_tokens(fit_clean)
@@ -185,12 +184,12 @@ bias = mean_clean - mean_noisy @ matrix
 items = load_clips("demo")[::2]
 prompts, test = [item.prompt for item in items], with_noise(items, 1000)
 clean_clips = [item.wave for item in items]
-wanted = [answer.text for answer in seen_jax.generate(model, clean_clips, prompts, progress=quiet)]
+wanted = [answer.text for answer in seen_jax.generate(model, clean_clips, prompts)]
 
 
 def success(edits):
-    got = seen_jax.generate(model, test, prompts, edits=edits, progress=quiet)
-    return wilson(sum(a.text == text for a, text in zip(got, wanted, strict=True)), len(wanted))
+    got = seen_jax.generate(model, test, prompts, edits=edits)
+    return wilson(sum(a.text == text for a, text in zip(got, wanted)), len(wanted))
 
 
 place = {"site": "decoder.resid", "layers": [layer], "text": 0.0}  # at audio tokens alone
