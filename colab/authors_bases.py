@@ -69,14 +69,13 @@ from seen_jax.audio import mix_at_snr, noise_for_clip
 from seen_jax.data.items import load_clips
 from seen_jax.subspace import load_released, save_released
 
-quiet = seen_jax.progress.silent
-model = seen_jax.load(MODEL, progress=quiet, **OPTIONS)
+model = seen_jax.load(MODEL, **OPTIONS)
 if RELEASED:
     basis = seen_jax.NoiseBasis.from_released(RELEASED)
 else:
     clean = [item.wave for item in load_clips("calibration")]
     noise = [noise_for_clip(NOISE, len(wave), seed=i) for i, wave in enumerate(clean)]
-    calibration = seen_jax.calibrate(model, clean, noise, progress=quiet)
+    calibration = seen_jax.calibrate(model, clean, noise)
     ours = calibration.select(seen_jax.Selection(method="complement", energy="sigma", layers=(1, 2, 3)))
     with tempfile.TemporaryDirectory() as folder:
         path = save_released(ours, Path(folder) / "vectors.pt")
@@ -110,7 +109,7 @@ items = load_clips("demo")[::2]
 noises = [noise_for_clip(NOISE, len(x.wave), seed=100 + i) for i, x in enumerate(items)]
 waves = {snr: [mix_at_snr(x.wave, n, snr).audio for x, n in zip(items, noises)] for snr in (-10, -5, 0, 5, 10, 20)}
 waves["clean"] = [x.wave for x in items]
-scores = {snr: seen_jax.score(model, mixed, basis, progress=quiet) for snr, mixed in waves.items()}
+scores = {snr: seen_jax.score(model, mixed, basis) for snr, mixed in waves.items()}
 for i, (snr, of_clips) in enumerate(scores.items()):
     see = 100 * np.mean([score.per_layer for score in of_clips], axis=0)
     label = snr if snr == "clean" else f"{snr} dB"
@@ -135,7 +134,7 @@ from seen_jax.evaluate.metrics import gsr
 
 if model.has_decoder:
     prompts = [item.prompt for item in items]
-    answers = {snr: seen_jax.generate(model, mixed, prompts, progress=quiet) for snr, mixed in waves.items()}
+    answers = {snr: seen_jax.generate(model, mixed, prompts) for snr, mixed in waves.items()}
     texts = {snr: [answer.text for answer in of_clips] for snr, of_clips in answers.items()}
     x = 100 * np.array([np.mean([score.see for score in scores[snr]]) for snr in waves])
     y = 100 * np.array([gsr(texts["clean"], texts[snr]) for snr in waves])
