@@ -112,9 +112,10 @@ for name, wave in {"clean": voice, "noisy": noisy}.items():
 # ## SEE over time
 #
 # The basis comes from 48 clips of seen-tiny's kind and other pieces of the same noise. Under the waveform and the
-# log-mel spectrogram: SEE of the clip clean and noisy, and SEE of every layer for the noisy one. Look for moments in
-# which the two lines come near each other: there the speech is louder than the noise. SEE says how much of the
-# encoder's activity lies along noise directions, not whether the answer will be wrong.
+# log-mel spectrogram: SEE of the clip clean and noisy, and SEE of every layer for the noisy one. Look at the gap
+# between the two lines. Where it closes, the noise adds little, or the clean clip itself has much energy along these
+# directions, as at the start. SEE says how much of the encoder's activity lies along noise directions, not whether the
+# answer will be wrong.
 
 # %%
 # %matplotlib inline
