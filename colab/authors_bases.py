@@ -59,7 +59,8 @@ for name, release in RELEASES.items():
 # ## Read it
 #
 # A released file is a PyTorch list with one matrix for each of the last layers of the encoder. It is read without
-# PyTorch, and nothing in it is run. Without internet, we make such a file of a basis of our own.
+# PyTorch, and nothing in it is run. Without internet, we make such a file of a basis of our own, selected as the paper
+# does.
 
 # %%
 import tempfile
@@ -69,15 +70,14 @@ from seen_jax.audio import mix_at_snr, noise_for_clip
 from seen_jax.data.items import load_clips
 from seen_jax.subspace import load_released, save_released
 
-quiet = seen_jax.progress.silent
-model = seen_jax.load(MODEL, progress=quiet, **OPTIONS)
+model = seen_jax.load(MODEL, **OPTIONS)
 if RELEASED:
     basis = seen_jax.NoiseBasis.from_released(RELEASED)
 else:
     clean = [item.wave for item in load_clips("calibration")]
     noise = [noise_for_clip(NOISE, len(wave), seed=i) for i, wave in enumerate(clean)]
-    calibration = seen_jax.calibrate(model, clean, noise, progress=quiet)
-    ours = calibration.select(seen_jax.Selection(method="complement", energy="sigma", layers=(1, 2, 3)))
+    calibration = seen_jax.calibrate(model, clean, noise)
+    ours = calibration.select(seen_jax.Selection(layers=(1, 2, 3)))  # the paper's
     with tempfile.TemporaryDirectory() as folder:
         path = save_released(ours, Path(folder) / "vectors.pt")
         basis = load_released(path, layers=4, of_model=MODEL)
@@ -102,15 +102,15 @@ plt.show()
 # %% [markdown]
 # ## SEE per layer and SNR
 #
-# Clips that were not used in the calibration, clean and with noise. Look for lines in the order of the SNR. White cells
-# of the basis (rank 0) count as 0.
+# Clips that were not used in the calibration, clean and with noise. Look for lines in the order of the SNR. A layer of
+# rank 0 has no SEE.
 
 # %%
 items = load_clips("demo")[::2]
 noises = [noise_for_clip(NOISE, len(x.wave), seed=100 + i) for i, x in enumerate(items)]
 waves = {snr: [mix_at_snr(x.wave, n, snr).audio for x, n in zip(items, noises)] for snr in (-10, -5, 0, 5, 10, 20)}
 waves["clean"] = [x.wave for x in items]
-scores = {snr: seen_jax.score(model, mixed, basis, progress=quiet) for snr, mixed in waves.items()}
+scores = {snr: seen_jax.score(model, mixed, basis) for snr, mixed in waves.items()}
 for i, (snr, of_clips) in enumerate(scores.items()):
     see = 100 * np.mean([score.per_layer for score in of_clips], axis=0)
     label = snr if snr == "clean" else f"{snr} dB"
@@ -135,13 +135,14 @@ from seen_jax.evaluate.metrics import gsr
 
 if model.has_decoder:
     prompts = [item.prompt for item in items]
-    answers = {snr: seen_jax.generate(model, mixed, prompts, progress=quiet) for snr, mixed in waves.items()}
+    answers = {snr: seen_jax.generate(model, mixed, prompts) for snr, mixed in waves.items()}
     texts = {snr: [answer.text for answer in of_clips] for snr, of_clips in answers.items()}
     x = 100 * np.array([np.mean([score.see for score in scores[snr]]) for snr in waves])
     y = 100 * np.array([gsr(texts["clean"], texts[snr]) for snr in waves])
     for snr, across, up in zip(waves, x, y):
         plt.annotate(snr if snr == "clean" else f"{snr} dB", (across, up), (6, 4), textcoords="offset points")
     plt.plot(x, y, "o")
+    plt.margins(0.12)
     plt.xlabel("SEE (%)")
     plt.ylabel("GSR (%)")
     plt.show()

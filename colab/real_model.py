@@ -116,11 +116,10 @@ print("model:", Path(NAME).name)
 from seen_jax.audio import mix_at_snr, noise_for_clip
 from seen_jax.data.items import load_clips
 
-quiet = seen_jax.progress.silent
-encoder = seen_jax.load(NAME, part="encoder", progress=quiet)
+encoder = seen_jax.load(NAME, part="encoder")
 clean = [item.wave for item in load_clips("calibration")[:16]]
 noise = [noise_for_clip("white", len(wave), seed=i) for i, wave in enumerate(clean)]
-calibration = seen_jax.calibrate(encoder, clean, noise, batch_size=4, progress=quiet)
+calibration = seen_jax.calibrate(encoder, clean, noise, batch_size=4)
 basis = calibration.select(seen_jax.Selection(method="complement", energy="sigma", layers="all"))
 print("encoder:", encoder.config.encoder.layers, "layers in", encoder.dtype, "- ranks:", basis.ranks)
 
@@ -132,7 +131,7 @@ print("encoder:", encoder.config.encoder.layers, "layers in", encoder.dtype, "- 
 items = load_clips("demo")[::12]
 for snr in (-10, 0, 10, 20):
     noisy = [mix_at_snr(x.wave, noise_for_clip("white", len(x.wave), 100 + i), snr).audio for i, x in enumerate(items)]
-    scores = seen_jax.score(encoder, noisy, basis, batch_size=4, progress=quiet)
+    scores = seen_jax.score(encoder, noisy, basis, batch_size=4)
     plt.plot(100 * np.mean([score.per_layer for score in scores], axis=0), marker="o", label=f"{snr} dB")
 plt.xticks(range(0, len(basis.ranks), max(1, len(basis.ranks) // 8)))
 plt.ylim(bottom=0)
@@ -151,10 +150,10 @@ plt.show()
 import jax
 
 if WEIGHTS != "none":
-    whole = seen_jax.load(NAME, weights=WEIGHTS, progress=quiet)
+    whole = seen_jax.load(NAME, weights=WEIGHTS)
     size = lambda model: sum(x.nbytes for x in jax.tree.leaves(model.variables)) / 1e6
     print(f"in memory: the encoder {size(encoder):.1f} MB, the whole model {size(whole):.1f} MB")
-    after = seen_jax.score(whole, noisy, basis, batch_size=4, progress=quiet)
+    after = seen_jax.score(whole, noisy, basis, batch_size=4)
     print("the same SEE as the encoder alone:", [score.see for score in after] == [score.see for score in scores])
 
 # %% [markdown]
@@ -164,7 +163,7 @@ if WEIGHTS != "none":
 if WEIGHTS != "none":
     decoding = seen_jax.Decoding(max_new_tokens=8)
     prompts = [item.prompt for item in items]
-    answers = seen_jax.generate(whole, noisy, prompts, basis=basis, decoding=decoding, progress=quiet)
+    answers = seen_jax.generate(whole, noisy, prompts, basis=basis, decoding=decoding)
     for item, answer in zip(items, answers):
         print(f"{item.task}: {answer.text!r}, SEE {answer.see:.3f} before SEEN, {answer.see_after:.3f} after")
 

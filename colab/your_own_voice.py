@@ -112,21 +112,21 @@ for name, wave in {"clean": voice, "noisy": noisy}.items():
 # ## SEE over time
 #
 # The basis comes from 48 clips of seen-tiny's kind and other pieces of the same noise. Under the waveform and the
-# log-mel spectrogram: SEE of the clip clean and noisy, and SEE of every layer for the noisy one. Look for moments in
-# which the two lines come near each other: there the speech is louder than the noise. SEE says how much of the
-# encoder's activity lies along noise directions, not whether the answer will be wrong.
+# log-mel spectrogram: SEE of the clip clean and noisy, and SEE of every layer for the noisy one. Look at the gap
+# between the two lines. Where it closes, the noise adds little, or the clean clip itself has much energy along these
+# directions, as at the start. SEE says how much of the encoder's activity lies along noise directions, not whether the
+# answer will be wrong.
 
 # %%
 # %matplotlib inline
 from seen_jax.report.figures import meter
 
-quiet = seen_jax.progress.silent
-model = seen_jax.load(NAME, progress=quiet)
+model = seen_jax.load(NAME)
 clean = [item.wave for item in load_clips("calibration")]
 noises = [noise_for_clip(NOISE, len(wave), seed=i) for i, wave in enumerate(clean)]
-calibration = seen_jax.calibrate(model, clean, noises, card={"noise": NOISE}, progress=quiet)
+calibration = seen_jax.calibrate(model, clean, noises, card={"noise": NOISE})
 basis = calibration.select(seen_jax.Selection(method="complement", energy="sigma", layers="all"))
-scores = dict(zip(("clean", "noisy"), seen_jax.score(model, [voice, noisy], basis, frames=True, progress=quiet)))
+scores = dict(zip(("clean", "noisy"), seen_jax.score(model, [voice, noisy], basis, frames=True)))
 lines = {name: (score.times, score.frames[list(score.kept)].mean(axis=0)) for name, score in scores.items()}
 meter(f"{NOISE}, {SNR} dB", noisy, lines, scores["noisy"].frames, scores["noisy"].kept)
 
@@ -140,8 +140,8 @@ meter(f"{NOISE}, {SNR} dB", noisy, lines, scores["noisy"].frames, scores["noisy"
 # %%
 prompt = PROMPT or item.prompt
 wiener = seen_jax.audio.denoiser("wiener")(noisy)
-answers = seen_jax.generate(model, [voice, noisy, wiener], prompt, progress=quiet)
-answers.append(seen_jax.generate(model, noisy, prompt, basis=basis, progress=quiet))
+answers = seen_jax.generate(model, [voice, noisy, wiener], prompt)
+answers.append(seen_jax.generate(model, noisy, prompt, basis=basis))
 print(prompt)
 for name, answer in zip(("clean", "noisy", "Wiener", "SEEN"), answers):
     print(f"  {name:8s}{answer.text}")

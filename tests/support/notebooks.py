@@ -25,6 +25,7 @@ def executed(text: Path, folder: Path) -> tuple[Any, float]:
 
     notebook, before = jupytext.read(text), _seconds()
     environment = {name: value for name, value in os.environ.items() if name not in ONLY_IN_TESTS}
+    environment |= {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore:IProgress"}  # bars, which a reader sees
     options = {"timeout": PATIENCE, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options)
     client.execute(env=environment)
