@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from seen_jax.audio.mix import MAX_SNR_DB, mix_at_snr
+from seen_jax.audio.sources import NoiseSource
 from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
 from seen_jax.files import digest, write_file
@@ -35,8 +36,10 @@ CLIPS = DatasetConfig("seen-tiny/calibration")
 class Restoration(Mitigation):
     """How it is fitted; all of it is closed form.
 
-    dataset, clips, snrs: what it is fitted to, the tasks in turn, clean and with every calibrated noise at each SNR
-        (dB), as earlier steps of the chain leave them.
+    dataset, clips, snrs: what it is fitted to, the tasks in turn, clean and with every noise at each SNR (dB), as
+        earlier steps of the chain leave them.
+    noises: which noises, by their names in the experiment or as specs of others; None: the calibrated ones. The part
+        "calibration" of each is heard, which is never tested.
     layers, gate_layers: of the encoder's residual stream, those which are edited, and those from which the gate
         recognises the noise of a clip; negative ones count from the last. Maps are fitted layer after layer, each to
         activations that the earlier ones have restored already.
@@ -54,6 +57,7 @@ class Restoration(Mitigation):
     penalty: float = 0.01
     rank: int | None = None
     temperature: float = 2.0
+    noises: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
@@ -65,6 +69,10 @@ class Restoration(Mitigation):
             raise ConfigError(f"a restoration needs different SNRs of at most {MAX_SNR_DB:g} dB, not {list(self.snrs)}")
         if not (self.layers and self.gate_layers):
             raise ConfigError("a restoration needs a layer and a gate layer or more: [0] is a start")
+        if self.noises is not None:
+            object.__setattr__(self, "noises", tuple(self.noises))
+            if not self.noises or len(set(self.noises)) < len(self.noises):
+                raise ConfigError(f"a restoration needs a noise or more, each only once, not {list(self.noises)}")
         if not math.isfinite(self.strength):
             raise ConfigError(f"the strength of a restoration must be a finite number, not {self.strength}")
         if not 0 < self.penalty < math.inf:
@@ -74,6 +82,9 @@ class Restoration(Mitigation):
 
     def data(self) -> Sequence[tuple[DatasetConfig, int]]:
         return [(self.dataset, self.clips)]
+
+    def noise_specs(self) -> Sequence[str]:
+        return self.noises or ()
 
     def fit(self, fitting: Fitting) -> Mitigation:
         """Fit the gate, and maps layer after layer; what each condition leaves of the clips is kept in files."""
@@ -85,10 +96,14 @@ class Restoration(Mitigation):
             raise ConfigError(f"a restoration names layers {bad}, which are not among the encoder's {depth}")
         layers, gate_layers = (tuple(place % depth for place in part) for part in (self.layers, self.gate_layers))
         waves = fitting.waves(self.dataset, self.clips)
-        conditions = [None, *itertools.product(fitting.calibrated, self.snrs)]  # None: clean audio
+        sources = fitting.sources(self.noises)
+        levels = [Condition(name, source, snr) for name, source in sources.items() for snr in self.snrs]
+        conditions: list[Condition | None] = [None, *levels]  # None: clean audio
         fitted = FittedRestoration(fitting.model, {}, None, gate_layers)
         for layer in sorted(set(layers)):
-            pairs = [pair_frames(fitting, waves, condition, layer, fitted) for condition in conditions]
+            folder = fitting.folder / self._key(fitting, gate_layers, layer, (*sources,), (*fitted.maps,))
+            into = dataclasses.replace(fitting, folder=folder)
+            pairs = [pair_frames(into, waves, condition, layer, fitted) for condition in conditions]
             gate = fitted.gate
             if gate is None:
                 labels = np.repeat(np.arange(len(pairs)), [len(pair.descriptors) for pair in pairs])
@@ -96,6 +111,14 @@ class Restoration(Mitigation):
             maps = fit_maps([pair.sums for pair in pairs], self.penalty, self.strength, self.rank)
             fitted = FittedRestoration(fitting.model, {**fitted.maps, layer: maps}, gate, gate_layers)
         return fitted
+
+    def _key(self, fitting: Fitting, gate: tuple[int, ...], layer: int, noises: tuple[str, ...], below: Any) -> str:
+        """A name for all that the pairs of a condition depend on, beside the condition. In the first layer that is not
+        what else the restoration is fitted to, so restorations that differ in that share files."""
+        depends: list[Any] = [self.dataset, self.clips, gate, fitting.audio_key, layer]
+        if below:
+            depends += [noises, self.snrs, self.penalty, self.strength, self.rank, self.temperature, below]
+        return f"restoration_{digest([repr(depends)])[:16]}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,6 +145,14 @@ class FittedRestoration(Mitigation):
     def encoded(self, audio: Audio, edits: Edits, layer: int = 0) -> tuple[Array, Array, Array]:
         """(activations [A, T, D] of a layer, descriptors [A, P] of the gate's layers, real positions [A, T])."""
         return _encoded(_tapped(self.model), self.model.variables, audio, edits, layer, self.gate_layers)
+
+
+class Condition(NamedTuple):
+    """A noise, by name, at an SNR in dB."""
+
+    noise: str
+    source: NoiseSource
+    snr: float
 
 
 class Pairs(NamedTuple):
@@ -164,7 +195,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 def pair_frames(
     fitting: Fitting,
     waves: Sequence[Wave],
-    condition: tuple[str, float] | None,
+    condition: Condition | None,
     layer: int,
     restored: FittedRestoration,
 ) -> Pairs:
@@ -173,8 +204,8 @@ def pair_frames(
     Clean audio (None) needs no map. layer: whose activations. restored: the layers below it, as far as they are
     fitted."""
     model, requests = fitting.model, [Request([wave]) for wave in waves]
-    stage = "fitting the restoration" + (" to {} at {:g} dB".format(*condition) if condition else "")
-    name = "{}_{:g}".format(*condition) if condition else "clean"
+    stage = "fitting the restoration" + (f" to {condition.noise} at {condition.snr:g} dB" if condition else "")
+    name = f"{condition.noise}_{condition.snr:g}" if condition else "clean"
     path = fitting.folder / f"layer{layer}" / f"{name}.safetensors"
     fitting.wait_for(path, stage)
     if path.exists():
@@ -183,8 +214,8 @@ def pair_frames(
     def hear(index: int) -> Wave:
         wave = waves[index]
         if condition:
-            drawn = fitting.noises[condition[0]].clip(index, len(wave), fitting.seed, "calibration")
-            wave = mix_at_snr(wave, drawn, condition[1]).audio
+            drawn = condition.source.clip(index, len(wave), fitting.seed, "calibration")
+            wave = mix_at_snr(wave, drawn, condition.snr).audio
         return fitting.hear(wave)
 
     def run(prepared: Prepared) -> list[Pairs | None]:
