@@ -20,12 +20,23 @@ from seen_jax.data.datasets import DatasetConfig
 from seen_jax.errors import ConfigError
 from seen_jax.files import digest, write_file
 from seen_jax.mitigations.base import Fitting, Mitigation, Wave
-from seen_jax.mitigations.ridge import FrameSums, Gate, Maps, describe, fit_gate, fit_maps, frame_sums, restoration_edit
+from seen_jax.mitigations.ridge import (
+    FrameSums,
+    Gate,
+    Maps,
+    describe,
+    describe_windows,
+    fit_gate,
+    fit_maps,
+    frame_sums,
+    restoration_edit,
+)
 from seen_jax.models.batching import Prepared, group_requests, run_batches
 from seen_jax.models.edits import Edits
 from seen_jax.models.encoder import Audio, within
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import Model
+from seen_jax.models.pooling import position_step
 from seen_jax.models.processor import Bucket, Request
 from seen_jax.models.sites import ENCODER_RESID, Taps
 
@@ -45,7 +56,9 @@ class Restoration(Mitigation):
         activations that the earlier ones have restored already.
     strength, penalty: share of the change that is made; of the ridge.
     rank: of the maps, None for full; a batch holds layers x clips x width x rank numbers for it.
-    temperature: above 1 for softer mixtures of maps."""
+    temperature: above 1 for softer mixtures of maps.
+    window: None for one mixture per clip; else every frame has its own, by what the gate sees in so many seconds around
+        it, for noise that comes and goes."""
 
     name: ClassVar[str] = "restoration"
     dataset: DatasetConfig = CLIPS
@@ -58,6 +71,7 @@ class Restoration(Mitigation):
     rank: int | None = None
     temperature: float = 2.0
     noises: tuple[str, ...] | None = None
+    window: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
@@ -79,6 +93,8 @@ class Restoration(Mitigation):
             raise ConfigError(f"the ridge penalty must be positive, not {self.penalty}: 0.01 is a start")
         if not self.temperature > 0:
             raise ConfigError(f"the temperature of a restoration must be positive, not {self.temperature}")
+        if self.window is not None and not 0 < self.window < math.inf:
+            raise ConfigError(f"the window of a restoration must be positive seconds, not {self.window}")
 
     def data(self) -> Sequence[tuple[DatasetConfig, int]]:
         return [(self.dataset, self.clips)]
@@ -99,7 +115,8 @@ class Restoration(Mitigation):
         sources = fitting.sources(self.noises)
         levels = [Condition(name, source, snr) for name, source in sources.items() for snr in self.snrs]
         conditions: list[Condition | None] = [None, *levels]  # None: clean audio
-        fitted = FittedRestoration(fitting.model, {}, None, gate_layers)
+        reach = None if self.window is None else round(self.window / position_step(fitting.model.config.encoder) / 2)
+        fitted = FittedRestoration(fitting.model, {}, None, gate_layers, reach)
         for layer in sorted(set(layers)):
             folder = fitting.folder / self._key(fitting, gate_layers, layer, (*sources,), (*fitted.maps,))
             into = dataclasses.replace(fitting, folder=folder)
@@ -109,13 +126,13 @@ class Restoration(Mitigation):
                 labels = np.repeat(np.arange(len(pairs)), [len(pair.descriptors) for pair in pairs])
                 gate = fit_gate(np.concatenate([pair.descriptors for pair in pairs]), labels, self.temperature)
             maps = fit_maps([pair.sums for pair in pairs], self.penalty, self.strength, self.rank)
-            fitted = FittedRestoration(fitting.model, {**fitted.maps, layer: maps}, gate, gate_layers)
+            fitted = dataclasses.replace(fitted, maps={**fitted.maps, layer: maps}, gate=gate)
         return fitted
 
     def _key(self, fitting: Fitting, gate: tuple[int, ...], layer: int, noises: tuple[str, ...], below: Any) -> str:
         """A name for all that the pairs of a condition depend on, beside the condition. In the first layer that is not
         what else the restoration is fitted to, so restorations that differ in that share files."""
-        depends: list[Any] = [self.dataset, self.clips, gate, fitting.audio_key, layer]
+        depends: list[Any] = [self.dataset, self.clips, gate, self.window, fitting.audio_key, layer]
         if below:
             depends += [noises, self.snrs, self.penalty, self.strength, self.rank, self.temperature, below]
         return f"restoration_{digest([repr(depends)])[:16]}"
@@ -123,13 +140,14 @@ class Restoration(Mitigation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FittedRestoration(Mitigation):
-    """Maps by layer of the encoder's residual stream, and the gate that mixes them for every clip; no maps, and no gate
-    yet, while the first ones are fitted."""
+    """Maps by layer of the encoder's residual stream, and the gate that mixes them for every clip, or for every frame
+    by the frames up to `reach` away; no maps, and no gate yet, while the first ones are fitted."""
 
     model: Model
     maps: Mapping[int, Maps]
     gate: Gate | None
     gate_layers: tuple[int, ...]
+    reach: int | None = None
 
     def edits(self, audio: Audio, noises: Sequence[str]) -> Mapping[str, Edits]:
         """The edit of the rows of `audio`. A first pass through the encoder shows the gate what they are."""
@@ -143,8 +161,10 @@ class FittedRestoration(Mitigation):
         return {ENCODER_RESID: restoration_edit(self.maps, self.gate(np.asarray(descriptors)), depth)}
 
     def encoded(self, audio: Audio, edits: Edits, layer: int = 0) -> tuple[Array, Array, Array]:
-        """(activations [A, T, D] of a layer, descriptors [A, P] of the gate's layers, real positions [A, T])."""
-        return _encoded(_tapped(self.model), self.model.variables, audio, edits, layer, self.gate_layers)
+        """(activations [A, T, D] of a layer, descriptors of the gate's layers, [A, P] or of windows [A, T, P], and real
+        positions [A, T])."""
+        gate = self.gate_layers, self.reach
+        return _encoded(_tapped(self.model), self.model.variables, audio, edits, layer, gate)
 
 
 class Condition(NamedTuple):
@@ -231,7 +251,7 @@ def pair_frames(
         if condition:
             target, _ = model.processor.audio([waves[i] for i in prepared.rows], Bucket(audio.features.shape[1]))
             sums = frame_sums(noisy, np.asarray(restored.encoded(target, {}, layer)[0])[rows], mask)
-        return [Pairs(sums, descriptors), *[None] * (len(prepared.rows) - 1)]
+        return [Pairs(sums, apart(descriptors, mask, restored.reach)), *[None] * (len(prepared.rows) - 1)]
 
     groups = group_requests(model, requests, fitting.batch_size, text=False)
     results = run_batches(model, requests, run, groups, hear, fitting.progress, stage)
@@ -247,10 +267,19 @@ def _tapped(model: Model) -> Lalm:
     return model.tapped(Taps((ENCODER_RESID,), "full"))
 
 
-@partial(jax.jit, static_argnames=("lalm", "layer", "gate_layers"))
+@partial(jax.jit, static_argnames=("lalm", "layer", "gate"))
 def _encoded(
-    lalm: Lalm, variables: Any, audio: Audio, edits: Edits, layer: int, gate_layers: tuple[int, ...]
+    lalm: Lalm, variables: Any, audio: Audio, edits: Edits, layer: int, gate: tuple[tuple[int, ...], int | None]
 ) -> tuple[Array, Array, Array]:
     a = lalm.apply(variables, audio, edits, method="encode").records[ENCODER_RESID]["tap"].astype(jnp.float32)
     mask = within(lalm.config.encoder, audio.frames, audio.features.shape[1])
-    return a[layer], describe(a[jnp.asarray(gate_layers)], mask), mask
+    of_gate, reach = a[jnp.asarray(gate[0])], gate[1]
+    return a[layer], describe(of_gate, mask) if reach is None else describe_windows(of_gate, mask, reach), mask
+
+
+def apart(descriptors: np.ndarray, mask: np.ndarray, reach: int | None) -> Float[np.ndarray, "windows descriptors"]:
+    """The descriptors of clips, or of those windows of them that share no frame."""
+    if reach is None:
+        return descriptors
+    counts = mask.sum(axis=1)
+    return np.concatenate([x[min(reach, n // 2) : n : 2 * reach + 1] for x, n in zip(descriptors, counts, strict=True)])
