@@ -120,7 +120,8 @@ class Restoration(Mitigation):
         for layer in sorted(set(layers)):
             folder = fitting.folder / self._key(fitting, gate_layers, layer, (*sources,), (*fitted.maps,))
             into = dataclasses.replace(fitting, folder=folder)
-            pairs = [pair_frames(into, waves, condition, layer, fitted) for condition in conditions]
+            targets: dict[tuple[int, ...], np.ndarray] = {}
+            pairs = [pair_frames(into, waves, condition, layer, fitted, targets) for condition in conditions]
             gate = fitted.gate
             if gate is None:
                 labels = np.repeat(np.arange(len(pairs)), [len(pair.descriptors) for pair in pairs])
@@ -218,11 +219,12 @@ def pair_frames(
     condition: Condition | None,
     layer: int,
     restored: FittedRestoration,
+    targets: dict[tuple[int, ...], np.ndarray],
 ) -> Pairs:
     """What a condition leaves of clips, from its file if it is there, else computed and kept. waves: 16 kHz, as they
     should be; the model hears them with the noise and SNR of the condition, as earlier steps of the chain leave them.
     Clean audio (None) needs no map. layer: whose activations. restored: the layers below it, as far as they are
-    fitted."""
+    fitted. targets: by batch, the clean activations, which all conditions of a layer share; those missing are added."""
     model, requests = fitting.model, [Request([wave]) for wave in waves]
     stage = "fitting the restoration" + (f" to {condition.noise} at {condition.snr:g} dB" if condition else "")
     name = f"{condition.noise}_{condition.snr:g}" if condition else "clean"
@@ -249,8 +251,11 @@ def pair_frames(
         noisy, descriptors, mask = (np.asarray(x)[rows] for x in (activations, of_gate, real))
         sums = None
         if condition:
-            target, _ = model.processor.audio([waves[i] for i in prepared.rows], Bucket(audio.features.shape[1]))
-            sums = frame_sums(noisy, np.asarray(restored.encoded(target, {}, layer)[0])[rows], mask)
+            batch = tuple(prepared.rows)
+            if batch not in targets:
+                clean, _ = model.processor.audio([waves[i] for i in batch], Bucket(audio.features.shape[1]))
+                targets[batch] = np.asarray(restored.encoded(clean, {}, layer)[0])[rows]
+            sums = frame_sums(noisy, targets[batch], mask)
         return [Pairs(sums, apart(descriptors, mask, restored.reach)), *[None] * (len(prepared.rows) - 1)]
 
     groups = group_requests(model, requests, fitting.batch_size, text=False)
