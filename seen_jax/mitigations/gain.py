@@ -83,11 +83,11 @@ class Gain(Mitigation):
         bases = fitting.bases(ENCODER_RESID, self.selection or fitting.selection)
         named = {noise: self._directions(basis) for noise, basis in bases.items()}
         layers = {noise: basis.layers for noise, basis in bases.items()}
-        sums = {heard: square_sums(fitting, heard, self.snr, named) for heard in fitting.calibrated}
+        sums = {noise: square_sums(fitting, noise, self.snr, named) for noise in fitting.calibrated}
         statistics: dict[str, Along] = {}
         for noise, q in named.items():
-            heard = [sums[noise][noise]] if noise in sums else [of_heard[noise] for of_heard in sums.values()]
-            frames, total, squares, changes = (np.mean(part, axis=0) for part in zip(*heard, strict=True))
+            along_q = [sums[noise][noise]] if noise in sums else [of_noise[noise] for of_noise in sums.values()]
+            frames, total, squares, changes = (np.mean(part, axis=0) for part in zip(*along_q, strict=True))
             mean = total / frames
             statistics[noise] = Along(q, mean, np.maximum(squares / frames - mean**2, 0), changes / frames)
         return FittedGain(fitting.model, statistics, layers, self.strength)
@@ -109,12 +109,12 @@ class FittedGain(Mitigation):
     def edits(self, audio: Audio, noises: Sequence[str]) -> Mapping[str, Edits]:
         """The edit of the rows of `audio`. A first pass through the encoder gives their variances."""
         lalm = self.model.tapped(Taps((ENCODER_RESID,), "full"))
-        made: dict[str, Edits] = {}
-        for noise in noises:
-            along = self.statistics[noise]
-            observed = _observed(lalm, self.model.variables, audio, along.directions, along.mean)
-            made[noise] = {ENCODER_RESID: gain_edit(along, np.asarray(observed), self.layers[noise], self.strength)}
-        return made
+        statistics = {noise: self.statistics[noise] for noise in noises}
+        observed = _observed(lalm, self.model.variables, audio, statistics)
+        return {
+            noise: {ENCODER_RESID: gain_edit(along, np.asarray(observed[noise]), self.layers[noise], self.strength)}
+            for noise, along in statistics.items()
+        }
 
 
 def gain_edit(along: Along, observed: Variances, layers: Sequence[int], strength: float) -> Edit:
@@ -132,14 +132,14 @@ def gain_edit(along: Along, observed: Variances, layers: Sequence[int], strength
 Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # frames; sums of z, z^2 and of squared changes [L, R]
 
 
-def square_sums(fitting: Fitting, heard: str, snr: float, named: Mapping[str, Directions]) -> dict[str, Sums]:
-    """By name of the directions, sums over the frames of the calibration clips, clean and with the noise `heard` at an
-    SNR, as earlier steps of the chain leave them."""
+def square_sums(fitting: Fitting, noise: str, snr: float, named: Mapping[str, Directions]) -> dict[str, Sums]:
+    """By name of the directions, sums over the frames of the calibration clips, clean and with a noise at an SNR,
+    as earlier steps of the chain leave them."""
     model, waves = fitting.model, fitting.clips
     lalm = model.tapped(Taps((ENCODER_RESID,), "full"))
 
     def hear(index: int) -> Wave:
-        drawn = fitting.noises[heard].clip(index, len(waves[index]), fitting.seed, "calibration")
+        drawn = fitting.noises[noise].clip(index, len(waves[index]), fitting.seed, "calibration")
         return fitting.hear(mix_at_snr(waves[index], drawn, snr).audio)
 
     def run(prepared: Prepared) -> list[dict[str, Sums] | None]:
@@ -148,33 +148,48 @@ def square_sums(fitting: Fitting, heard: str, snr: float, named: Mapping[str, Di
         clean, _ = model.processor.audio([waves[i] for i in prepared.rows], Bucket(audio.features.shape[1]))
         real = np.zeros(len(audio.frames), bool)
         real[[row for clip in prepared.clips[: len(set(prepared.rows))] for row in clip]] = True
-        of_batch = {n: _sums(lalm, model.variables, audio, clean, real, q) for n, q in named.items()}
-        result: dict[str, Sums] = {n: tuple(np.asarray(x, np.float64) for x in s) for n, s in of_batch.items()}
+        of_batch = _sums(lalm, model.variables, audio, clean, real, dict(named))
+        result = jax.tree.map(lambda x: np.asarray(x, np.float64), of_batch)
         return [result, *[None] * (len(prepared.rows) - 1)]
 
     requests = [Request([wave]) for wave in waves]
     groups = group_requests(model, requests, fitting.batch_size, text=False)
-    stage = f"fitting the gain to {heard}"
+    stage = f"fitting the gain to {noise}"
     parts = [part for part in run_batches(model, requests, run, groups, hear, fitting.progress, stage) if part]
     add: Any = lambda sums: tuple(np.asarray(sum(x)) for x in zip(*sums, strict=True))
     return {name: add([part[name] for part in parts]) for name in named}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sums(lalm: Lalm, variables: Any, noisy: Audio, clean: Audio, rows: Array, q: Array) -> tuple[Array, ...]:
+def _sums(lalm: Lalm, variables: Any, noisy: Audio, clean: Audio, rows: Array, named: Any) -> dict[str, Any]:
     mask = (within(lalm.config.encoder, clean.frames, clean.features.shape[1]) & rows[:, None])[None, ..., None]
-    z, other = (_coordinates(lalm, variables, audio, q) for audio in (clean, noisy))
+    a, changed = (_activations(lalm, variables, audio) for audio in (clean, noisy))
     total = lambda x: jnp.where(mask, x, 0).sum(axis=(1, 2))
-    return mask.sum(), total(z), total(jnp.square(z)), total(jnp.square(other - z))
+
+    def along(q: Array) -> tuple[Array, ...]:
+        z, change = _coordinates(a, q), _coordinates(changed - a, q)
+        return mask.sum(), total(z), total(jnp.square(z)), total(jnp.square(change))
+
+    return {name: along(q) for name, q in named.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _observed(lalm: Lalm, variables: Any, audio: Audio, q: Array, mean: Array) -> Array:
+def _observed(lalm: Lalm, variables: Any, audio: Audio, statistics: Any) -> dict[str, Array]:
     mask = within(lalm.config.encoder, audio.frames, audio.features.shape[1])[None, ..., None]
-    squares = jnp.where(mask, jnp.square(_coordinates(lalm, variables, audio, q) - mean[:, None, None]), 0)
-    return jnp.moveaxis(squares.sum(axis=2) / jnp.maximum(mask.sum(axis=2), 1), 0, 1)
+    a = _activations(lalm, variables, audio)
+
+    def mean_square(along: Along) -> Array:
+        rest = _coordinates(a, along.directions) - along.mean[:, None, None]
+        squares = jnp.where(mask, jnp.square(rest), 0).sum(axis=2)
+        return jnp.moveaxis(squares / jnp.maximum(mask.sum(axis=2), 1), 0, 1)
+
+    return {noise: mean_square(along) for noise, along in statistics.items()}
 
 
-def _coordinates(lalm: Lalm, variables: Any, audio: Audio, q: Array) -> Float[Array, "layers clips frames rank"]:
-    a = lalm.apply(variables, audio, {}, method="encode").records[ENCODER_RESID]["tap"].astype(jnp.float32)
+def _activations(lalm: Lalm, variables: Any, audio: Audio) -> Float[Array, "layers clips frames width"]:
+    a = lalm.apply(variables, audio, {}, method="encode").records[ENCODER_RESID]["tap"]
+    return a.astype(jnp.float32)
+
+
+def _coordinates(a: Array, q: Any) -> Float[Array, "layers clips frames rank"]:
     return jnp.einsum("lntd,ldr->lntr", a, q, precision=jax.lax.Precision.HIGHEST)

@@ -164,9 +164,9 @@ def restoration_edit(maps: Mapping[int, Maps], weights: Float[np.ndarray, "clips
         return jnp.asarray(np.stack([made.get(layer, nothing) for layer in range(layers)]))
 
     if w.ndim == 3:
-        own = jnp.broadcast_to(jnp.asarray(w), (layers, *w.shape))
+        of_layers = jnp.broadcast_to(jnp.asarray(w), (layers, *w.shape))
         u, v, bias = (stack(one) for one in (lambda m: -m.u, lambda m: m.v, lambda m: m.bias))
-        return Edit(u=u, scale=jnp.asarray(edited), v=v, bias=bias, weights=own)
+        return Edit(u=u, scale=jnp.asarray(edited), v=v, bias=bias, weights=of_layers)
     read = stack(lambda one: -np.einsum("nk,kdr->ndr", w, one.u))  # an edit subtracts
     bias = stack(lambda one: np.einsum("nk,kd->nd", w, one.bias)[:, None])
     return Edit(u=read, scale=jnp.asarray(edited), v=stack(lambda one: one.v), bias=bias)
