@@ -160,7 +160,7 @@ def visit_dense(
         edited = _patched(a, edit)
         return dense(edited), _records(site, (a, edited), None, None, taps, valid)
     change = _change(edit, valid, None)
-    if change is not None and edit.weights is not None:
+    if edit is not None and change is not None and edit.weights is not None:
         edited = _edited(a, edit, change)
         return dense(edited), _records(site, (a, edited), edit, change, taps, valid)
     y, edited = dense(a), a

@@ -45,8 +45,9 @@ def generate_edits(
         raise ConfigError("a patch is answered by itself: use `generate`, not several edits of one batch")
     forms: dict[Any, list[int]] = {}
     for i, of_variant in enumerate(shareable):
-        size = {site: np.ndim if edit.v is None else np.shape for site, edit in of_variant.items()}
-        sizes = [size[site](leaf) for site in sorted(of_variant) for leaf in jax.tree.leaves(of_variant[site])]
+        sizes: list[Any] = []
+        for _, edit in sorted(of_variant.items()):
+            sizes += [np.ndim(x) if edit.v is None else np.shape(x) for x in jax.tree.leaves(edit)]
         forms.setdefault((jax.tree.structure(of_variant), *sizes), []).append(i)
     results: dict[int, Generated] = {}
     for places in forms.values():
