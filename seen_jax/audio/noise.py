@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -99,6 +100,11 @@ class Segment:
     path: Path
     start: float = 0.0
     seconds: float | None = None
+
+    @property
+    def end(self) -> float:
+        """The moment at which it ends, in seconds; infinite for the end of the recording."""
+        return math.inf if self.seconds is None else self.start + self.seconds
 
 
 def draw(segment: Segment, samples: int, rng: np.random.Generator) -> Wave:

@@ -58,6 +58,14 @@ class NoiseSource:
         order = np.random.default_rng([key, seed]).permutation(len(segments))
         return draw(segments[order[index % len(segments)]], samples, np.random.default_rng([key, seed, index]))
 
+    def reaches_test(self, other: "NoiseSource") -> list[Path]:
+        """Recordings of which this noise's part "calibration" and another's part "test" hold the same moments."""
+        tested: dict[Path, list[Segment]] = {}
+        for segment in other.test:
+            tested.setdefault(segment.path.resolve(), []).append(segment)
+        meet = lambda a, b: a.start < b.end and b.start < a.end
+        return [a.path for a in self.calibration if any(meet(a, b) for b in tested.get(a.path.resolve(), []))]
+
     def contents(self) -> str:
         """Identifies the recordings of both parts, or the voices, by what is in them."""
         marks = (f"{s} {file_mark(s.path)}" for s in (*self.calibration, *self.test))

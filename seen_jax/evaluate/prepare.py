@@ -155,14 +155,16 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
     entries = {d.label: first_of_each_task(load_dataset(d), config.limit) for d in config.datasets}
     wanted = [(config.calibration.dataset, config.calibration.clips), *(x for c in config.chains for x in c.data())]
     chosen = {(dataset, count): calibration_entries(dataset, count) for dataset, count in wanted}
-    sources = noise_sources(config, [entry.wave() for entry in chosen[wanted[0]] if entry.task in SPEECH])
+    speech = [entry.wave() for entry in chosen[wanted[0]] if entry.task in SPEECH]
+    sources = noise_sources(config, speech)
+    further = further_noises(config, sources, speech)
     check_memory(config, entries)
     model = load(config.model, config.dtype, mesh, progress, weights=config.weights)
     hosts.wait_for(folder / MANIFEST, "waiting for process 0", progress, hosts.timeout)
     manifest = claim(folder, make_manifest(config, model, entries, chosen))
     waves = {key: [entry.wave() for entry in part] for key, part in chosen.items()}
     contents = check_split(chosen, waves, entries, model, progress)
-    contents |= {f"the noise {name}": source.contents() for name, source in sources.items()}
+    contents |= {f"the noise {name}": source.contents() for name, source in (further | sources).items()}
     if hosts.leads:
         check_contents(folder, contents)
     clips = waves[wanted[0]]
@@ -203,10 +205,10 @@ def prepare(config: ExperimentConfig, progress: Progress, hosts: Hosts = ALONE) 
     calibrated = tuple(name for name, noise in zip(sources, config.all_noises, strict=True) if noise.calibrated)
     of_data = lambda dataset, count: waves[dataset, count]
     settings = config.site, config.selection, config.strength, config.seed, config.batch_size
-    fitting = Fitting(model, clips, sources, calibrated, calibration, of_data, *settings, folder, wait_for, progress)
+    files = folder / "mitigations", wait_for, progress
+    fitting = Fitting(model, clips, sources, calibrated, calibration, of_data, *settings, *files, further)
     bases = fitting.bases(config.site, config.selection)
-    of_chain = lambda label: dataclasses.replace(fitting, folder=folder / "mitigations" / label)
-    fitted = {chain.label: chain.fit(of_chain(chain.label)) for chain in config.chains}
+    fitted = {chain.label: chain.fit(fitting) for chain in config.chains}
     return Experiment(config, model, entries, sources, calibrations, bases, fitted, manifest)
 
 
@@ -219,6 +221,31 @@ def noise_sources(config: ExperimentConfig, speech: Sequence[Wave]) -> dict[str,
     if len(named) < len(noises):
         raise ConfigError("two noises have the same name: give each a `name`")
     return named
+
+
+def further_noises(
+    config: ExperimentConfig, sources: Mapping[str, NoiseSource], speech: Sequence[Wave]
+) -> dict[str, NoiseSource]:
+    """By spec, the noises that mitigations are fitted to and that are no names of the experiment's (`sources`). The
+    spec of one of those is that one. ConfigError for an unknown one, and for recordings that are tested."""
+    by_spec = {noise.spec: source for noise, source in zip(config.all_noises, sources.values(), strict=True)}
+    further: dict[str, NoiseSource] = {}
+    for chain in config.chains:
+        where = f"mitigation {chain.label}"
+        for spec in [spec for spec in chain.noise_specs() if spec not in sources and spec not in further]:
+            try:
+                source = by_spec.get(spec) or noise_source(spec, speech if len(speech) > 1 else ())
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error} Noises of the experiment: {', '.join(sources)}.") from None
+            if spec not in by_spec and source.name in {*sources, *(other.name for other in further.values())}:
+                raise ConfigError(f"{where}: there is another noise with the name of {spec}, {source.name}: rename it")
+            for name, tested in sources.items():
+                if spec not in by_spec and (paths := source.reaches_test(tested)):
+                    reason = f"{paths[0]} is fitted as part of {spec} and tested as part of {name}"
+                    raise ConfigError(f"{where}: {reason}; name {name} instead, which is fitted on its other part")
+            check_name("noise", source.name)
+            further[spec] = source
+    return further
 
 
 def first_of_each_task(entries: Sequence[Entry], limit: int | None) -> list[Entry]:

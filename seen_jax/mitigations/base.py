@@ -28,12 +28,14 @@ class Fitting:
     clips: calibration clips, 16 kHz mono float32.
     noises, calibrated: every noise of the experiment; those that bases and maps may be made of. The part "calibration"
         of a noise is for fitting.
+    further: other noises, by the spec with which `Mitigation.noise_specs` asks for them.
     calibration: (noise, site) -> its calibration, computed once and kept on disk.
     waves: (data set, how many) -> further clips, of those that `Mitigation.data` asks for.
     site, selection, strength: the experiment's own, for a mitigation that states none.
-    folder: of this mitigation, for files that survive an interruption; `wait_for(path, stage)` must be called before a
-        file is looked for there, so that of several processes only the first writes it.
-    hear: what earlier steps of a chain do to the audio."""
+    folder: for files that survive an interruption. All mitigations share it, so a path must say all that its file
+        depends on. `wait_for(path, stage)` must be called before a file is looked for there, so that of several
+        processes only the first writes it.
+    hear, audio_key: what earlier steps of a chain do to the audio; the same for chains that do the same to it."""
 
     model: Model
     clips: Sequence[Wave]
@@ -49,8 +51,17 @@ class Fitting:
     folder: Path
     wait_for: Callable[[Path, str], None]
     progress: Progress
+    further: Mapping[str, NoiseSource] = dataclasses.field(default_factory=dict)
     hear: Callable[[Wave], Wave] = lambda wave: wave
+    audio_key: str = ""
     _bases: dict[tuple[str, Selection], dict[str, NoiseBasis]] = dataclasses.field(default_factory=dict, repr=False)
+
+    def sources(self, specs: Sequence[str] | None) -> dict[str, NoiseSource]:
+        """By name, the noises to fit to: those that names or specs mean, or the calibrated ones (None)."""
+        known = {**self.further, **self.noises}
+        sources = [known[spec] for spec in (self.calibrated if specs is None else specs)]
+        name = {source: name for name, source in self.noises.items()}
+        return {name.get(source, source.name): source for source in sources}
 
     def bases(self, site: str, selection: Selection) -> dict[str, NoiseBasis]:
         """A basis for every noise; one that is not calibrated gets the union of the others, as an unseen noise. The
@@ -74,6 +85,10 @@ class Mitigation:
 
     def data(self) -> Sequence[tuple[DatasetConfig, int]]:
         """Data sets, and how many clips of each, that `fit` reads beside the calibration clips; none may be tested."""
+        return ()
+
+    def noise_specs(self) -> Sequence[str]:
+        """Noises that `fit` reads beside the calibrated ones: names of the experiment's, or specs of `noise_source`."""
         return ()
 
     def fit(self, fitting: Fitting) -> "Mitigation":

@@ -47,11 +47,14 @@ class Chain(Mitigation):
     def data(self) -> Sequence[Any]:
         return [wanted for step in self.steps for wanted in step.data()]
 
+    def noise_specs(self) -> Sequence[str]:
+        return [spec for step in self.steps for spec in step.noise_specs()]
+
     def fit(self, fitting: Fitting) -> "Chain":
         """Each step is fitted to audio as the earlier ones leave it."""
         fitted = Chain(self.label)
         for step in self.steps:
-            ready = step.fit(dataclasses.replace(fitting, hear=fitted.hear))
+            ready = step.fit(dataclasses.replace(fitting, hear=fitted.hear, audio_key=fitted.audio_key))
             fitted = Chain(self.label, (*fitted.steps, ready))
         return fitted
 

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -93,11 +94,11 @@ class Gate(NamedTuple):
     offset: Float[np.ndarray, " conditions"]
     temperature: float = 1.0
 
-    def __call__(self, x: Float[np.ndarray, "clips descriptors"]) -> Float[np.ndarray, "clips conditions"]:
-        """How much of each condition a clip is; rows add up to 1."""
+    def __call__(self, x: Float[np.ndarray, "*clips descriptors"]) -> Float[np.ndarray, "*clips conditions"]:
+        """How much of each condition a clip, or a window of it, is; the conditions add up to 1."""
         logits = (x.astype(np.float64) @ self.weight + self.offset) / self.temperature
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return p / p.sum(axis=1, keepdims=True)
+        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return p / p.sum(axis=-1, keepdims=True)
 
 
 def fit_gate(
@@ -132,11 +133,28 @@ def describe(
     return jnp.moveaxis(parts, 0, 1).reshape(len(mask), -1).astype(jnp.float32)
 
 
-def restoration_edit(maps: Mapping[int, Maps], weights: Float[np.ndarray, "clips conditions"], layers: int) -> Edit:
-    """The edit of some layers of a site, of `layers` in all, that restores each clip by a mixture of maps of its own.
+def describe_windows(
+    a: Float[Array, "layers clips frames width"], mask: Bool[Array, "clips frames"], reach: int
+) -> Float[Array, "clips frames descriptors"]:
+    """`describe` of a window around every frame, the real frames of the clip that are at most `reach` frames away."""
+    valid, places = mask[None, ..., None], jnp.arange(mask.shape[1])
+    near = (jnp.abs(places[:, None] - places) <= reach).astype(jnp.float32)
+    total = lambda x: jnp.einsum("ts,lnsd->lntd", near, jnp.where(valid, x, 0), precision=jax.lax.Precision.HIGHEST)
+    n = jnp.maximum(jnp.einsum("ts,ns->nt", near, mask.astype(jnp.float32)), 1)[None, ..., None]
+    of_clip = jnp.where(valid, a, 0).sum(axis=2) / jnp.maximum(mask.sum(axis=1), 1)[None, :, None]
+    rest = a - of_clip[:, :, None]  # small numbers, so that their squares lose little
+    mean = total(rest) / n
+    variance = jnp.maximum(total(jnp.square(rest)) / n - jnp.square(mean), 0)
+    parts = jnp.concatenate([mean + of_clip[:, :, None], jnp.log(jnp.sqrt(variance) + STILL)], axis=-1)
+    return jnp.moveaxis(parts, 0, 2).reshape(*mask.shape, -1).astype(jnp.float32)
+
+
+def restoration_edit(maps: Mapping[int, Maps], weights: Float[np.ndarray, "clips *frames maps"], layers: int) -> Edit:
+    """The edit of some layers of a site, of `layers` in all, that restores each clip, or each of its frames, by a
+    mixture of maps of its own.
     maps: by layer, of one rank. weights: of a gate, one row per row of the encoder (a clip, or each of the parts that a
-    family cuts it into). The other layers stay as they are, bit for bit, as does a clip of which all is a condition
-    without a map."""
+    family cuts it into), for all of its frames [N, K] or one by one [N, T, K]. The other layers stay as they are, bit
+    for bit, as does a clip of which all is a condition without a map."""
     w = weights.astype(np.float32)
     edited = np.isin(np.arange(layers), list(maps)).astype(np.float32)
 
@@ -145,6 +163,10 @@ def restoration_edit(maps: Mapping[int, Maps], weights: Float[np.ndarray, "clips
         nothing = np.zeros_like(next(iter(made.values())))
         return jnp.asarray(np.stack([made.get(layer, nothing) for layer in range(layers)]))
 
+    if w.ndim == 3:
+        of_layers = jnp.broadcast_to(jnp.asarray(w), (layers, *w.shape))
+        u, v, bias = (stack(one) for one in (lambda m: -m.u, lambda m: m.v, lambda m: m.bias))
+        return Edit(u=u, scale=jnp.asarray(edited), v=v, bias=bias, weights=of_layers)
     read = stack(lambda one: -np.einsum("nk,kdr->ndr", w, one.u))  # an edit subtracts
     bias = stack(lambda one: np.einsum("nk,kd->nd", w, one.bias)[:, None])
     return Edit(u=read, scale=jnp.asarray(edited), v=stack(lambda one: one.v), bias=bias)

@@ -21,6 +21,7 @@ from seen_jax.subspace.formulas import (
     low_rank_edit,
     mapped_low_rank_edit,
     masked_mean,
+    mixed_low_rank_edit,
     noise_energy,
     patched,
 )
@@ -36,13 +37,16 @@ class Edit:
     scale: [L] strength per layer; None: only SEE is measured, and the activations stay as they are.
     v: [L, D, R] directions that are written; None means v = u, a projection, for which SEE is reported.
     bias: [L, D] (or [L, N, 1, D]), added to the activations, or None.
-    text: [L] share of the edit at decoder positions without an audio token, generated ones included; None: 0."""
+    text: [L] share of the edit at decoder positions without an audio token, generated ones included; None: 0.
+    weights: [L, N, T, K], at encoder sites: every position gets a mixture of its own of K maps that all items share,
+        u [L, K, D, R] and bias [L, K, D] (both and v are needed). It belongs to one batch. None: one map per item."""
 
     u: Any
     scale: Any
     v: Any = None
     bias: Any = None
     text: Any = None
+    weights: Any = None
 
     def __repr__(self) -> str:
         leaves = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -108,6 +112,12 @@ def _change(edit: Any, valid: Array, audio: Array | None) -> Change | None:
     return edit.u, v, (share * edit.scale)[..., None], bias if edit.bias is None else share[..., None] * bias
 
 
+def _edited(a: Array, edit: Any, change: Change | None) -> Array:
+    if change is None:
+        return a
+    return low_rank_edit(a, *change) if edit.weights is None else mixed_low_rank_edit(a, *change, edit.weights)
+
+
 def _patched(a: Array, patch: Patch) -> Array:
     changed = patched(a, patch.target, patch.q, patch.whole, patch.inside)
     return jnp.where(patch.where[..., None], changed, a)
@@ -125,7 +135,7 @@ def visit(
         edited = _patched(a, edit)
         return edited, _records(site, (a, edited), None, None, taps, counted)
     change = _change(edit, valid, audio)
-    edited = a if change is None else low_rank_edit(a, *change)
+    edited = _edited(a, edit, change)
     return edited, _records(site, (a, edited), edit, change, taps, counted)
 
 
@@ -150,6 +160,9 @@ def visit_dense(
         edited = _patched(a, edit)
         return dense(edited), _records(site, (a, edited), None, None, taps, valid)
     change = _change(edit, valid, None)
+    if edit is not None and change is not None and edit.weights is not None:
+        edited = _edited(a, edit, change)
+        return dense(edited), _records(site, (a, edited), edit, change, taps, valid)
     y, edited = dense(a), a
     if change is not None:
         y = mapped_low_rank_edit(y, a, *change, full_kernel(dense))

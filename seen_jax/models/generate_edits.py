@@ -34,9 +34,9 @@ def generate_edits(
     """Greedy answers to one batch under each of several sets of edits, as `generate` gives them one by one: one
     `Generated` of host arrays per variant. variants: leaves that are the same object in all of them are passed once:
     directions that differ in their strength alone, or a map that is common to all. Variants of one form (the same
-    sites, the same kinds of edits) are one compiled call. microbatch: prompts, of all variants together, that pass
-    through the model at once where that can be had; None: all. On a CPU their activations then stay in its caches.
-    ConfigError for sampling, which variants could not share, and for patches."""
+    sites, the same kinds of edits, maps of the same shapes) are one compiled call. microbatch: prompts, of all
+    variants together, that pass through the model at once where that can be had; None: all. On a CPU their activations
+    then stay in its caches. ConfigError for sampling, which variants could not share, and for patches."""
     decoding = decoding or Decoding()
     if decoding.temperature >= COLDEST:
         raise ConfigError("several edits of one batch are answered greedily: set the temperature to 0")
@@ -45,8 +45,10 @@ def generate_edits(
         raise ConfigError("a patch is answered by itself: use `generate`, not several edits of one batch")
     forms: dict[Any, list[int]] = {}
     for i, of_variant in enumerate(shareable):
-        leaves, structure = jax.tree.flatten(of_variant)
-        forms.setdefault((structure, *map(np.ndim, leaves)), []).append(i)
+        sizes: list[Any] = []
+        for _, edit in sorted(of_variant.items()):
+            sizes += [np.ndim(x) if edit.v is None else np.shape(x) for x in jax.tree.leaves(edit)]
+        forms.setdefault((jax.tree.structure(of_variant), *sizes), []).append(i)
     results: dict[int, Generated] = {}
     for places in forms.values():
         alike = [shareable[i] for i in places]

@@ -125,6 +125,12 @@ def position_seconds(model: Model, site: str, prepared: Prepared) -> Float[np.nd
     return np.where(index < 0, np.nan, times.reshape(-1)[np.maximum(index, 0)])
 
 
+def position_step(config: EncoderConfig | ConformerConfig) -> float:
+    """Seconds between neighbouring positions of an encoder. A frame of a conformer is two mel frames."""
+    frames = 2 if isinstance(config, ConformerConfig) else int(np.prod(config.strides))
+    return frames * HOP / SAMPLE_RATE
+
+
 def middle_frames(config: EncoderConfig | ConformerConfig, total: int) -> Float[np.ndarray, " positions"]:
     """The frame around which each position of a row of `total` padded frames lies. A convolution of kernel 3, stride 2
     and padding 1 puts its i-th output around its 2i-th input; chunks convolved alone count from their own start."""

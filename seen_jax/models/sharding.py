@@ -128,10 +128,12 @@ def constrain_edit(edit: Any, site: str, mesh: Mesh | None) -> Any:
     def split(x: Any, trailing: int) -> Any:  # trailing: how many axes follow the width
         if x is None:
             return None
-        axes = [None, "batch" if x.ndim == 4 else None, None][: x.ndim - trailing - 1]
+        of_items = x.ndim == 4 and edit.weights is None
+        axes = [None, "batch" if of_items else None, None][: x.ndim - trailing - 1]
         return constrain(x, mesh, *axes, SITES.get(site))
 
-    return dataclasses.replace(edit, u=split(edit.u, 1), v=split(edit.v, 1), bias=split(edit.bias, 0))
+    weights = None if edit.weights is None else constrain(edit.weights, mesh, None, "batch")
+    return dataclasses.replace(edit, u=split(edit.u, 1), v=split(edit.v, 1), bias=split(edit.bias, 0), weights=weights)
 
 
 def constrain_patch(patch: Any, site: str, mesh: Mesh | None) -> Any:

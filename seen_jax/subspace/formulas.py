@@ -112,6 +112,25 @@ def low_rank_edit(
     return _add(a, low_rank_change(a, u, v, scale, bias))
 
 
+def mixed_low_rank_edit(
+    a: Float[Array, "*batch width"],
+    u: Float[Array, "maps width rank"],
+    v: Float[Array, "width rank"],
+    scale: ScalarLike | Float[Array, "*batch 1"],
+    bias: Float[Array, "maps width"],
+    weights: Float[Array, "*#batch maps"],
+) -> Float[Array, "*batch width"]:
+    """Another mixture of K affine edits at every position: a - scale (sum_k w_k a U_k) V^T + sum_k w_k b_k.
+
+    It is `low_rank_edit` with U = sum_k w_k U_k and the bias sum_k w_k b_k, up to rounding; computed as that is.
+    a, v, scale: as there. u, bias, weights: [K, D, R], [K, D], and [..., K], of which axes may be 1.
+    """
+    maps, width, rank = u.shape
+    reads = _matmul(a, jnp.moveaxis(u, 0, 1).reshape(width, maps * rank)).reshape(*a.shape[:-1], maps, rank)
+    read = jnp.sum(weights[..., None] * reads, axis=-2)
+    return _add(a, _matmul(weights, bias) - scale * _matmul(read, v.T))
+
+
 def mapped_low_rank_edit(
     mapped: Float[Array, "*batch out"],
     a: Float[Array, "*batch width"],

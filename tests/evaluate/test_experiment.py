@@ -360,7 +360,7 @@ def test_mitigations_that_edit_where_see_is_measured(config, world):
 def test_a_restoration_is_fitted_once_and_goes_on_where_it_was_cut(config, monkeypatch):
     name = config.mitigations[-1]["name"]
     before = prepare(config, silent).mitigations[name].steps[1]
-    folder = config.folder() / "mitigations" / name / "layer1"
+    [folder] = (config.folder() / "mitigations").glob("*/layer1")
     assert sorted(path.name for path in folder.iterdir()) == [
         "clean.safetensors",
         "white_-5.safetensors",

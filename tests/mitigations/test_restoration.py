@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
+from seen_jax.audio import NoiseSource
 from seen_jax.audio.mix import mix_at_snr
+from seen_jax.data.items import load_clips
 from seen_jax.errors import ConfigError
+from seen_jax.mitigations.base import Fitting
+from seen_jax.mitigations.chain import Chain, make_chain
 from seen_jax.mitigations.restoration import FittedRestoration, Restoration, load_pairs
 from seen_jax.mitigations.ridge import (
     describe,
@@ -19,7 +23,9 @@ from seen_jax.mitigations.ridge import (
     restoration_edit,
     ridge,
 )
-from seen_jax.subspace import low_rank_edit
+from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID
+from seen_jax.progress import silent
+from seen_jax.subspace import Selection, low_rank_edit
 
 quick = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 2**16)
@@ -160,7 +166,6 @@ def test_the_edit_restores_each_clip_by_its_own_mixture_at_one_layer():
 
 
 def test_a_pass_restores_one_clip_and_leaves_the_clean_one():
-    from seen_jax.data.items import load_clips
     from seen_jax.models.encoder import within
     from seen_jax.models.model import encode
     from seen_jax.models.processor import Request
@@ -182,22 +187,51 @@ def test_a_pass_restores_one_clip_and_leaves_the_clean_one():
     assert np.abs(restored_[2, 1] - plain[2, 1])[mask[1]].max() > 1e-3  # it flows on
 
 
-def test_layers_are_fitted_to_what_earlier_ones_restored(tmp_path):
-    from seen_jax.audio import NoiseSource
-    from seen_jax.data.items import load_clips
-    from seen_jax.mitigations.base import Fitting
-    from seen_jax.models.sites import ENCODER_MLP_ACT, ENCODER_RESID
-    from seen_jax.progress import silent
-    from seen_jax.subspace import Selection
-
+def fitting_of(folder, noises, further=None):
+    """Four clips of calibration, a random model and some noises, all of them calibrated."""
     model, waves = random_model(), [item.wave for item in load_clips("calibration")[:4]]
-    fitting = Fitting(
-        model, waves, {"white": NoiseSource("white")}, ("white",), lambda *_: None, lambda *_: waves, ENCODER_MLP_ACT,
-        Selection(), 1.0, 0, 4, tmp_path, lambda *_: None, silent,
+    return Fitting(
+        model, waves, noises, (*noises,), lambda *_: None, lambda *_: waves, ENCODER_MLP_ACT, Selection(), 1.0, 0, 4,
+        folder, lambda *_: None, silent, further or {},
     )  # fmt: skip
-    options = {"clips": 4, "snrs": (0.0,), "strength": 1.0, "penalty": 1e-6}
-    both = Restoration(layers=(1, 0), **options).fit(fitting)
-    again = Restoration(layers=(0, -1), **options).fit(fitting)  # layer 0 from its files
+
+
+SMALL = {"clips": 4, "snrs": (0.0,), "strength": 1.0, "penalty": 1e-6}
+
+
+def test_its_noises_are_those_that_it_names_and_their_files_are_shared(tmp_path):
+    white, pink, hum = map(NoiseSource, ("white", "pink", "hum"))
+    fitting = fitting_of(tmp_path, {"white": white, "pink": pink}, {"hum": hum})
+    both = Restoration(**SMALL).fit(fitting)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert [path.stem for path in files] == ["clean", "pink_0", "white_0"]
+    named = Restoration(noises=("white", "pink"), **SMALL).fit(fitting)
+    np.testing.assert_array_equal(named.maps[0].u, both.maps[0].u)
+    white_alone = Restoration(noises=("white",), **SMALL).fit(fitting)
+    alone = Restoration(**SMALL).fit(fitting_of(tmp_path / "alone", {"white": white}))
+    np.testing.assert_array_equal(white_alone.maps[0].u, alone.maps[0].u)
+    assert sorted(tmp_path.glob("restoration*/*/*")) == files  # nothing was heard again
+    with_hum = Restoration(noises=("white", "hum"), layers=(0, 1), **SMALL).fit(fitting)
+    assert with_hum.maps[0].u.shape[0] == 3
+    first, second = (sorted(tmp_path.glob(f"restoration*/layer{layer}/hum_0*")) for layer in (0, 1))
+    assert [path.parent for path in first] == [files[0].parent] and len(second) == 1
+    Restoration(noises=("white", "pink"), layers=(0, 1), **SMALL).fit(fitting)  # other maps below layer 1
+    assert len(sorted(tmp_path.glob("restoration*/layer1/white_0*"))) == 2
+
+
+def test_no_file_is_shared_after_another_denoiser(tmp_path):
+    fitting = fitting_of(tmp_path, {"white": NoiseSource("white")})
+    for entry in ("wiener+restoration", "spectral_subtraction+restoration"):
+        chain = make_chain(entry)
+        Chain("x", (chain.steps[0], Restoration(**SMALL))).fit(fitting)
+    assert len(sorted(tmp_path.rglob("white_0.safetensors"))) == 2
+
+
+def test_layers_are_fitted_to_what_earlier_ones_restored(tmp_path):
+    fitting = fitting_of(tmp_path, {"white": NoiseSource("white")})
+    model, waves = fitting.model, fitting.clips
+    both = Restoration(layers=(1, 0), **SMALL).fit(fitting)
+    again = Restoration(layers=(0, -1), **SMALL).fit(fitting)  # layer 0 from its files
     assert sorted(both.maps) == [0, 1] and sorted(again.maps) == [0, model.config.encoder.layers - 1]
     np.testing.assert_array_equal(both.maps[0].u, again.maps[0].u)
 
@@ -206,7 +240,7 @@ def test_layers_are_fitted_to_what_earlier_ones_restored(tmp_path):
     first = FittedRestoration(model, {0: both.maps[0]}, both.gate, both.gate_layers)
     edited, _, real = (np.asarray(x) for x in first.encoded(noisy, first.edits(noisy, ["white"])["white"], 1))
     frames = np.concatenate([edited[real], np.ones((int(real.sum()), 1))], axis=1)
-    kept = load_pairs(tmp_path / "layer1" / "white_0.safetensors").sums.gram
+    [kept] = [load_pairs(path).sums.gram for path in tmp_path.glob("*/layer1/white_0.safetensors")]
     np.testing.assert_allclose(kept, frames.T @ frames, rtol=1e-3, atol=1e-2)
     edited_layers = both.edits(noisy, ["white"])["white"][ENCODER_RESID].scale.tolist()
     assert edited_layers == [1.0, 1.0, *[0.0] * (model.config.encoder.layers - 2)]
@@ -220,6 +254,8 @@ SUMS = frame_sums(NOISY, CLEAN, MASK)
     ("call", "message"),
     [
         (lambda: frame_sums(NOISY, CLEAN, np.ones_like(MASK)), "NaN"),
+        (lambda: Restoration(noises=()), "a noise or more, each only once"),
+        (lambda: Restoration(noises=("hum", "hum")), "a noise or more, each only once"),
         (lambda: fit_maps([SUMS], rank=6), "from 1 to 5, not 6"),
     ],
 )
