@@ -130,7 +130,10 @@ class Ceiling(Study):
     def headline(self, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
         """What noise takes at the first site, and what of it lies inside the basis of the experiment."""
         first = rows[(rows["noise"] == ALL) & (rows["site"] == rows["site"].iloc[0])]
-        for subspace, place in ((WHOLE, "at {}"), (EXPERIMENT, "inside the basis at {}: more than SEEN can")):
+        for subspace, place in (
+            (WHOLE, "at {}"),
+            (EXPERIMENT, "inside the basis at {}: SEEN is not expected to give more"),
+        ):
             groups = first[(first["subspace"] == subspace) & first["layer"].isin([EVERY, KEPT])]
             for row in groups.tail(1).to_dict("records"):
                 value, low, high = (row[f"ceiling{end}"] for end in ENDS)
