@@ -77,7 +77,8 @@ def _evaluate(config: ExperimentConfig, clock: "Clock", hosts: Hosts, overwrite:
     sections = [Section(study.title, study.section(rows, Target(folder))) for study, rows in studies]
     seconds = {stage: round(seconds, 2) for stage, seconds in clock.times.items() if stage}
     manifest = {**experiment.manifest, "note": config.note, "seconds": seconds}
-    page = write_report(folder, manifest, results.tables, sections, list(example_clips(results)))
+    headline = [number for study, rows in studies for number in study.headline(rows)]
+    page = write_report(folder, manifest, results.tables, sections, list(example_clips(results)), headline)
     clock("writing the report", 1, 1)
     return {**summary, "page": str(page.resolve())}
 
@@ -176,8 +177,8 @@ def example_clips(results: Results) -> Iterator[ExampleClip]:
     """The first items of each task for the report, the noises in turn, at one SNR."""
     experiment, snr = results.experiment, telling_snr(results.tables["conditions"])
     trials = {(t.dataset, t.item, t.noise, t.snr_db, t.mitigation): t for t in results.trials if t.failed is None}
-    edited = [label for label, chain in experiment.mitigations.items() if not chain.changes_audio and label != NONE]
-    labels = {"clean": (None, NONE), "noisy": (snr, NONE), **{f"noisy + {label}": (snr, label) for label in edited}}
+    mitigated = [label for label in experiment.mitigations if label != NONE]
+    labels = {"clean": (None, NONE), "noisy": (snr, NONE), **{f"noisy + {label}": (snr, label) for label in mitigated}}
     shown: Counter[tuple[str, str]] = Counter()
     for dataset, entries in experiment.entries.items():
         for place, entry in enumerate(entries):

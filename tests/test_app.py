@@ -141,65 +141,62 @@ def test_the_folder_is_a_space():
 def test_the_page_in_a_browser(session, tmp_path):
     from playwright.sync_api import expect, sync_playwright
 
-    from seen_jax.app.page import serve
+    from seen_jax.app.page import serving
 
     broken, good = tmp_path / "broken.wav", write_audio(tmp_path / "tone.wav", 0.1 * np.sin(np.arange(24_000) / 9))
     broken.write_bytes(b"RIFF nothing of the kind")
-    page_of_app = serve(session, port=free_port())
-    address, foreign = page_of_app.local_url, []
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
-            page.set_default_timeout(60_000)
-            expect.set_options(timeout=60_000)
-            page.on("request", lambda r: foreign.append(r.url) if not is_local(r.url) else None)
-            page.goto(address)
-            players, answers, figure = page.locator("#players"), page.locator("#answers"), page.locator("#figure img")
-            see = lambda name: float(re.search(r"SEE ([\d.]+)", card(players, name).inner_text())[1])
-            expect(card(players, "noisy")).to_be_visible()  # the first clip, with noise
-            expect(card(answers, "noisy + SEEN, λ = 1")).to_be_visible()
-            assert see("noisy") > see("clean")
+    foreign: list[str] = []
+    with serving(session, port=free_port()) as page_of_app, sync_playwright() as playwright:
+        address = page_of_app.local_url
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        page.on("request", lambda r: foreign.append(r.url) if not is_local(r.url) else None)
+        page.goto(address)
+        players, answers, figure = page.locator("#players"), page.locator("#answers"), page.locator("#figure img")
+        see = lambda name: float(re.search(r"SEE ([\d.]+)", card(players, name).inner_text())[1])
+        expect(card(players, "noisy")).to_be_visible()  # the first clip, with noise
+        expect(card(answers, "noisy + SEEN, λ = 1")).to_be_visible()
+        assert see("noisy") > see("clean")
 
-            before = figure.get_attribute("alt"), see("noisy")
-            pick(page, "pick a clip", "sound-02")
-            expect(page.get_by_label("prompt")).to_have_value(re.compile("which sound"))
-            expect(figure).not_to_have_attribute("alt", before[0])
-            pick(page, "pick a clip", "transcription-00")
-            expect(figure).to_have_attribute("alt", before[0])
-            louder = figure.get_attribute("alt")
-            number(page, "SNR (dB)", "-5")
-            expect(figure).not_to_have_attribute("alt", louder)
-            assert see("noisy") > see("clean")
+        before = figure.get_attribute("alt"), see("noisy")
+        pick(page, "pick a clip", "sound-02")
+        expect(page.get_by_label("prompt")).to_have_value(re.compile("which sound"))
+        expect(figure).not_to_have_attribute("alt", before[0])
+        pick(page, "pick a clip", "transcription-00")
+        expect(figure).to_have_attribute("alt", before[0])
+        louder = figure.get_attribute("alt")
+        number(page, "SNR (dB)", "-5")
+        expect(figure).not_to_have_attribute("alt", louder)
+        assert see("noisy") > see("clean")
 
-            number(page, "strength λ of SEEN", "0.5")
-            expect(card(answers, "noisy + SEEN, λ = 0.5")).to_contain_text("→")
-            shown = figure.get_attribute("alt")
-            page.get_by_label("3", exact=True).uncheck()
-            expect(figure).not_to_have_attribute("alt", shown)
-            page.get_by_label("3", exact=True).check()
-            expect(figure).to_have_attribute("alt", shown)
-            page.wait_for_timeout(5000 if SHOTS else 0)
-            for width in WIDTHS:
-                page.set_viewport_size({"width": width, "height": 900})
-                assert page.evaluate("document.documentElement.scrollWidth") <= width
-                page.screenshot(path=SHOTS / f"app_{width}.png" if SHOTS else None, full_page=True)
+        number(page, "strength λ of SEEN", "0.5")
+        expect(card(answers, "noisy + SEEN, λ = 0.5")).to_contain_text("→")
+        shown = figure.get_attribute("alt")
+        page.get_by_label("3", exact=True).uncheck()
+        expect(figure).not_to_have_attribute("alt", shown)
+        page.get_by_label("3", exact=True).check()
+        expect(figure).to_have_attribute("alt", shown)
+        page.wait_for_timeout(5000 if SHOTS else 0)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.screenshot(path=SHOTS / f"app_{width}.png" if SHOTS else None, full_page=True)
 
-            page.get_by_text("The basis", exact=True).click()
-            expect(page.locator("#card")).to_contain_text("SNR of calibration")
-            upload = page.locator("input[type=file]").first
-            page.get_by_label("Clear").first.click()
-            expect(players).to_contain_text("Pick, record or upload a clip")
-            upload.set_input_files(broken)
-            expect(players).to_contain_text("Cannot decode broken.wav")
-            assert str(tmp_path) not in page.inner_text("body") and "/tmp" not in page.inner_text("#players")
-            page.get_by_label("Clear").first.click()
-            upload.set_input_files(good)
-            expect(card(players, "noisy")).to_be_visible()
-            expect(card(answers, "clean + SEEN, λ = 0.5")).to_be_visible()
-            browser.close()
-    finally:
-        page_of_app.close(verbose=False)
+        page.get_by_text("The basis", exact=True).click()
+        expect(page.locator("#card")).to_contain_text("SNR of calibration")
+        upload = page.locator("input[type=file]").first
+        page.get_by_label("Clear").first.click()
+        expect(players).to_contain_text("Pick, record or upload a clip")
+        upload.set_input_files(broken)
+        expect(players).to_contain_text("Cannot decode broken.wav")
+        assert str(tmp_path) not in page.inner_text("body") and "/tmp" not in page.inner_text("#players")
+        page.get_by_label("Clear").first.click()
+        upload.set_input_files(good)
+        expect(card(players, "noisy")).to_be_visible()
+        expect(card(answers, "clean + SEEN, λ = 0.5")).to_be_visible()
+        browser.close()
     assert address.startswith("http://127.0.0.1:") and not foreign
 
 

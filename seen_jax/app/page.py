@@ -1,8 +1,10 @@
 """The page of the app: Gradio components around `session`, and the server that shows them."""
 
+import contextlib
 import html
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,9 @@ def gradio() -> Any:
     return gr
 
 
-def build(session: Session) -> Any:
-    """The page as `gradio.Blocks`. A model without its decoder is a noise meter alone."""
+def build(session: Session, computing: threading.Lock) -> Any:
+    """The page as `gradio.Blocks`. A model without its decoder is a noise meter alone. computing: held while the model
+    runs."""
     gr = gradio()
     answers = session.model.has_decoder
     rows = {row.id.removeprefix("demo-"): row for row in clip_rows("demo")}
@@ -88,30 +91,38 @@ def build(session: Session) -> Any:
         # what a person does: `change` also fires where the server sets a value
         changes = [page.load, clip.upload, clip.stop_recording, clip.clear]
         changes += [component.input for component in (*audio, *choice)]
-        show, shown = _shown(session, gr), [players, figure, card]
+        show, shown = _shown(session, computing, gr), [players, figure, card]
         gr.on(changes, show, meter_inputs, shown, **common)
         chosen.then(show, meter_inputs, shown, **common)
         if answers:
-            answer = _answered(session)
+            answer = _answered(session, computing)
             gr.on([*changes, prompt.submit, prompt.blur, strength.input], answer, answer_inputs, cards, **common)
             chosen.then(answer, answer_inputs, cards, **common)
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
 
 
-def serve(session: Session, host: str = "127.0.0.1", port: int = 7860, block: bool = False) -> Any:
-    """Start the server; returns the `gradio.Blocks`, to be closed. block: only return when it ends.
+@contextlib.contextmanager
+def serving(session: Session, host: str = "127.0.0.1", port: int = 7860) -> Iterator[Any]:
+    """A running server: its `gradio.Blocks`. It ends with the block, once nothing is being computed: a thread that is
+    inside JAX when Python ends would end the process with an error.
     Raises ConfigError where the host or port cannot be used."""
-    page, gr = build(session), gradio()
+    computing = threading.Lock()
+    page, gr = build(session, computing), gradio()
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none of other servers
     try:
         page.launch(
-            server_name=host, server_port=port, share=False, prevent_thread_lock=not block, quiet=True, ssr_mode=False,
+            server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True, ssr_mode=False,
             show_error=True, max_file_size=MOST_BYTES.replace(" ", "").lower(), allowed_paths=[str(CLIPS)],
             enable_monitoring=False, theme=gr.themes.Default(**fonts), css=views.CSS, footer_links=[],
         )  # fmt: skip
     except OSError as error:
         raise ConfigError(f"the app cannot listen at {host}:{port}: {error}; choose another --port.") from None
-    return page
+    try:
+        yield page
+    finally:
+        page.close(verbose=False)
+        with computing:
+            pass
 
 
 def limits(session: Session) -> str:
@@ -160,14 +171,15 @@ def _inputs(session: Session, values: Any) -> tuple[Any, Any]:
     return session.waves(session.read(path), noise, snr, denoise), basis
 
 
-def _shown(session: Session, gr: Any) -> Callable[..., Any]:
+def _shown(session: Session, computing: threading.Lock, gr: Any) -> Callable[..., Any]:
     def show(*values: Any) -> tuple[Any, Any, Any]:
         if values[0] is None:
             return views.problem("Pick, record or upload a clip."), "", ""
         try:
-            waves, basis = _inputs(session, values)
-            scores = session.measure(waves, basis)
-            risks = {} if session.model.has_decoder else session.risks(waves)
+            with computing:
+                waves, basis = _inputs(session, values)
+                scores = session.measure(waves, basis)
+                risks = {} if session.model.has_decoder else session.risks(waves)
             return views.players(waves, scores, risks), views.figure(waves, scores), views.card(basis)
         except SeenError as error:
             gr.Warning(html.escape(str(error)))
@@ -176,14 +188,15 @@ def _shown(session: Session, gr: Any) -> Callable[..., Any]:
     return show
 
 
-def _answered(session: Session) -> Callable[..., str]:
+def _answered(session: Session, computing: threading.Lock) -> Callable[..., str]:
     def answer(*values: Any) -> str:
         *rest, prompt, strength = values
         if values[0] is None:
             return ""
         try:
-            waves, basis = _inputs(session, rest)
-            return views.answers(session.answers(waves, prompt, basis, strength))
+            with computing:
+                waves, basis = _inputs(session, rest)
+                return views.answers(session.answers(waves, prompt, basis, strength))
         except SeenError as error:  # a warning about the clip is shown by the meter
             return views.problem(error)
 

@@ -32,7 +32,7 @@ def options(parser: Parser) -> None:
 
 
 def run(args: Any) -> Result:
-    from seen_jax.app.page import gradio, serve
+    from seen_jax.app.page import gradio, serving
     from seen_jax.app.session import open_session
 
     if args.port not in PORTS or args.max_seconds <= 0:
@@ -49,13 +49,10 @@ def run(args: Any) -> Result:
         if folder is not None:
             check_basis(basis, folder, model.config, model.identity(basis.site))
         session = open_session(model, sources, args.max_seconds, args.batch_size, report)
-    page = serve(session, args.host, args.port)
     address = f"http://{args.host}:{args.port}"
-    note(f"{model.name} is at {address}; Ctrl-C ends it")
-    try:
+    with serving(session, args.host, args.port) as page:
+        note(f"{model.name} is at {address}; Ctrl-C ends it")
         while page.is_running:
             signals.check()
             time.sleep(0.2)
-    finally:
-        page.close(verbose=False)
     return Result({"model": model.name, "address": address}, [])

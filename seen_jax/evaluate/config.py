@@ -23,7 +23,7 @@ from seen_jax.subspace import Selection
 SNRS = (-10.0, -5.0, 0.0, 5.0, 10.0, 20.0, 30.0)
 CLIPS, ITEMS = DatasetConfig("seen-tiny/calibration"), DatasetConfig("seen-tiny/demo")
 ONE_DEVICE, PAPER = MeshConfig(), Selection()
-FREE = ("out", "studies", "study_items", "mesh", "note")  # what a resumed experiment may change
+FREE = ("out", "studies", "study_items", "study_sites", "mesh", "note")  # what a resumed experiment may change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,7 @@ class ExperimentConfig:
     permute_choices: bool = False  # offer the choices of every item in another order (drawn by the seed)
     studies: tuple[str, ...] = ()  # names of further experiments on calibrations, selections, layers and strengths
     study_items: int = 24  # of each data set in the studies
+    study_sites: tuple[str, ...] | None = None  # where studies of several sites look (default: at all of theirs)
     batch_size: int = 16  # items at a time
     max_new_tokens: int = 32  # of an answer
     seed: int = 0  # of noises, resampling and orders
@@ -84,7 +85,8 @@ class ExperimentConfig:
         noises = self.all_noises
         object.__setattr__(self, "noises", noises)
         object.__setattr__(self, "snrs", tuple(float(snr) for snr in self.snrs))
-        check_site(self.site)
+        for site in (self.site, *(self.study_sites or ())):
+            check_site(site)
         dtype_for(self.dtype)
         check_weights(self.weights)
         if bad := [snr for snr in (*self.snrs, self.calibration.snr_db) if not abs(snr) <= MAX_SNR_DB]:

@@ -44,18 +44,21 @@ def write_report(
     tables: Mapping[str, pd.DataFrame],
     sections: Sequence[Section] = (),
     examples: Sequence[ExampleClip] = (),
+    headline: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write index.html, report.md and figures/ into the folder of an experiment, and return the path of the page.
     manifest: what manifest.json holds (`seen_jax.evaluate.prepare.make_manifest`), the `note`, and `seconds` per stage.
     tables: of `seen_jax.evaluate.tables.make_tables`; "bases" of `seen_jax.experiment.basis_table`; "diagnoses" of
     `seen_jax.evaluate.findings`. What is missing or empty has no section. sections: of the studies. examples: items to
-    listen to. Raises ConfigError if the folder cannot be written."""
+    listen to. headline: of the studies, for the first screen. Raises ConfigError if the folder cannot be written."""
     target, identity, name = Target(folder), manifest["identity"], manifest["model"]["name"]
     arranged = {key: _arranged(tables[key], identity) if key in tables else pd.DataFrame() for key in TABLES}
     seen, denoisers = _alone(identity, "seen"), _alone(identity, "denoiser")
     title = f"How noise reaches {name}, and what helps"
     try:
-        shown = [Section(heading, blocks) for heading, blocks in _results(target, manifest, arranged, examples)]
+        shown = [
+            Section(heading, blocks) for heading, blocks in _results(target, manifest, arranged, examples, headline)
+        ]
         shown += sections
         if len(cells := arranged["conditions"]):
             if cells["items"].sum():
@@ -90,14 +93,19 @@ def _arranged(table: pd.DataFrame, identity: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _results(
-    target: Target, manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], examples: Sequence[ExampleClip]
+    target: Target,
+    manifest: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    examples: Sequence[ExampleClip],
+    headline: Sequence[tuple[str, str]],
 ) -> Iterator[tuple[str, list[Block]]]:
     """Titles and blocks of the sections about the answers, those that there are."""
     cells, bases, seen = tables["conditions"], tables["bases"], _alone(manifest["identity"], "seen")
     answered = len(cells) and cells["items"].sum()  # else every item failed
     if answered:
         notices = [Notice(f.code, f.severity, f"{f.message}.") for f in findings(tables, bases, seen)]
-        yield "In short", [_headline(tables, seen), *notices, *results.overview(target, tables["overall"])]
+        numbers = Numbers([*_headline(tables, seen), *headline])
+        yield "In short", [numbers, *notices, *results.overview(target, tables["overall"])]
     yield "What was run", [Facts(_settings(manifest, tables))]
     if answered:
         yield "SEE against GSR", results.see_and_gsr(target, cells, tables["correlations"])
@@ -118,7 +126,7 @@ def _results(
         yield "SEE of every layer", results.layers(target, tables["layers"])
 
 
-def _headline(tables: Mapping[str, pd.DataFrame], seen: Sequence[str]) -> Numbers:
+def _headline(tables: Mapping[str, pd.DataFrame], seen: Sequence[str]) -> list[tuple[str, str]]:
     """The few numbers that say how it went."""
     cells, comparisons, correlations = tables["conditions"], tables["comparisons"], tables["correlations"]
     r = correlations.loc[correlations["task"] != ALL, "pearson"]
@@ -140,7 +148,7 @@ def _headline(tables: Mapping[str, pd.DataFrame], seen: Sequence[str]) -> Number
         best = max(by_name, key=lambda name: by_name[name]["difference"])
         what = f"{gained(by_name[best])} of GSR up to 10 dB, clean GSR {percent(gsr[best])}"
         numbers.append((in_words(best), f"gains most of {len(by_name)} mitigations: {what}"))
-    return Numbers(numbers)
+    return numbers
 
 
 def _settings(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:

@@ -72,6 +72,10 @@ class Study:
         """(noise, site, finding) that the diagnosis of the bases names too."""
         return ()
 
+    def headline(self, rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
+        """Numbers for the first screen of the report, each with what it says."""
+        return ()
+
     def shown(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows that the section's table shows."""
         return rows

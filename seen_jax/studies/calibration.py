@@ -40,7 +40,7 @@ class Localisation(Study):
     def rows(self, lab: Lab, cases: Sequence[Case], measured: Measurements) -> pd.DataFrame:
         """l_star: missing where no layer meets the rule; l_first: what is then kept."""
         rows = []
-        for noise, site in itertools.product(lab.calibrated, SITES):
+        for noise, site in itertools.product(lab.calibrated, lab.sites(SITES)):
             calibration = lab.calibrations[noise, site]
             curves, place = calibration.curves()._asdict(), calibration.localization()
             fields = {"noise": noise, "site": site, **{name: np.asarray(x).tolist() for name, x in curves.items()}}

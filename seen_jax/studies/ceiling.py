@@ -22,7 +22,7 @@ from seen_jax.models.pooling import per_request, real_positions
 from seen_jax.models.sites import DECODER_SITES, SITES
 from seen_jax.patching import make_patch, site_activations
 from seen_jax.report.figures import line_sweep
-from seen_jax.report.format import plain, points, share
+from seen_jax.report.format import interval, plain, points, share
 from seen_jax.studies.base import Case, Column, Figure, Lab, Measurements, Study
 from seen_jax.studies.lab import Level
 from seen_jax.studies.measure import generated, identity, idle, mitigate
@@ -111,10 +111,11 @@ class Ceiling(Study):
         noise's change (noisy less clean) inside the subspace; change_clean: inside the dimensions that hold 95 % of
         clean energy. Where a basis has no direction, nothing is patched and nothing gained."""
         rows: list[dict[str, Any]] = []
-        for k, site in enumerate(SITES):
+        sites = lab.sites(SITES)
+        for k, site in enumerate(sites):
             clean_q = clean_dimensions(lab, site)
             for n, noise in enumerate(lab.noises):
-                part = k * len(lab.noises) + n, len(SITES) * len(lab.noises)
+                part = k * len(lab.noises) + n, len(sites) * len(lab.noises)
                 rows += site_rows(lab, measured, site, noise, clean_q, part)
         table = pd.DataFrame(rows)
         groups = pd.concat([table, table.assign(noise=ALL)]).groupby(["noise", *PLACE], sort=False)
@@ -125,6 +126,19 @@ class Ceiling(Study):
         """Groups of layers, and sites of one layer, over all noises; single layers are in the figures."""
         single = rows.groupby("site")["layer"].transform("nunique") == 1
         return rows[(single | rows["layer"].isin([EVERY, KEPT])) & (rows["noise"] == ALL)]
+
+    def headline(self, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+        """What noise takes at the first site, and what of it lies inside the basis of the experiment."""
+        first = rows[(rows["noise"] == ALL) & (rows["site"] == rows["site"].iloc[0])]
+        for subspace, place in (
+            (WHOLE, "at {}"),
+            (EXPERIMENT, "inside the basis at {}: SEEN is not expected to give more"),
+        ):
+            groups = first[(first["subspace"] == subspace) & first["layer"].isin([EVERY, KEPT])]
+            for row in groups.tail(1).to_dict("records"):
+                value, low, high = (row[f"ceiling{end}"] for end in ENDS)
+                what = f"points of GSR up to 10 dB if noise did nothing {place.format(row['site'])}"
+                yield points(value), f"{what} ({interval(low, high, points)})"
 
     def figures(self, rows: pd.DataFrame) -> Iterator[Figure]:
         layers = rows[~rows["layer"].isin([EVERY, KEPT]) & (rows["noise"] == ALL)]

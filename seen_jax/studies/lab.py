@@ -75,6 +75,10 @@ class Lab:
         """The SNRs at which a gain of GSR is measured."""
         return [snr for snr in self.config.snrs if snr <= BENDS]
 
+    def sites(self, sites: Sequence[str]) -> list[str]:
+        """Those among the sites of a study at which the experiment wants it."""
+        return [site for site in sites if self.config.study_sites is None or site in self.config.study_sites]
+
     def calibration(self, noise: str) -> Calibration:
         return self.calibrations[noise, self.config.site]
 
@@ -116,7 +120,7 @@ def open_lab(experiment: Experiment, sites: Sequence[str], clips: int, progress:
     lab = Lab(experiment.config, experiment.model, experiment.sources, subjects, waves, calibrations, progress)
     usual = experiment.config.calibration
     known = lambda site: all((noise, site) in lab.calibrations for noise in lab.calibrated)
-    missing = [site for site in dict.fromkeys(sites) if not known(site)]
+    missing = [site for site in dict.fromkeys(lab.sites(sites)) if not known(site)]
     made = calibrate(lab, missing, usual.snr_db, usual.clips) if missing else {}
     return dataclasses.replace(lab, calibrations={**made, **lab.calibrations})
 

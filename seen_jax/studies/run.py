@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ def run_studies(experiment: Experiment, progress: Progress = silent) -> dict[str
     study that cannot be made of this experiment, for damaged files and for a full disk."""
     config, folder = experiment.config, experiment.config.folder() / "studies"
     studies = {name: STUDIES[name] for name in config.studies}
-    records = {
-        name: _read(folder / f"{name}.json", config.study_items, _code(study)) for name, study in studies.items()
-    }
+    asked = {"items": config.study_items, "sites": config.study_sites and list(config.study_sites)}
+    records = {name: _read(folder / f"{name}.json", {**asked, "code": _code(study)}) for name, study in studies.items()}
     pending = [name for name in studies if records[name] is None]
     for name in pending:
+        elsewhere = set(studies[name].sites).isdisjoint(config.study_sites or studies[name].sites)
+        if elsewhere and studies[name].sites:
+            raise ConfigError(f"the study {name!r} looks at {', '.join(studies[name].sites)}: `study_sites` names none")
         studies[name].check(experiment)
     if pending:
         # Studies that are done count too: results must not depend on where a run was cut, and what is measured in one
@@ -42,7 +45,7 @@ def run_studies(experiment: Experiment, progress: Progress = silent) -> dict[str
         for done, name in enumerate(pending):
             progress("studies", done, len(pending))
             records[name] = json_rows(studies[name].rows(lab, cases[name], measured))
-            content = {"items": config.study_items, "code": _code(studies[name]), "rows": records[name]}
+            content = {**asked, "code": _code(studies[name]), "rows": records[name]}
             write_file(folder / f"{name}.json", to_json({**content, "digest": digest([to_json(content)])}))
         progress("studies", len(pending), len(pending))
     return {name: pd.DataFrame(rows) for name, rows in records.items()}
@@ -56,14 +59,14 @@ def _code(study: Any) -> str:
         return ""
 
 
-def _read(path: Path, items: int, code: str) -> list[dict[str, Any]] | None:
-    """The rows of a study that is done, unless it was done with another number of items or by other code."""
+def _read(path: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of a study that is done, unless something else was asked: items, sites, or other code."""
     if not path.is_file():
         return None
     try:
         values = parse_json(path.read_bytes())
         if values.pop("digest", None) != digest([to_json(values)]):
             raise ValueError("it is not as it was written")
-        return values["rows"] if (values["items"], values["code"]) == (items, code) else None
+        return values["rows"] if all(values.get(key) == value for key, value in asked.items()) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error}): move it away to make it again") from None

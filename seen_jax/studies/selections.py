@@ -45,7 +45,7 @@ class Selections(Study):
     def cases(self, lab: Lab) -> Iterator[Case]:
         """Numbered selections (the field "selection"), each with every calibrated noise."""
         rest = ("sigma2", "sigma"), get_args(NoiseSource), (False, True), (None, 0.95)
-        for k, (site, (method, delta), *values) in enumerate(itertools.product(SITES, METHODS, *rest)):
+        for k, (site, (method, delta), *values) in enumerate(itertools.product(lab.sites(SITES), METHODS, *rest)):
             options: dict[str, Any] = dict(zip(CHOICES[1:-1], (method, delta, *values), strict=True))
             selection = Selection(**{**options, "delta": delta or Selection.delta}, layers="all")
             for noise in lab.calibrated:
