@@ -20,7 +20,7 @@
 #
 # Ten lines to the first SEE, the share of a model's activations that lies along noise directions. Then pictures: SEE
 # against SNR and over time, and answers with and without SEEN, which takes these directions out. It runs with the small
-# model *seen-tiny* that ships with the package, on any runtime, a CPU too, in less than a minute.
+# model *seen-tiny* that ships with the package, on any runtime, a CPU too, in about a minute.
 
 # %%
 import re
