@@ -61,10 +61,10 @@ for i, (label, way) in enumerate(ways.items()):
     plt.bar(np.arange(len(families)) + 0.25 * (i - 1), [work.total / GIB for work in works], 0.25, label=label)
 for name in ("t4", "v5e-1", "v6e-1"):
     plt.axhline(device(name).memory / GIB, linestyle="--", color="grey")
-    plt.text(len(families) - 0.45, device(name).memory / GIB, name, va="center")
+    plt.text(-0.4, device(name).memory / GIB, name, va="bottom")
 plt.xticks(range(len(families)), families, rotation=15)
 plt.ylabel("memory (GiB)")
-plt.legend()
+plt.legend(loc=(0.65, 0.6))
 plt.show()
 
 # %% [markdown]
