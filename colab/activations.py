@@ -78,7 +78,7 @@ print("logits", quiet[0].logits.shape)
 # ## The residual stream of the encoder, layer by layer
 #
 # One spoken clip. Each panel shows 32 of the 192 channels over time; all share one colour scale. Look at what becomes
-# of the pauses at the beginning and the end, and at the last row, which is what noise changes.
+# of the silence at the beginning, which has activations of its own, and at the last row, which is what noise changes.
 
 # %%
 pair = [run.activations["encoder.resid"][:, :, :32] for run in (quiet[0], loud[0])]
