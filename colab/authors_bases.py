@@ -59,8 +59,7 @@ for name, release in RELEASES.items():
 # ## Read it
 #
 # A released file is a PyTorch list with one matrix for each of the last layers of the encoder. It is read without
-# PyTorch, and nothing in it is run. Without internet, we make such a file of a basis of our own, selected as the paper
-# does.
+# PyTorch, and nothing in it is run. Without internet, we make such a file of a basis of our own.
 
 # %%
 import tempfile
@@ -77,7 +76,7 @@ else:
     clean = [item.wave for item in load_clips("calibration")]
     noise = [noise_for_clip(NOISE, len(wave), seed=i) for i, wave in enumerate(clean)]
     calibration = seen_jax.calibrate(model, clean, noise)
-    ours = calibration.select(seen_jax.Selection(layers=(1, 2, 3)))  # the paper's
+    ours = calibration.select(seen_jax.Selection(method="complement", energy="sigma", layers=(1, 2, 3)))
     with tempfile.TemporaryDirectory() as folder:
         path = save_released(ours, Path(folder) / "vectors.pt")
         basis = load_released(path, layers=4, of_model=MODEL)
@@ -142,7 +141,6 @@ if model.has_decoder:
     for snr, across, up in zip(waves, x, y):
         plt.annotate(snr if snr == "clean" else f"{snr} dB", (across, up), (6, 4), textcoords="offset points")
     plt.plot(x, y, "o")
-    plt.margins(0.12)
     plt.xlabel("SEE (%)")
     plt.ylabel("GSR (%)")
     plt.show()

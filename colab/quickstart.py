@@ -20,7 +20,7 @@
 #
 # Ten lines to the first SEE, the share of a model's activations that lies along noise directions. Then pictures: SEE
 # against SNR and over time, and answers with and without SEEN, which takes these directions out. It runs with the small
-# model *seen-tiny* that ships with the package, on any runtime, a CPU too, in less than a minute.
+# model *seen-tiny* that ships with the package, on any runtime, a CPU too, in about a minute.
 
 # %%
 import re
@@ -104,19 +104,17 @@ plt.show()
 # %% [markdown]
 # ## SEE over time
 #
-# White noise in the middle third of a clip only (shaded), and the same clip without it. Look where the lines part: SEE
-# rises in the noise, most where the speech is soft. A little outside of the shade they differ too, since a frame of the
-# encoder sees its neighbours through attention.
+# White noise in the middle third of a clip only (shaded). SEE is highest there, in peaks; it also moves with the speech
+# itself, as it does outside of the shade.
 
 # %%
-clip = items[2].wave
+clip = items[0].wave
 burst = np.zeros_like(clip)
 middle = slice(len(clip) // 3, 2 * len(clip) // 3)
-burst[middle] = noises[2][middle]
-for name, wave in {"clean": clip, "with noise": mix_at_snr(clip, burst, snr_db=-5).audio}.items():
-    score = seen_jax.score(model, wave, basis, frames=True)
-    plt.plot(score.times, 100 * score.frames[list(score.kept)].mean(axis=0), label=name)
-plt.axvspan(middle.start / 16000, middle.stop / 16000, alpha=0.2)
+burst[middle] = noises[0][middle]
+score = seen_jax.score(model, mix_at_snr(clip, burst, snr_db=0).audio, basis, frames=True)
+plt.plot(score.times, 100 * score.frames[list(score.kept)].mean(axis=0))
+plt.axvspan(middle.start / 16000, middle.stop / 16000, alpha=0.2, label="noise")
 plt.ylim(bottom=0)
 plt.xlabel("time (s)")
 plt.ylabel("SEE (%)")

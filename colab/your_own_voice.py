@@ -94,7 +94,7 @@ print(f"{len(voice) / SAMPLE_RATE:.1f} s")
 # %% [markdown]
 # ## With noise
 #
-# At 0 dB the noise has as much power as the clip.
+# At 0 dB the noise has as much power as the clip. The first player is the clean clip, the second the noisy one.
 
 # %%
 import soundfile

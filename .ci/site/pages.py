@@ -73,7 +73,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             source = re.sub(r"\[!\[(Open in Colab)\]\(.*?\)\]", r"[\1]", source)  # its picture is on another server
-            parts.append(re.sub(rf"\]\({re.escape(BLOB)}", "](../", source))
+            parts.append(re.sub(rf"\]\({re.escape(BLOB)}([^)#]+)", _relative, source))
             continue
         parts.append(f"```python\n{source}\n```")
         for i, output in enumerate(cell["outputs"]):
@@ -85,6 +85,11 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
             parts.append(_output(data, name))
     where = f"This page is the notebook `colab/{path.name}` with its outputs."
     return "\n\n".join([*parts[:1], where, *parts[1:]]) + "\n", pictures
+
+
+def _relative(link: re.Match[str]) -> str:
+    """A link of a notebook to a file of the repository, as it is from colab/."""
+    return f"](../{link[1]}" if (ROOT / link[1]).exists() else link[0]
 
 
 def _output(data: dict[str, str], picture: str) -> str:
