@@ -71,7 +71,8 @@ FIT, CLIPS = "seen-tiny/calibration", 48  # with seen-jax[train] installed: "see
 # there.
 
 # %%
-restoration = {"dataset": {"path": FIT}, "clips": CLIPS, "layers": [2], "gate_layers": [0, 2], "snrs": [0, 5]}
+restoration = {"dataset": {"path": FIT}, "clips": CLIPS, "snrs": [0, 5]}
+restoration |= {"layers": [2], "gate_layers": [0, 2], "rank": 32}
 config = ExperimentConfig(
     datasets=(DatasetConfig("seen-tiny/demo"),),
     noises=("engine",),
@@ -86,8 +87,7 @@ config = ExperimentConfig(
     selection=seen_jax.Selection(method="complement", noise_source="difference", noise_alpha=0.95, layers=(2,)),
     task_prompts=False,  # the clips bring their own prompts
     max_new_tokens=12,
-    batch_size=32,
-    limit=8,  # items of each task
+    batch_size=48,
     out=tempfile.mkdtemp(),
 )
 
@@ -136,10 +136,11 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# With 32 clips and one noise the intervals are wide, and one clip is 3 points. What holds on 160 clips and four noises
-# (docs/results.md): SEEN gains nothing (0.0 points, -0.8 to +0.8), the Wiener filter 9.3, restoration 2.5, and both
-# together 12.0. There the maps were fitted to 400 clips; the 48 that ship are few for maps of 192 x 192, so do not
-# expect restoration to help as much here, least of all after the filter.
+# With 48 clips and one noise the intervals are wide, and one clip is 2 points. An engine is steady, which suits a
+# Wiener filter. What holds on 160 clips and four noises (docs/results.md): SEEN gains nothing (0.0 points, -0.8 to
+# +0.8), the Wiener filter 9.3, restoration 2.5, and both together 12.0. There the maps were fitted to 400 clips; the
+# 48 that ship are few for maps of 192 x 192, so do not expect restoration to help as much here, least of all after the
+# filter.
 #
 # ## A steering vector
 #
