@@ -77,20 +77,20 @@ print("logits", quiet[0].logits.shape)
 # %% [markdown]
 # ## The residual stream of the encoder, layer by layer
 #
-# One spoken clip. Each panel shows 48 of the 192 channels over time; all share one colour scale. Look at what becomes
-# of the pauses at the beginning and the end, and at the last row, which is what noise changes.
+# One spoken clip. Each panel shows 32 of the 192 channels over time; all share one colour scale. Look at what becomes
+# of the silence at the beginning, which has activations of its own, and at the last row, which is what noise changes.
 
 # %%
-pair = [run.activations["encoder.resid"][:, :, :48] for run in (quiet[0], loud[0])]
+pair = [run.activations["encoder.resid"][:, :, :32] for run in (quiet[0], loud[0])]
 rows = {"clean": pair[0], "babble, 0 dB": pair[1], "difference": pair[1] - pair[0]}
 limit = np.quantile(np.abs(pair[0]), 0.99)
 seconds = len(clean[0]) / 16_000
-figure, axes = plt.subplots(3, 4, figsize=(9, 5.5), sharex=True, sharey=True)
+figure, axes = plt.subplots(3, 4, figsize=(9, 5.5), sharex=True, sharey=True, layout="constrained")
 for row, (label, activations) in zip(axes, rows.items()):
     for layer, (axis, of_layer) in enumerate(zip(row, activations)):
-        place = {"origin": "lower", "extent": (0, seconds, 0, of_layer.shape[1]), "aspect": "auto"}
+        place = {"extent": (0, seconds, 0, of_layer.shape[1]), "aspect": "auto", "interpolation": "nearest"}
         image = axis.imshow(of_layer.T, cmap="RdBu", vmin=-limit, vmax=limit, **place)
-        axis.set_title(f"{label}, layer {layer}", fontsize=9)
+        axis.set(title=f"layer {layer}" if label == "clean" else "", ylabel=label if layer == 0 else "")
 figure.supxlabel("time (s)")
 figure.supylabel("channel")
 figure.colorbar(image, ax=axes, label="activation")
@@ -183,7 +183,7 @@ wanted = [answer.text for answer in seen_jax.generate(model, clean, prompts)]
 success = lambda answers: np.mean([a.text == text for a, text in zip(answers, wanted)])
 plain = success(seen_jax.generate(model, noisy, prompts))
 gained = {}
-for site in ("encoder.mlp_act", "encoder.resid", "decoder.resid"):
+for site in ("encoder.mlp_act", "decoder.resid"):
     at_layer = lambda layer, site=site: seen_jax.patch(model, clean, noisy, site, layers=[layer], prompt=prompts)
     gained[site] = [success(at_layer(layer)) for layer in range(4)]
 print(f"without a patch {plain:.0%} of the clean answers come back")
@@ -191,16 +191,17 @@ print(f"without a patch {plain:.0%} of the clean answers come back")
 # %%
 figure, axis = plt.subplots(figsize=(7, 3.6))
 for k, (site, values) in enumerate(gained.items()):
-    axis.bar(np.arange(4) + 0.27 * (k - 1), 100 * np.array(values), width=0.25, label=site)
+    axis.bar(np.arange(4) + 0.3 * (k - 0.5), 100 * np.array(values), width=0.28, label=site)
 axis.axhline(100 * plain, color="black", linestyle="--", label="no patch")
 axis.set(xlabel="patched layer", ylabel="clean answers that come back (%)", xticks=range(4), ylim=(0, 105))
-axis.legend(fontsize=8, loc="lower left")
+axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
 plt.show()
 
 # %% [markdown]
-# The residual stream carries everything, so a whole clean layer of `encoder.resid` brings back every answer by
-# construction: what follows it does not see the noise again. The MLP activations of one layer are a part of it. In the
-# decoder a late layer is too late for what attention has read below. These are upper bounds; they say where an edit
+# The clean MLP activations of the encoder's first layer are enough: what follows has the clean clip in its residual
+# stream again. Those of a later layer are only a part of it, and bring back some answers. In the decoder, the last
+# layer is too late for what the answer's own tokens attend to below it. A whole layer of `encoder.resid` brings back
+# every answer by construction, since nothing after it sees the noise. These are upper bounds: they say where an edit
 # could work, not that one will.
 #
 # ## Inside and outside of a noise basis
@@ -222,9 +223,10 @@ print(f"clean answers that come back at 0 dB: no edit {plain:.0%}, SEEN {seen:.0
 print(f"patched at all layers of {basis.site}: inside {inside:.0%}, outside {outside:.0%}, everything {everything:.0%}")
 
 # %% [markdown]
-# If hardly anything comes back inside the basis, projecting it out cannot help either: what noise took from the model
-# lies elsewhere. With twelve clips each answer is 8 points; the study `ceiling` of `seen-jax evaluate` gives
-# intervals.
+# The directions are not the problem: clean activations inside of them bring back about half of the answers. SEEN
+# cannot, because it takes out what lies there and puts nothing back. What would have to be put back differs from clip
+# to clip, and the notebook on restoration estimates it. With twelve clips each answer is 8 points; the study `ceiling`
+# of `seen-jax evaluate` gives intervals.
 #
 # Next: [SEE as a loss](https://github.com/seen-jax/seen-jax/blob/main/colab/see_as_a_loss.ipynb). Deeper: [how-to on
 # activations and patching](https://github.com/seen-jax/seen-jax/blob/main/docs/howto.md#look-at-activations), and [the

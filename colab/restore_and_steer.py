@@ -40,7 +40,6 @@ print(seen_jax.runtime())
 
 # %%
 import tempfile
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,7 +50,10 @@ from seen_jax.data.datasets import DatasetConfig
 from seen_jax.data.items import load_clips
 from seen_jax.evaluate.config import ExperimentConfig
 from seen_jax.evaluate.metrics import wilson
-from seen_jax.experiment import evaluate
+from seen_jax.evaluate.prepare import prepare
+from seen_jax.evaluate.tables import UP_TO
+from seen_jax.experiment import run
+from seen_jax.progress import automatic
 
 FIT, CLIPS = "seen-tiny/calibration", 48  # with seen-jax[train] installed: "seen-tiny/train-100", 400
 
@@ -69,7 +71,8 @@ FIT, CLIPS = "seen-tiny/calibration", 48  # with seen-jax[train] installed: "see
 # there.
 
 # %%
-restoration = {"dataset": {"path": FIT}, "clips": CLIPS, "layers": [2], "gate_layers": [0, 2], "snrs": [0, 5, 10]}
+restoration = {"dataset": {"path": FIT}, "clips": CLIPS, "snrs": [0, 5]}
+restoration |= {"layers": [2], "gate_layers": [0, 2], "rank": 32}
 config = ExperimentConfig(
     datasets=(DatasetConfig("seen-tiny/demo"),),
     noises=("engine",),
@@ -84,12 +87,13 @@ config = ExperimentConfig(
     selection=seen_jax.Selection(method="complement", noise_source="difference", noise_alpha=0.95, layers=(2,)),
     task_prompts=False,  # the clips bring their own prompts
     max_new_tokens=12,
+    batch_size=48,
     out=tempfile.mkdtemp(),
 )
 
 # %%
-summary = evaluate(config)
-tables = Path(config.out) / "tables"
+tables = run(prepare(config, automatic)).tables
+labels = [chain.label for chain in config.chains]
 
 # %% [markdown]
 # ## Answers side by side
@@ -97,14 +101,14 @@ tables = Path(config.out) / "tables"
 # The same clip under every mitigation, where the answer to the noisy clip is wrong.
 
 # %%
-answers = pd.read_csv(tables / "answers.csv")
+answers = tables["answers"]
 noisy = answers[answers["snr_db"] == 5].pivot(index="item", columns="mitigation", values="output")
 clean = answers[answers["snr_db"].isna() & (answers["mitigation"] == "none")].set_index("item")["output"]
 changed = noisy[noisy["none"] != clean[noisy.index]]
 for item in changed.index[::7]:
     print(f"{item}\n  {'clean':20s} {clean[item]}")
-    for name in summary["mitigations"]:
-        print(f"  {name['name']:20s} {changed.loc[item, name['name']]}")
+    for label in labels:
+        print(f"  {label:20s} {changed.loc[item, label]}")
 
 # %% [markdown]
 # ## How often the clean answer comes back
@@ -113,28 +117,30 @@ for item in changed.index[::7]:
 # with the 95 % interval of a bootstrap over clips.
 
 # %%
-overall = pd.read_csv(tables / "overall.csv")
-gsr = 100 * overall[overall["snr_db"] == 5].set_index("mitigation")[["gsr", "gsr_low", "gsr_high"]]
-gains = 100 * pd.DataFrame(summary["mitigations"]).set_index("name")[["gsr_clean", "gain", "low", "high"]]
-table = gsr.join(gains).loc[gains.index]
-table.columns = ["GSR, 5 dB (%)", "from", "to", "GSR, clean (%)", "gain (points)", "from ", "to "]
+overall, comparisons = tables["overall"].set_index("mitigation"), tables["comparisons"]
+at_5_db, clean = overall[overall["snr_db"] == 5], overall[overall["snr_db"].isna()]
+chosen = (comparisons["against"] == "none") & (comparisons["group"] == UP_TO)  # 5 dB alone
+gains = 100 * comparisons[chosen].set_index("mitigation")[["difference", "low", "high"]]
+table = pd.DataFrame({"GSR, clean (%)": 100 * clean["gsr"], "GSR, 5 dB (%)": 100 * at_5_db["gsr"]})
+table = table.join(gains.set_axis(["gain (points)", "from", "to"], axis=1)).loc[labels]
 table.round(1)
 
 # %%
 figure, axis = plt.subplots(figsize=(7, 2.8))
-shown = gains.drop("none")[::-1]
-errors = [shown["gain"] - shown["low"], shown["high"] - shown["gain"]]
-axis.errorbar(shown["gain"], shown.index, xerr=errors, fmt="o", capsize=4)
+shown = gains.loc[labels[:0:-1]]
+errors = [shown["difference"] - shown["low"], shown["high"] - shown["difference"]]
+axis.errorbar(shown["difference"], shown.index, xerr=errors, fmt="o", capsize=4)
 axis.axvline(0, color="black", linewidth=1)
 axis.set_xlabel("gain over no mitigation at 5 dB (points of GSR)")
 figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# With 48 clips and one noise the intervals are wide, and one clip is 2 points. What holds on 160 clips and four noises
-# (docs/results.md): SEEN gains nothing (0.0 points, -0.8 to +0.8), the Wiener filter 9.3, restoration 2.5, and both
-# together 12.0. There the maps were fitted to 400 clips; the 48 that ship are few for maps of 192 x 192, so do not
-# expect restoration to help as much here, least of all after the filter.
+# With 48 clips and one noise the intervals are wide, and one clip is 2 points. An engine is steady, which suits a
+# Wiener filter. What holds on 160 clips and four noises (docs/results.md): SEEN gains nothing (0.0 points, -0.8 to
+# +0.8), the Wiener filter 9.3, restoration 2.5, and both together 12.0. There the maps were fitted to 400 clips; the
+# 48 that ship are few for maps of 192 x 192, so do not expect restoration to help as much here, least of all after the
+# filter.
 #
 # ## A steering vector
 #
@@ -200,10 +206,10 @@ results = {label: success(edit) for label, edit in edits.items()}
 100 * pd.DataFrame(results, index=["GSR, 5 dB (%)", "from", "to"]).T.round(3)
 
 # %% [markdown]
-# A steering vector moves every clip by the same amount, and noise does not: what it took away differs from clip to
-# clip. A map can follow the clip, but it is fitted to few clips and acts late. Read the intervals before you believe a
-# difference: with 24 clips each answer is 4 points. Edits are data, so other strengths, vectors and layers run the
-# same compiled program.
+# Neither helps here. A steering vector moves every clip by the same amount, but what noise takes away differs from
+# clip to clip. A map can follow the clip; this one is fitted to few clips, averages what it cannot predict, and comes
+# after the encoder has lost most of it. Read the intervals before you believe a difference: with 24 clips each answer
+# is 4 points. Edits are data, so other strengths, vectors and layers run the same compiled program.
 #
 # Next: [sweeps with vmap](https://github.com/seen-jax/seen-jax/blob/main/colab/sweep_with_vmap.ipynb). Deeper: [the
 # method](https://github.com/seen-jax/seen-jax/blob/main/docs/method.md), [how-to on

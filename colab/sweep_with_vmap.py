@@ -124,9 +124,10 @@ plt.show()
 
 # %% [markdown]
 # Left: SEE falls to zero at lambda = 1 by construction, and rises again beyond it. Right: what that does to the
-# answer. Zero is certainty. Compare the height of the noisy curve's change with its distance from the clean one: that
-# is what SEEN could gain, and what it does gain. On seen-tiny the projection changes little; docs/results.md has the
-# same with many more clips and GSR (0.0 points).
+# answers; zero is certainty. Clean answers hardly notice the edit. Noisy ones do not come closer to them, they lose
+# likelihood with every step: low SEE is no sign that the model understands more. This basis edits all four layers,
+# which harms under this noise; with the directions of layer 2 alone SEEN changes success on seen-tiny by 0.0 points
+# (docs/results.md).
 #
 # ## How long a loop takes
 #
@@ -193,10 +194,10 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# A larger delta lets in directions that clean audio uses as well. SEE of clean audio then rises with that of noisy
-# audio, and taking the directions out costs the clean answers their likelihood. A good delta would separate the two
-# curves on the left without lowering the clean one in the middle. A sweep over alpha is the same with `alpha` in the
-# place of `delta`.
+# Right: below 0.1 hardly any direction is left. Left: a larger delta lets in directions that clean audio uses as well,
+# so SEE of clean audio rises together with that of noisy audio. A basis that measures noise well keeps the two apart.
+# Middle: taking the directions out costs the noisy answers, and the more so the more are taken; the leftmost points
+# are no edit at all. A sweep over alpha is the same with `alpha` in the place of `delta`.
 #
 # Next: [activations](https://github.com/seen-jax/seen-jax/blob/main/colab/activations.ipynb). Deeper: [how-to on
 # sweeps](https://github.com/seen-jax/seen-jax/blob/main/docs/howto.md#sweep-the-strength-without-recompiling), and the
