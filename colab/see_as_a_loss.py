@@ -20,7 +20,7 @@
 #
 # SEE is a differentiable function of the audio, the weights and the edits. You will see where in time and frequency a
 # clip raises it, and train a small edit that lowers it, and find out whether lower SEE means better answers. Any
-# runtime will do; about a minute on a CPU.
+# runtime will do; one or two minutes on a CPU.
 
 # %%
 import re
