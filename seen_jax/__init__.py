@@ -8,9 +8,12 @@ seen_jax.score(model, clips, basis)
 seen_jax.generate(model, clips, "transcribe the speech", basis=basis)"""
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # such as that there is no PyTorch: none is needed
 
 if TYPE_CHECKING:
     from seen_jax.api import *  # noqa: F403
