@@ -29,9 +29,9 @@ def run_studies(experiment: Experiment, progress: Progress = silent) -> dict[str
     records = {name: _read(folder / f"{name}.json", {**asked, "code": _code(study)}) for name, study in studies.items()}
     pending = [name for name in studies if records[name] is None]
     for name in pending:
-        elsewhere = set(studies[name].sites).isdisjoint(config.study_sites or studies[name].sites)
-        if elsewhere and studies[name].sites:
-            raise ConfigError(f"the study {name!r} looks at {', '.join(studies[name].sites)}: `study_sites` names none")
+        sites = studies[name].sites
+        if sites and config.study_sites is not None and not set(sites) & set(config.study_sites):
+            raise ConfigError(f"the study {name!r} looks at {', '.join(sites)}: `study_sites` names none of them")
         studies[name].check(experiment)
     if pending:
         # Studies that are done count too: results must not depend on where a run was cut, and what is measured in one

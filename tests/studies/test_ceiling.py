@@ -73,6 +73,19 @@ def test_a_low_ceiling_of_the_edited_layers_is_diagnosed():
     assert "projection cannot help here: ceiling +2.3 points (+1.6 to +3.0)" in table["message"][0]
 
 
+def test_the_headline_is_of_the_first_site_over_all_noises():
+    ends = {"ceiling": 0.5, "ceiling_low": 0.4, "ceiling_high": 0.6}
+    row = lambda subspace, layer, noise=ALL, site=SITES[0], ceiling=0.5: {
+        "noise": noise, "site": site, "layer": layer, "subspace": subspace, **ends, "ceiling": ceiling,
+    }  # fmt: skip
+    rows = [row("whole", 0, ceiling=0.1), row("whole", "all"), row("whole", "all", noise="rain", ceiling=0.2)]
+    rows += [row("experiment", "all", ceiling=0.3), row("experiment", "kept", ceiling=0.04), row("paper", "all")]
+    rows += [row("whole", "all", site=SITES[1], ceiling=0.9)]
+    numbers = list(CEILING.headline(pd.DataFrame(rows)))
+    assert [value for value, _ in numbers] == ["+50.0", "+4.0"]
+    assert all(SITES[0] in what and what.endswith("(+40.0 to +60.0)") for _, what in numbers)
+
+
 @pytest.mark.parametrize("name", ["granite_speech", "qwen3_omni"])
 def test_rows_without_a_calibration(name):
     """A conformer, and experts: clean activations of the projector give every clean answer back."""
