@@ -134,6 +134,12 @@ def test_what_is_on_disk_is_not_computed_again(done, experiment, config, monkeyp
     other = run_studies(dataclasses.replace(experiment, config=fewer))
     pd.testing.assert_frame_equal(other["localisation"], done["localisation"])
     assert not other["partial"].equals(done["partial"])
+    at_projector = dataclasses.replace(config, studies=("localisation",), study_sites=("projector",))
+    rows = run_studies(dataclasses.replace(experiment, config=at_projector))["localisation"]
+    assert set(rows["site"]) == {"projector"} < set(done["localisation"]["site"])
+    nowhere = dataclasses.replace(at_projector, studies=("selections",))
+    with pytest.raises(ConfigError, match=r"'selections' looks at .*`study_sites` names none"):
+        run_studies(dataclasses.replace(experiment, config=nowhere))
 
 
 def test_a_killed_run_keeps_what_was_done(config, experiment, tmp_path, monkeypatch):
