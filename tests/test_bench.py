@@ -77,12 +77,15 @@ def test_a_sweep_is_timed_without_pytorch(bench):
 @pytest.mark.slow
 def test_a_random_model_of_any_size_is_measured(bench):
     timed = seven_b(bench, TINY)
-    assert set(timed.rooflines) == {"decode, ours", "prompt, ours"} and not timed.ratios
-    assert timed.values["tokens per second, ours"] > 0
+    sides = ("ours", "int8")
+    assert set(timed.rooflines) == {f"{what}, {side}" for what in ("decode", "prompt") for side in sides}
+    assert set(timed.ratios) == {"int8_decode_vs_ours", "int8_first_token_vs_ours", "int8_prompt_vs_ours"}
+    assert timed.values["tokens per second, int8"] > 0
 
 
-def test_random_weights_keep_activations_near_1():
-    lalm = Lalm(TINY, dtype=jnp.float32)
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_random_weights_keep_activations_near_1(weights):
+    lalm = Lalm(TINY, dtype=jnp.float32, weights=weights)
     out = forward(lalm, random_weights(lalm), batch_of(TINY, DECODE), {})
     assert 0.1 < float(jnp.std(out.logits)) < 10
 
@@ -124,7 +127,7 @@ def test_the_other_side_of_the_card(bench):
         return torch_sides(model, q, loads)
 
     timed = seven_b(bench, TINY, sides)
-    assert set(timed.ratios) == {"decode_vs_torch", "first_token_vs_torch", "prompt_vs_torch"}
+    assert {"decode_vs_torch", "first_token_vs_torch", "prompt_vs_torch"} < set(timed.ratios)
     assert len(calls) == 6  # two turns of three sides
 
 

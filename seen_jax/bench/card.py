@@ -9,17 +9,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from seen_jax.bench.suites import Bench, Timed
 from seen_jax.bench.timing import Times, ceilings, decoder_work, encoder_work, ratio, roofline
 from seen_jax.errors import ConfigError, SeenError
-from seen_jax.models.checkpoint import stored_tensors
+from seen_jax.models.checkpoint import abstract_params, stored_tensors
 from seen_jax.models.config import DecoderConfig, EncoderConfig, LalmConfig
 from seen_jax.models.edits import Edit
 from seen_jax.models.encoder import Audio
 from seen_jax.models.generate import Decoding, generate
 from seen_jax.models.lalm import Batch, Lalm
 from seen_jax.models.model import forward
+from seen_jax.models.quantized import is_quantized, scale_path
 from seen_jax.models.sites import ENCODER_MLP_ACT
 from seen_jax.registry import FAMILIES
 
@@ -27,6 +29,7 @@ NEW = 64  # tokens that are decoded
 FRAMES = 1000  # 10 s of audio
 LAYERS, CLIPS = 4, 8  # of the encoder alone
 RANK = 16
+INTEGER_SPREAD = 127 / 3**0.5  # standard deviation of uniform integers
 
 ENCODER = EncoderConfig(
     n_mels=128, width=1280, layers=32, heads=20, ffn=5120, output_width=3584, pad_frames=200, chunked=True
@@ -55,58 +58,71 @@ def card(bench: Bench) -> Timed:
 
 
 def seven_b(bench: Bench, config: LalmConfig, torch_side: Any = None) -> Timed:
-    """Decoding at batch 1 as a share of the bandwidth of the memory, the prompt pass as one of the matrix units.
-    SEEN edits every layer of the encoder, on both sides. torch_side: None where PyTorch is not there."""
+    """Decoding at batch 1 as a share of the bandwidth of the memory, the prompt pass as one of the matrix units, with
+    weights in bfloat16 and in int8. SEEN edits every layer of the encoder, on all sides. torch_side: None where PyTorch
+    is not there."""
     top = ceilings(jnp.bfloat16)
-    lalm = Lalm(config, dtype=jnp.bfloat16)
-    variables = random_weights(lalm)
+    lalms = {"ours": Lalm(config, dtype=jnp.bfloat16), "int8": Lalm(config, dtype=jnp.bfloat16, weights="int8")}
+    models = {name: (lalm, random_weights(lalm)) for name, lalm in lalms.items()}
     depth, width = config.site_shape(ENCODER_MLP_ACT)
     q = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (depth, width, RANK)))[0]
     edits = {ENCODER_MLP_ACT: Edit(u=q, scale=jnp.ones(depth))}
     one, many = batch_of(config, DECODE), batch_of(config, PREFILL)
     loads = {"decode": (one, NEW), "first token": (one, 1), "prompt": (many, 0)}
 
-    def ours(batch: Batch, new: int) -> None:
-        answer = lambda: generate(lalm, variables, batch, edits, Decoding(new)).tokens
-        jax.block_until_ready(answer() if new else forward(lalm, variables, batch, edits).logits)
+    def ours(name: str, batch: Batch, new: int) -> None:
+        answer = lambda: generate(*models[name], batch, edits, Decoding(new)).tokens
+        jax.block_until_ready(answer() if new else forward(*models[name], batch, edits).logits)
 
     theirs = torch_side(q, loads) if torch_side is not None else {}
     times: Times = {}
     for name, load in loads.items():
-        sides = {f"{name}, ours": functools.partial(ours, *load)}
+        sides = {f"{name}, {who}": functools.partial(ours, who, *load) for who in models}
         sides |= {f"{name}, PyTorch": theirs[name]} if theirs else {}
         times |= bench.turns(f"card: {name}", sides)
     middle = lambda name: float(np.median(times[name]))
-    weights = sum(x.nbytes for x in jax.tree.leaves(variables["params"]["decoder"]))
-    read = weights - 2 * config.decoder.vocab * config.decoder.width * (not config.decoder.tied)  # one row of the table
     lines, values = {}, {}
-    for who in ("ours", "PyTorch") if theirs else ("ours",):
+    for who in (*models, "PyTorch") if theirs else models:
         loop = middle(f"decode, {who}") - middle(f"first token, {who}")
+        read = decoded_bytes(config, models.get(who, models["ours"])[1])
         lines[f"decode, {who}"] = roofline(0.0, read * (NEW - 1), loop, top)
         lines[f"prompt, {who}"] = roofline(operations(config, PREFILL), 0.0, middle(f"prompt, {who}"), top)
         values[f"tokens per second, {who}"] = (NEW - 1) / loop
-    beside = lambda name: ratio(times[f"{name}, PyTorch"], times[f"{name}, ours"])
-    ratios = {f"{name}_vs_torch".replace(" ", "_"): beside(name) for name in theirs}
+    beside = lambda name, other, one: ratio(times[f"{name}, {other}"], times[f"{name}, {one}"])
+    ratios = {f"{name}_vs_torch".replace(" ", "_"): beside(name, "PyTorch", "ours") for name in theirs}
+    ratios |= {f"int8_{name}_vs_ours".replace(" ", "_"): beside(name, "int8", "ours") for name in loads}
     return Timed(times, ratios, lines, values)
 
 
+def decoded_bytes(config: LalmConfig, variables: Any) -> float:
+    """What must be read to decode one token: the language model's weights, of the table of embeddings one row."""
+    decoder = variables["params"]["decoder"]
+    parts = [part for name, part in decoder.items() if name != "embed" or config.decoder.tied]
+    return float(sum(x.nbytes for x in jax.tree.leaves(parts)))
+
+
 def random_weights(lalm: Lalm) -> Any:
-    """Normal weights of the spread that keeps activations near 1, made on the device, one array at a time."""
-    shapes = jax.eval_shape(lambda batch: lalm.init(jax.random.key(0), batch), batch_of(lalm.config, DECODE))
+    """Weights of the spread that keeps activations near 1, made on the device, one array at a time: normal ones, and
+    uniform integers where they are quantised."""
+    shapes = abstract_params(lalm)
+    spread = lambda path: 1.0 if path[-1] == "embedding" else shapes[path].shape[-2] ** -0.5
+    scales = {scale_path(path): spread(path) / INTEGER_SPREAD for path, x in shapes.items() if is_quantized(x)}
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def normal(key: Any, shape: tuple[int, ...], spread: float) -> Any:
         return spread * jax.random.normal(key, shape, lalm.dtype)
 
-    leaves, tree = jax.tree.flatten_with_path(shapes)
-    made = []
-    for i, (path, leaf) in enumerate(leaves):
-        if (name := path[-1].key) in ("scale", "bias"):
-            made.append(jnp.full(leaf.shape, float(name == "scale"), lalm.dtype))
-        else:
-            spread = 1.0 if name == "embedding" else leaf.shape[-2] ** -0.5
-            made.append(normal(jax.random.key(i), leaf.shape, spread))
-    return jax.tree.unflatten(tree, made)
+    @functools.partial(jax.jit, static_argnums=1)
+    def integers(key: Any, shape: tuple[int, ...]) -> Any:
+        return jax.random.randint(key, shape, -127, 128, jnp.int8)
+
+    def made(i: int, path: tuple[str, ...], leaf: Any) -> Any:
+        if path in scales or path[-1] in ("scale", "bias"):
+            return jnp.full(leaf.shape, scales.get(path, float(path[-1] == "scale")), leaf.dtype)
+        key = jax.random.key(i)
+        return integers(key, leaf.shape) if is_quantized(leaf) else normal(key, leaf.shape, spread(path))
+
+    return {"params": unflatten_dict({path: made(i, path, x) for i, (path, x) in enumerate(shapes.items())})}
 
 
 def batch_of(config: LalmConfig, load: Load) -> Batch:
