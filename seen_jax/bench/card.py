@@ -227,7 +227,10 @@ def torch_sides(model: Any, q: Any, loads: Mapping[str, tuple[Batch, int]]) -> d
 
         return run
 
-    for i, layer in enumerate(model.model.audio_tower.layers):
+    tower = (
+        getattr(model.model, "audio_tower", None) or model.audio_tower
+    )  # whose place is another in transformers 5.17
+    for i, layer in enumerate(tower.layers):
         layer.activation_fn.register_forward_hook(hook(i))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 

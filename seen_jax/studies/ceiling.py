@@ -3,7 +3,9 @@
 An edit of a place is not expected to gain more than the clean activations themselves, put back there. It needs few
 items and, but for the rows of subspaces, no calibration. Axes: L layers, N encoder rows or prompts, D width, R rank."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,10 +115,11 @@ class Ceiling(Study):
         rows: list[dict[str, Any]] = []
         sites = lab.sites(SITES)
         for k, site in enumerate(sites):
-            clean_q = clean_dimensions(lab, site)
+            clean_q = functools.cache(partial(clean_dimensions, lab, site))
             for n, noise in enumerate(lab.noises):
                 part = k * len(lab.noises) + n, len(sites) * len(lab.noises)
-                rows += site_rows(lab, measured, site, noise, clean_q, part)
+                make = partial(site_rows, lab, measured, site, noise, clean_q, part)
+                rows += lab.once(f"{site} {noise}", make)
         table = pd.DataFrame(rows)
         groups = pd.concat([table, table.assign(noise=ALL)]).groupby(["noise", *PLACE], sort=False)
         fields = lambda key: dict(zip(["noise", *PLACE], key, strict=True))
@@ -174,11 +177,22 @@ def bases_of(lab: Lab, site: str, noise: str) -> dict[str, NoiseBasis]:
     if not sources:
         return {}
     bases = {}
-    for name, selection in {EXPERIMENT: lab.config.selection, PAPER: Selection()}.items():
-        if name == EXPERIMENT or selection != lab.config.selection:
+    chosen = selection_at(lab, site)
+    for name, selection in {EXPERIMENT: chosen, PAPER: Selection()}.items():
+        if name == EXPERIMENT or selection != chosen:
             selected = [lab.calibrations[source, site].select(selection) for source in sources]
             bases[name] = selected[0] if noise in known else union(selected)
     return bases
+
+
+def selection_at(lab: Lab, site: str) -> Selection:
+    """The experiment's selection, with all layers at a site for whose depth its layer indices were not meant."""
+    selection, (here, there) = (
+        lab.config.selection,
+        (lab.model.config.site_shape(s)[0] for s in (site, lab.config.site)),
+    )
+    meant = isinstance(selection.layers, str) or here == there
+    return selection if meant else dataclasses.replace(selection, layers="all")
 
 
 def places_of(depth: int, bases: Mapping[str, NoiseBasis]) -> Iterator[Place]:
@@ -197,13 +211,13 @@ def places_of(depth: int, bases: Mapping[str, NoiseBasis]) -> Iterator[Place]:
 
 
 def site_rows(
-    lab: Lab, measured: Measurements, site: str, noise: str, clean_q: Array, part: tuple[int, int]
+    lab: Lab, measured: Measurements, site: str, noise: str, clean_q: Callable[[], Array], part: tuple[int, int]
 ) -> list[dict[str, Any]]:
     """The rows of a site under a noise, of which `before` and `after` say for every SNR and item whether the clean
     answer is kept without and with the patch. part: of the study, one of how many."""
     bases = bases_of(lab, site, noise)
     subspaces: dict[str, Array] = {name: basis.padded_q for name, basis in bases.items()}
-    subspaces[WHOLE] = clean_q
+    subspaces[WHOLE] = clean_q()
     places = list(places_of(lab.model.config.site_shape(site)[0], bases))
     kept = lambda answers: [a == b for a, b in zip(measured.answers[noise, None], answers, strict=True)]
     before = [same for snr in lab.low for same in kept(measured.answers[noise, snr])]

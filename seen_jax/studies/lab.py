@@ -28,6 +28,12 @@ from seen_jax.subspace import Calibration, NoiseBasis, Statistics, union
 
 Level = float | None  # an SNR in dB, None: clean
 Hear = Callable[[int], Wave] | None  # of `run_batches`
+Make = Callable[[], list[dict[str, Any]]]  # rows of JSON values
+Once = Callable[[str, Make], list[dict[str, Any]]]
+
+
+def make_anew(name: str, make: Make) -> list[dict[str, Any]]:
+    return make()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +53,8 @@ class Subject:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lab:
     """What all studies of an experiment share. subjects: the items, from the shortest to the longest. clips: of
-    calibration, the experiment's own first. calibrations: {(noise, site)}, at the experiment's SNR and of its clips."""
+    calibration, the experiment's own first. calibrations: {(noise, site)}, at the experiment's SNR and of its clips.
+    once: called as once(name, make), makes a part of a study unless an interrupted run has made it."""
 
     config: ExperimentConfig
     model: Model
@@ -56,6 +63,7 @@ class Lab:
     clips: Sequence[Wave]
     calibrations: Mapping[tuple[str, str], Calibration]
     progress: Progress = silent
+    once: Once = make_anew
 
     @property
     def noises(self) -> list[str]:

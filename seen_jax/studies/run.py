@@ -1,5 +1,6 @@
 """Runs the studies of an experiment; each is a file once it is done, so that an interrupted run can be resumed."""
 
+import dataclasses
 import inspect
 import itertools
 import sys
@@ -15,7 +16,7 @@ from seen_jax.evaluate.tables import json_rows
 from seen_jax.files import digest, parse_json, to_json, write_file
 from seen_jax.progress import Progress, silent
 from seen_jax.registry import STUDIES
-from seen_jax.studies.lab import open_lab
+from seen_jax.studies.lab import Make, open_lab
 from seen_jax.studies.measure import Measurements, measure
 
 
@@ -44,11 +45,40 @@ def run_studies(experiment: Experiment, progress: Progress = silent) -> dict[str
             measured = measure(lab, list(itertools.chain(*cases.values())))
         for done, name in enumerate(pending):
             progress("studies", done, len(pending))
-            records[name] = json_rows(studies[name].rows(lab, cases[name], measured))
-            content = {**asked, "code": _code(studies[name]), "rows": records[name]}
-            write_file(folder / f"{name}.json", to_json({**content, "digest": digest([to_json(content)])}))
+            settings = {**asked, "code": _code(studies[name])}
+            parts = Parts(folder / name, settings)
+            rows = json_rows(studies[name].rows(dataclasses.replace(lab, once=parts), cases[name], measured))
+            _write(folder / f"{name}.json", settings, rows)
+            records[name] = rows
+            parts.remove()
         progress("studies", len(pending), len(pending))
     return {name: pd.DataFrame(rows) for name, rows in records.items()}
+
+
+@dataclasses.dataclass
+class Parts:
+    """Parts of a study that takes minutes, each a file beside `path` until the whole study is one."""
+
+    path: Path
+    asked: Mapping[str, Any]
+
+    def __call__(self, name: str, make: Make) -> list[dict[str, Any]]:
+        """The rows of a part, made unless they are there."""
+        path = self.path.with_name(f"{self.path.name}-{digest([name])}.json")
+        rows = _read(path, self.asked)
+        if rows is None:
+            rows = make()
+            _write(path, self.asked, rows)
+        return rows
+
+    def remove(self) -> None:
+        for path in self.path.parent.glob(f"{self.path.name}-*.json"):
+            path.unlink(missing_ok=True)
+
+
+def _write(path: Path, asked: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+    content = {**asked, "rows": rows}
+    write_file(path, to_json({**content, "digest": digest([to_json(content)])}))
 
 
 def _code(study: Any) -> str:

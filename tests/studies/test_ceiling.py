@@ -1,5 +1,7 @@
 """Ceilings: places, shares of the change, the finding, and rows on models of other shapes without any calibration."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +17,7 @@ from seen_jax.evaluate.findings import diagnoses
 from seen_jax.evaluate.tables import ALL
 from seen_jax.models.processor import Request
 from seen_jax.models.sites import SITES
-from seen_jax.studies.ceiling import CEILING, Changes, Place, places_of
+from seen_jax.studies.ceiling import CEILING, Changes, Place, places_of, selection_at
 from seen_jax.studies.lab import Lab, Subject
 from seen_jax.studies.measure import measure
 from seen_jax.subspace.diagnose import low_ceiling
@@ -84,6 +86,15 @@ def test_the_headline_is_of_the_first_site_over_all_noises():
     numbers = list(CEILING.headline(pd.DataFrame(rows)))
     assert [value for value, _ in numbers] == ["+50.0", "+4.0"]
     assert all(SITES[0] in what and what.endswith("(+40.0 to +60.0)") for _, what in numbers)
+
+
+def test_layer_indices_count_at_sites_of_the_same_depth_alone():
+    chosen = seen_jax.Selection(method="complement", layers=(2,))
+    model = seen_jax.load(FOLDER / "qwen3_omni")
+    config = ExperimentConfig(model="", selection=chosen, site=SITES[0])
+    lab = Lab(config, model, {}, [], [], {})
+    assert selection_at(lab, SITES[1]) == chosen
+    assert selection_at(lab, "projector") == dataclasses.replace(chosen, layers="all")
 
 
 @pytest.mark.parametrize("name", ["granite_speech", "qwen3_omni"])

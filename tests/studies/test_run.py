@@ -17,7 +17,7 @@ from seen_jax.report.blocks import Grid, Picture, Section, to_html, to_markdown
 from seen_jax.report.format import Target
 from seen_jax.studies.base import Case, Study
 from seen_jax.studies.lab import open_lab
-from seen_jax.studies.run import run_studies
+from seen_jax.studies.run import Parts, run_studies
 
 SITE = "encoder.mlp_act"
 
@@ -186,3 +186,18 @@ def test_a_study_of_somebody_else_needs_its_cases_alone(config, experiment, tmp_
     assert list(rows) == ["noise", "rank", "pearson", "pearson_snr", "see_clean", "see_noisy"]
     lead, table = Half().section(rows, Target(tmp_path))
     assert lead.text == "Only the lower half." and [row[0] for row in table.rows] == ["pink", "white"]
+
+
+def test_parts_of_a_study_are_made_once_for_what_was_asked(tmp_path):
+    calls: list[str] = []
+
+    def make():
+        calls.append("made")
+        return [{"layer": "all", "gain": None, "kept": [True, False], "share": 0.1}]
+
+    parts = Parts(tmp_path / "slow", {"items": 3})
+    assert parts("white", make) == parts("white", make) and len(calls) == 1
+    Parts(tmp_path / "slow", {"items": 4})("white", make)
+    assert len(calls) == 2
+    parts.remove()
+    assert not list(tmp_path.iterdir())
