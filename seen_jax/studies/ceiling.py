@@ -109,7 +109,8 @@ class Ceiling(Study):
 
     def rows(self, lab: Lab, cases: Sequence[Case], measured: Measurements) -> pd.DataFrame:
         """One row per noise (and all together), site, layer and subspace. gsr: without an edit; ceiling: what patching
-        adds, with its 95 % bootstrap interval over the items; gain: what SEEN adds; change: share of the energy of
+        adds, with its 95 % bootstrap interval over the items; gain: what SEEN adds in all layers, or in those that a basis
+        keeps; change: share of the energy of
         noise's change (noisy less clean) inside the subspace; change_clean: inside the dimensions that hold 95 % of
         clean energy. Where a basis has no direction, nothing is patched and nothing gained."""
         rows: list[dict[str, Any]] = []
@@ -218,7 +219,8 @@ def site_rows(
     bases = bases_of(lab, site, noise)
     subspaces: dict[str, Array] = {name: basis.padded_q for name, basis in bases.items()}
     subspaces[WHOLE] = clean_q()
-    places = list(places_of(lab.model.config.site_shape(site)[0], bases))
+    depth = lab.model.config.site_shape(site)[0]
+    places = list(places_of(depth, bases))
     kept = lambda answers: [a == b for a, b in zip(measured.answers[noise, None], answers, strict=True)]
     before = [same for snr in lab.low for same in kept(measured.answers[noise, snr])]
     after: dict[tuple[Any, ...] | None, list[bool]] = {None: before}
@@ -230,11 +232,13 @@ def site_rows(
         for key, texts in outputs.items():
             after.setdefault(key, []).extend(kept(lab.answers(texts)))
     total = Changes(*jax.tree.map(lambda *x: np.concatenate(x), *changes))
-    variants = [(place.basis, 1.0) for place in places if place.basis is not None and not place.outside]
+    groups = (EVERY, KEPT, 0) if depth == 1 else (EVERY, KEPT)
+    projected = lambda place: place.basis is not None and not place.outside and place.layer in groups
+    variants = [(place.basis, 1.0) for place in places if projected(place)]
     seen = mitigate(lab, measured, noise, variants, lab.low, f"SEEN at {site} for {noise}")
     rows = []
     for place in places:
-        gain = None if place.basis is None or place.outside else seen.gain(place.basis)
+        gain = seen.gain(place.basis) if projected(place) else None
         fields = {"noise": noise, "site": site, "layer": place.layer, "subspace": place.name, "gain": gain}
         counted = {"before": before, "after": after[place.key], "items": len(lab.subjects)}
         rows.append({**fields, **counted, **total.shares(place)})
