@@ -109,9 +109,8 @@ class Ceiling(Study):
 
     def rows(self, lab: Lab, cases: Sequence[Case], measured: Measurements) -> pd.DataFrame:
         """One row per noise (and all together), site, layer and subspace. gsr: without an edit; ceiling: what patching
-        adds, with its 95 % bootstrap interval over the items; gain: what SEEN adds in all layers, or in those that a basis
-        keeps; change: share of the energy of
-        noise's change (noisy less clean) inside the subspace; change_clean: inside the dimensions that hold 95 % of
+        adds, with its 95 % bootstrap interval over the items; gain: what SEEN adds in a group of layers; change: share of
+        the energy of noise's change (noisy less clean) inside the subspace; change_clean: inside the dimensions that hold 95 % of
         clean energy. Where a basis has no direction, nothing is patched and nothing gained."""
         rows: list[dict[str, Any]] = []
         sites = lab.sites(SITES)
@@ -233,12 +232,12 @@ def site_rows(
             after.setdefault(key, []).extend(kept(lab.answers(texts)))
     total = Changes(*jax.tree.map(lambda *x: np.concatenate(x), *changes))
     groups = (EVERY, KEPT, 0) if depth == 1 else (EVERY, KEPT)
-    projected = lambda place: place.basis is not None and not place.outside and place.layer in groups
-    variants = [(place.basis, 1.0) for place in places if projected(place)]
+    projected = [None if place.outside or place.layer not in groups else place.basis for place in places]
+    variants = [(basis, 1.0) for basis in projected if basis is not None]
     seen = mitigate(lab, measured, noise, variants, lab.low, f"SEEN at {site} for {noise}")
     rows = []
-    for place in places:
-        gain = seen.gain(place.basis) if projected(place) else None
+    for place, basis in zip(places, projected, strict=True):
+        gain = None if basis is None else seen.gain(basis)
         fields = {"noise": noise, "site": site, "layer": place.layer, "subspace": place.name, "gain": gain}
         counted = {"before": before, "after": after[place.key], "items": len(lab.subjects)}
         rows.append({**fields, **counted, **total.shares(place)})
