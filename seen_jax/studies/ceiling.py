@@ -109,9 +109,9 @@ class Ceiling(Study):
 
     def rows(self, lab: Lab, cases: Sequence[Case], measured: Measurements) -> pd.DataFrame:
         """One row per noise (and all together), site, layer and subspace. gsr: without an edit; ceiling: what patching
-        adds, with its 95 % bootstrap interval over the items; gain: what SEEN adds in a group of layers; change: share of
-        the energy of noise's change (noisy less clean) inside the subspace; change_clean: inside the dimensions that hold 95 % of
-        clean energy. Where a basis has no direction, nothing is patched and nothing gained."""
+        adds, with its 95 % bootstrap interval over the items; gain: what SEEN adds in a group of layers; change: share
+        of the energy of noise's change (noisy less clean) inside the subspace; change_clean: inside the dimensions that
+        hold 95 % of clean energy. Where a basis has no direction, nothing is patched and nothing gained."""
         rows: list[dict[str, Any]] = []
         sites = lab.sites(SITES)
         for k, site in enumerate(sites):
