@@ -41,6 +41,12 @@ def test_sides_take_turns_and_the_first_turn_does_not_count():
     assert [len(seconds) for seconds in times.values()] == [3, 3]
 
 
+def test_what_was_timed_is_kept_at_once(bench):
+    kept = {}
+    one = dataclasses.replace(bench, keep=lambda suite, times: kept.update({suite: times}))
+    assert kept == {"nothing": one.turns("nothing", {"a": lambda: None})} and len(kept["nothing"]["a"]) == 1
+
+
 def test_a_ratio_is_taken_turn_by_turn():
     by_turn = ratio([2.0, 9.0, 8.0], [1.0, 3.0, 2.0])
     assert (by_turn.median, by_turn.low, by_turn.high) == (3.0, 2.0, 4.0)

@@ -55,6 +55,7 @@ class Bench:
     batch: int  # items at once
     runs: int  # turns that count
     progress: Progress = silent
+    keep: Callable[[str, Times], None] = lambda suite, times: None  # called with what a suite has timed so far
 
     @functools.cached_property
     def waves(self) -> list[np.ndarray]:
@@ -93,7 +94,9 @@ class Bench:
         return Prompt(ids, int(batch.frames[0]))
 
     def turns(self, suite: str, sides: Mapping[str, Callable[[], Any]]) -> Times:
-        return alternate(sides, self.runs, lambda done, total: self.progress(suite, done, total))
+        times = alternate(sides, self.runs, lambda done, total: self.progress(suite, done, total))
+        self.keep(suite, times)
+        return times
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,9 +52,17 @@ def _timed(args: Any) -> Result:
     out = check_file(args.out, (".json",), args.overwrite)
     inside = (evaluate, sweep, calibration, scoring, overhead, encoders, compiling, loading)
     suites = dict(zip(SUITES[:-1], (*inside, imports, demo, memory, card), strict=True))
+    seconds: dict[str, Any] = {}
+
+    def keep(suite: str, times: Any) -> None:
+        """An interrupted command leaves the seconds of what it has timed."""
+        seconds[suite] = times
+        if out is not None:
+            write_file(out, json.dumps({"seconds": seconds, "machine": machine(), "runs": args.runs}, indent=1) + "\n")
+
     with progress() as tick:
         model = load("seen-tiny", "float32")
-        bench = Bench(model, args["items"], args.batch_size, args.runs, tick)  # args.items is a method
+        bench = Bench(model, args["items"], args.batch_size, args.runs, tick, keep)  # args.items is a method
         timed = {name: suites[name](bench) for name in dict.fromkeys(args.suite or DEFAULT)}
     ratios = {name: ratio for one in timed.values() for name, ratio in one.ratios.items()}
     data = {
