@@ -15,11 +15,13 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 RESAMPLES, TAILS = 2000, (0.025, 0.975)  # of a bootstrap
+ROUNDING = 1e-12  # of means: smaller differences are none
 CHUNK = 4_000_000  # resampled values held at once
 LONG_RUN = 4  # one word so many times in a row is not a sentence
 COSINES: tuple[str, ...] = ("act-act_noise", "act-deact_noise", "deact-act_noise")
 COSINES += ("act-deact", "deact-deact_noise", "act_noise-deact_noise")
 
+Kind = Literal["pearson", "spearman"]
 Values = Sequence[float | int | bool] | Shaped[np.ndarray, " values"]
 Pooled = Float[Any, "layers width"]
 Counts = Int[np.ndarray, " items"]
@@ -112,26 +114,47 @@ def wilson(hits: int, n: int) -> Estimate:
     return Estimate(hits / n, float(interval.low), float(interval.high))
 
 
-def correlation(x: Values, y: Values, kind: Literal["pearson", "spearman"] = "pearson", seed: int = 0) -> Estimate:
-    """Pearson or Spearman correlation of cells, with a 95 % percentile bootstrap interval over pairs; NaN for fewer
-    than three cells and where one side is constant. Resamples that are constant on one side are left out."""
+def correlation(x: Values, y: Values, kind: Kind = "pearson") -> float:
+    """Pearson or Spearman correlation of points; NaN for fewer than three and where one side is constant."""
+    return float(_correlations(np.array([[x], [y]], np.float64), kind)[0])
+
+
+def correlation_of_means(
+    x: Float[np.ndarray, "items points"], y: Float[np.ndarray, "items points"], kind: Kind = "pearson", seed: int = 0
+) -> Estimate:
+    """Correlation over points, each the means of x and of y over items; NaN where an item has no value. The 95 %
+    percentile bootstrap interval is over the items: all values of one move together. Resamples in which a point has no
+    item, or one side is constant, are left out."""
+    known = [~np.isnan(values) for values in (x, y)]
+    n, rng, parts = len(x), np.random.default_rng(seed), []
+    means = lambda weights: np.stack(
+        [(weights @ np.nan_to_num(v)) / np.maximum(weights @ k, 1) for v, k in zip((x, y), known, strict=True)]
+    )
+    value = float(_correlations(means(np.ones((1, n))), kind)[0]) if n else math.nan
+    if math.isnan(value):
+        return UNDEFINED
+    size = max(1, CHUNK // max(x.size, 1))
+    for start in range(0, RESAMPLES, size):
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(size, RESAMPLES - start)).astype(np.float64)
+        whole = np.all([weights @ k > 0 for k in known], axis=(0, 2))
+        parts.append(_correlations(means(weights[whole]), kind))
+    drawn = np.concatenate(parts)
+    low, high = np.nanquantile(drawn, TAILS) if not np.isnan(drawn).all() else [math.nan] * 2
+    return Estimate(value, float(low), float(high))
+
+
+def _correlations(samples: Float[np.ndarray, "2 samples points"], kind: Kind) -> Float[np.ndarray, " samples"]:
+    """Of every sample of pairs."""
     from scipy.stats import rankdata
 
-    both, n = np.array([x, y], np.float64), len(x)
-    if n < 3:
-        return UNDEFINED
-    draws = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    samples = np.concatenate([both[:, None], both[:, draws]], axis=1)  # [2, 1 + resamples, n], the data first
+    if samples.shape[-1] < 3:
+        return np.full(samples.shape[1], np.nan)
     pairs = rankdata(samples, axis=-1) if kind == "spearman" else samples
-    flat = (np.ptp(pairs, axis=-1) == 0).any(axis=0)
+    flat = (np.ptp(pairs, axis=-1) <= ROUNDING * np.abs(pairs).max(axis=-1)).any(axis=0)
     xs, ys = pairs - pairs.mean(axis=-1, keepdims=True)
     norms = np.sqrt((xs**2).sum(-1) * (ys**2).sum(-1))
     r = (xs * ys).sum(-1) / np.where(norms > 0, norms, 1)
-    values = np.where(flat | (norms == 0), np.nan, np.clip(r, -1, 1))
-    if np.isnan(values[0]):
-        return UNDEFINED
-    low, high = np.nanquantile(values[1:], TAILS) if not np.isnan(values[1:]).all() else [np.nan] * 2
-    return Estimate(float(values[0]), float(low), float(high))
+    return np.where(flat | (norms == 0), np.nan, np.clip(r, -1, 1))
 
 
 def auroc(score: Float[np.ndarray, "*values"], event: Bool[np.ndarray, "*values"]) -> Float[np.ndarray, "*groups"]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from seen_jax.errors import ConfigError
 from seen_jax.evaluate import metrics
-from seen_jax.evaluate.metrics import COSINES
+from seen_jax.evaluate.metrics import COSINES, Kind
 from seen_jax.files import csv_quoting
 from seen_jax.mitigations.base import NONE
 
@@ -27,6 +27,7 @@ WHISPER = "_whisper"
 WORDS = (("reference", ""), ("reference", WHISPER), ("output_clean", "_clean"))  # (held against, end of its columns)
 COUNTED += ["unparseable", "nonsense", "spoken", *(f"{name}{end}" for _, end in WORDS for name in ("words", "errors"))]
 ANSWER = ["dataset", "task", "item", "noise", "snr_db", "mitigation", "output", "letter", "right", "reference"]
+KINDS: tuple[Kind, ...] = ("pearson", "spearman")
 TUPLES = ("layers", "layers_after", "energy")  # of a trial
 
 
@@ -89,7 +90,7 @@ def make_tables(trials: Sequence[Trial], seed: int = 0) -> dict[str, pd.DataFram
     cells = conditions(scored)
     failed = frame.loc[frame["failed"].notna(), [*ITEM, "noise", "failed"]].rename(columns={"failed": "why"})
     answers = frame.loc[frame["failed"].isna(), [*ANSWER, "see", "see_after"]].reset_index(drop=True)
-    tables = {"conditions": cells, "correlations": correlations(cells, seed), "comparisons": comparisons(known, seed)}
+    tables = {"conditions": cells, "correlations": correlations(scored, seed), "comparisons": comparisons(known, seed)}
     tables |= {"overall": overall(known, seed), "similarities": similarities(frame), "layers": layers(known)}
     return {**tables, "failures": failed.drop_duplicates(ignore_index=True), "answers": answers}
 
@@ -205,34 +206,32 @@ def conditions(scored: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, n.index).reset_index()
 
 
-def correlations(cells: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def correlations(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """SEE against GSR over the SNRs, without mitigation: per data set, task and noise; per noise, over all items of
-    all tasks ("all"); and over all cells at once. cells: how many; pearson and spearman with 95 % bootstrap
-    intervals. Beside them what needs no model: the correlation of GSR with the SNR itself (`_snr`), and with the
+    all tasks ("all"); and over all cells at once. cells: how many; pearson and spearman with 95 % bootstrap intervals
+    over the items. Beside them what needs no model: the correlation of GSR with the SNR itself (`_snr`), and with the
     noise's share of the amplitude (`_share`), 1 / (1 + 10^(SNR / 20))."""
-    kept = cells[(cells["mitigation"] == NONE) & cells["snr_db"].notna()].dropna(subset=["see", "gsr"])
+    kept = scored[(scored["mitigation"] == NONE) & scored["snr_db"].notna() & scored["ok"] & scored["see"].notna()]
     keys = CELL[:3]
-    groups = [*kept.groupby(keys, sort=False)]
+    groups: list[tuple[Any, pd.DataFrame, list[str]]] = [(k, x, CELL[3:4]) for k, x in kept.groupby(keys, sort=False)]
     if len(groups) > kept["noise"].nunique():
-        weighted = kept.assign(see=kept["see"] * kept["items"], gsr=kept["gsr"] * kept["items"])
-        for noise, part in weighted.groupby("noise", sort=False):
-            sums = part.groupby("snr_db", sort=False)[["see", "gsr", "items"]].sum().reset_index()
-            means = sums.assign(see=sums["see"] / sums["items"], gsr=sums["gsr"] / sums["items"])
-            groups.append(((ALL, ALL, noise), means))
-    groups += [((ALL,) * 3, kept)] * bool(len(kept))
+        groups += [((ALL, ALL, noise), x, CELL[3:4]) for noise, x in kept.groupby("noise", sort=False)]
+    groups += [((ALL,) * 3, kept, CELL[:4])] * bool(len(kept))
     rows: list[dict[str, Any]] = []
-    for key, part in groups:
-        gsr, snr = part["gsr"].tolist(), part["snr_db"]
-        row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "cells": len(part)}
-        for kind in ("pearson", "spearman"):
-            names = (kind, f"{kind}_low", f"{kind}_high")
-            row |= dict(zip(names, metrics.correlation(part["see"].tolist(), gsr, kind, seed), strict=True))
+    for key, part, points in groups:
+        numbered = part.assign(number=part.groupby(ITEM, sort=False).ngroup(), same=part["same"].astype(float))
+        wide = numbered.pivot(index="number", columns=points, values=["see", "same"])
+        see, same = (wide[name].to_numpy(float) for name in ("see", "same"))
+        snr, gsr = wide["same"].columns.get_level_values("snr_db").to_numpy(float), np.nanmean(same, axis=0)
+        row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "cells": len(gsr)}
         others = {"snr": snr, "share": 1 / (1 + 10 ** (snr / 20))}
-        for kind, (name, x) in itertools.product(("pearson", "spearman"), others.items()):
-            row[f"{kind}_{name}"] = metrics.correlation(x.tolist(), gsr, kind, seed).value
+        for kind in KINDS:
+            names = (kind, f"{kind}_low", f"{kind}_high")
+            row |= dict(zip(names, metrics.correlation_of_means(see, same, kind, seed), strict=True))
+            row |= {f"{kind}_{name}": metrics.correlation(x, gsr, kind) for name, x in others.items()}
         rows.append(row)
-    intervals = [f"{kind}{end}" for kind in ("pearson", "spearman") for end in ("", "_low", "_high")]
-    baselines = [f"{kind}_{name}" for kind in ("pearson", "spearman") for name in ("snr", "share")]
+    intervals = [f"{kind}{end}" for kind in KINDS for end in ("", "_low", "_high")]
+    baselines = [f"{kind}_{name}" for kind in KINDS for name in ("snr", "share")]
     return pd.DataFrame(rows, columns=[*keys, "cells", *intervals, *baselines])
 
 

@@ -45,8 +45,8 @@ def see_gsr_grid(cells: pd.DataFrame) -> Any:
         x, y = (100 * series[column].to_numpy(float) for column in ("see", "gsr"))
         r = correlation(x, y)
         title = "r undefined"
-        if not math.isnan(r.value):
-            title = style.minus(f"r = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]")
+        if not math.isnan(r):
+            title = style.minus(f"r = {r:.2f}")
             at, line, low, high = _trend(x, y)
             axes.fill_between(at, low, high, color="#888888", alpha=0.25, linewidth=0)
             axes.plot(at, line, color="#444444", linewidth=2)

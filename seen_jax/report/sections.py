@@ -21,9 +21,9 @@ from seen_jax.report.format import BANDS, MOST_ROWS, Target, crossed, grid, numb
 from seen_jax.report.style import in_words, level, places
 
 CORRELATED = (
-    "Intervals: bootstrap over the SNRs, which are few: they are wide, and reach ±1 where resamples repeat points. The "
-    "last two columns need no model: the correlation of GSR with the SNR in dB, and with the noise's share of the "
-    "amplitude, 1 / (1 + 10^(SNR / 20)). SEE tells more than the SNR only where its r is farther from 0."
+    "Intervals: bootstrap over the items, at the same SNRs. The last two columns need no model: the correlation of GSR "
+    "with the SNR in dB, and with the noise's share of the amplitude, 1 / (1 + 10^(SNR / 20)). SEE tells more than the "
+    "SNR only where its r is farther from 0."
 )
 TESTS = (
     "Difference: on the same answers, in points, with its 95 % bootstrap interval over the items. Fixed, broken: "

@@ -107,7 +107,7 @@ def test_correlations_and_what_the_snr_alone_gives():
     gsr = np.array(kept) / 4
     one = row(table, noise="rain")
     assert one["pearson"] == pytest.approx(scipy.stats.pearsonr(sees, gsr).statistic)
-    assert tuple(one[["pearson", "pearson_low", "pearson_high"]]) == metrics.correlation(sees, gsr)
+    assert -1 <= one["pearson_low"] <= one["pearson"] <= one["pearson_high"] < 0
     assert one["spearman"] == pytest.approx(-1)
     assert one["pearson_snr"] == pytest.approx(scipy.stats.pearsonr(snrs, gsr).statistic)
     share = [1 / (1 + 10 ** (snr / 20)) for snr in snrs]
