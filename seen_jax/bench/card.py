@@ -227,10 +227,8 @@ def torch_sides(model: Any, q: Any, loads: Mapping[str, tuple[Batch, int]]) -> d
 
         return run
 
-    tower = (
-        getattr(model.model, "audio_tower", None) or model.audio_tower
-    )  # whose place is another in transformers 5.17
-    for i, layer in enumerate(tower.layers):
+    inner = model.model if hasattr(model.model, "audio_tower") else model  # the second up to transformers 5.17
+    for i, layer in enumerate(inner.audio_tower.layers):
         layer.activation_fn.register_forward_hook(hook(i))
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 

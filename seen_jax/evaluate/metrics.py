@@ -179,8 +179,11 @@ def mcnemar(a: Bool[np.ndarray, " items"], b: Bool[np.ndarray, " items"]) -> tup
     return only_a, only_b, p
 
 
-def mean_interval(values: Values, items: Sequence[Hashable] | Values, seed: int = 0) -> Estimate:
-    """Mean of all values with a 95 % percentile bootstrap interval over the `items` of each; NaN for no values."""
+def mean_interval(
+    values: Values, items: Sequence[Hashable] | Values, seed: int = 0, tails: tuple[float, float] = TAILS
+) -> Estimate:
+    """Mean of all values with a percentile bootstrap interval over the `items` of each, of 95 % unless `tails` say
+    otherwise; NaN for no values."""
     array, index = np.asarray(values, np.float64), pd.factorize(pd.Series(list(items)))[0]
     if not array.size:
         return UNDEFINED
@@ -190,5 +193,5 @@ def mean_interval(values: Values, items: Sequence[Hashable] | Values, seed: int 
     for start in range(0, RESAMPLES, rows):
         drawn = rng.integers(n, size=(min(rows, RESAMPLES - start), n))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    low, high = np.quantile(np.concatenate(means), TAILS)
+    low, high = np.quantile(np.concatenate(means), tails)
     return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))

@@ -187,11 +187,8 @@ def bases_of(lab: Lab, site: str, noise: str) -> dict[str, NoiseBasis]:
 
 def selection_at(lab: Lab, site: str) -> Selection:
     """The experiment's selection, with all layers at a site for whose depth its layer indices were not meant."""
-    selection, (here, there) = (
-        lab.config.selection,
-        (lab.model.config.site_shape(s)[0] for s in (site, lab.config.site)),
-    )
-    meant = isinstance(selection.layers, str) or here == there
+    selection, depth = lab.config.selection, lambda site: lab.model.config.site_shape(site)[0]
+    meant = isinstance(selection.layers, str) or depth(site) == depth(lab.config.site)
     return selection if meant else dataclasses.replace(selection, layers="all")
 
 

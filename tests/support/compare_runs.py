@@ -7,13 +7,12 @@ python tests/support/compare_runs.py runs/tune aug see1 con1 both1     # of the 
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from seen_jax.evaluate.metrics import answer, plain_words
+from seen_jax.evaluate.metrics import answer, mean_interval, plain_words
 from seen_jax.evaluate.tables import BENDS
 
-RESAMPLES, LEVELS = 20_000, (0.95, 1 - 0.05 / 3)  # of one comparison, and of three
+LEVELS = (0.95, 1 - 0.05 / 3)  # of one comparison, and of three
 
 
 def kept_and_right(folder: Path) -> pd.DataFrame:
@@ -37,9 +36,8 @@ def runs(folder: Path, group: str) -> dict[str, pd.DataFrame]:
 
 def interval(gains: pd.Series, level: float) -> str:
     """Of the mean over items, in points."""
-    items = gains.groupby("item").mean().to_numpy()
-    draws = np.random.default_rng(0).integers(len(items), size=(RESAMPLES, len(items)))
-    low, high = np.quantile(items[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    tails = (1 - level) / 2, (1 + level) / 2
+    _, low, high = mean_interval(gains.to_numpy(), gains.index.get_level_values("item"), tails=tails)
     return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
