@@ -11,6 +11,7 @@ import yaml
 
 from seen_jax.config import build, dotted_defaults, load_config
 from seen_jax.errors import ConfigError
+from seen_jax.evaluate.config import ExperimentConfig
 from seen_jax.train.config import TrainConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -69,11 +70,25 @@ def test_the_shipped_training_configuration_is_complete_and_equals_the_defaults(
     assert sum("#" in line for line in lines) > 10, "the file explains its fields"
 
 
-@pytest.mark.parametrize("name", ["tune_tiny", *(f"zoo/{path.stem}" for path in (CONFIGS / "zoo").glob("*.yaml"))])
+ZOO = sorted(f"zoo/{path.stem}" for path in (CONFIGS / "zoo").glob("*.yaml") if path.stem != "evaluate")
+
+
+@pytest.mark.parametrize("name", ["tune_tiny", *ZOO])
 def test_training_runs_of_relatives(name):
     config = load_config(TrainConfig, CONFIGS / f"{name}.yaml")
     assert config != TrainConfig() and f"configs/{name}.yaml" in (CONFIGS / f"{name}.yaml").read_text()
     assert config.out != TrainConfig().out and config.noise.warmup == TrainConfig().noise.warmup
+
+
+TRAINED = {"seen_tiny", "tune_tiny", *ZOO}
+EXPERIMENTS = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")} - TRAINED
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_experiments(name):
+    path = CONFIGS / f"{name}.yaml"
+    assert load_config(ExperimentConfig, path) != ExperimentConfig()
+    assert f"seen-jax evaluate configs/{name}.yaml" in path.read_text()
 
 
 def test_file_and_defaults(tmp_path):

@@ -69,6 +69,7 @@ class Stack(Layer):
     unroll: int = 1
 
 
+@functools.cache  # Flax changes base classes while it makes a class, which breaks traces in other threads
 def scan(layer: Any, length: int, in_axes: Any, unroll: int = 1) -> Any:
     """A layer class applied `length` times to the carry; parameters and outputs are stacked on a leading axis. in_axes:
     of the further arguments, 0 (one slice per layer) or nn.broadcast."""

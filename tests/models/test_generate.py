@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,12 @@ def keys():
 @pytest.fixture(scope="module")
 def greedy(model, batch):
     return generate(model.lalm, model.variables, batch, decoding=Decoding(NEW))
+
+
+def test_no_class_is_made_after_load(model, rows, monkeypatch):
+    """Flax changes base classes while it makes one: two batches that are traced at once would break each other."""
+    monkeypatch.setattr(nn, "scan", lambda *_, **__: pytest.fail("a class is made"))
+    generate(model.lalm, model.variables, pack(rows[:1], model.config, 3), decoding=Decoding(2))
 
 
 def test_greedy_equals_a_loop_over_full_passes(model, rows, batch):
