@@ -78,7 +78,16 @@ def compiled_programs_are_freed(tests=itertools.count(1)):  # noqa: B008
         import jax
 
         jax.clear_caches()
+        gc.unfreeze()
         gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_collector_passes_over_what_stays():
+    """Traced programs are millions of objects, and a collection that walks them all takes seconds, many times over."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -67,12 +67,12 @@ def test_every_weight_counts(folder, copy):
 
 
 def test_of_large_tensors_evenly_spread_bytes_count(folder, copy, monkeypatch):
-    """The first and the last of them too, and more than an eighth here."""
+    """The first and the last of them too."""
     monkeypatch.setattr(identify_module, "WHOLE", 1000)
     monkeypatch.setattr(identify_module, "PIECES", 4)
     monkeypatch.setattr(identify_module, "PIECE", 64)
     before, tensors = identities_of(folder)["model"], load_file(folder / WEIGHTS)
-    key = "model.embed_tokens.weight"
+    key = min((key for key, x in tensors.items() if x.nbytes >= 4000), key=lambda key: tensors[key].nbytes)
     noticed = []
     for place in range(0, tensors[key].size, 16):
         changed = {**tensors, key: tensors[key].copy()}

@@ -14,7 +14,6 @@ COLAB = Path(__file__).parents[2] / "colab"
 TEXTS = sorted(COLAB.glob("*.py"))
 SECONDS = 180  # of one core that a notebook may take, from a fresh kernel
 PATIENCE = 900  # seconds for one cell, on a machine that others use too
-ONLY_IN_TESTS = ("MPLBACKEND", "XLA_FLAGS")  # pictures come from Jupyter's backend; programs are compiled as users do
 
 
 def executed(text: Path, folder: Path) -> tuple[Any, float]:
@@ -24,7 +23,7 @@ def executed(text: Path, folder: Path) -> tuple[Any, float]:
     from nbclient import NotebookClient
 
     notebook, before = jupytext.read(text), _seconds()
-    environment = {name: value for name, value in os.environ.items() if name not in ONLY_IN_TESTS}
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # Jupyter's draws
     environment |= {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore:IProgress"}  # bars, which a reader sees
     options = {"timeout": PATIENCE, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options)
