@@ -75,6 +75,7 @@ def be_the_program(request: dict) -> None:
         os.dup2(log, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if request["limit"]:
+        sys.dont_write_bytecode = True  # Python 3.11 keeps a file of which only a part was written
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
     sys.argv = ["seen-jax", *request["argv"]]
     status = 130
