@@ -34,7 +34,7 @@ def write_clips(folder: Path, count: int, seed: int) -> str:
 
 
 @pytest.fixture(scope="package")
-def config(tmp_path_factory) -> ExperimentConfig:
+def whole_config(tmp_path_factory) -> ExperimentConfig:
     root = tmp_path_factory.mktemp("studies")
     return ExperimentConfig(
         model=str(random_folder()),
@@ -52,5 +52,10 @@ def config(tmp_path_factory) -> ExperimentConfig:
 
 
 @pytest.fixture(scope="package")
-def experiment(config):
-    return prepare(config, silent)
+def config(whole_config) -> ExperimentConfig:
+    return whole_config
+
+
+@pytest.fixture(scope="package")
+def experiment(whole_config):
+    return prepare(whole_config, silent)
