@@ -101,7 +101,8 @@ def test_what_was_fetched_serves_where_the_hub_cannot_be_reached(hub: StandIn, p
     encoder = load(hub.add("org/omni", published), part="encoder")
     point_to(9, monkeypatch)  # nobody listens there
     assert load("org/omni", part="encoder").fingerprint == encoder.fingerprint
-    with pytest.raises(CheckpointError, match="org/omni is not, or not wholly, in the local hub cache"):
+    missing = r"org/omni is not, or not wholly, in the local hub cache|names the shard \S+, which is missing"
+    with pytest.raises(CheckpointError, match=missing):  # the second: huggingface_hub 1 gives a folder of parts
         load("org/omni")
     with pytest.raises(CheckpointError, match=r"org/other is not.* hub cache, and the hub cannot be reached"):
         load("org/other")
