@@ -22,7 +22,7 @@ from seen_jax.registry import FAMILIES
 
 MESHES = ("8x1", "1x8", "2x4")
 CASES = [(name, mesh) for name in ("seen-tiny", "shared_heads") for mesh in MESHES]
-CASES += [(name, "2x4") for name in ("in_blocks", "qwen2_5_omni", "qwen3_omni", "granite_speech")]
+CASES += [(name, "2x4") for name in ("in_blocks", "qwen2_5_omni", "maps_per_frame", "qwen3_omni", "granite_speech")]
 TOLERANCE = 1e-5
 
 

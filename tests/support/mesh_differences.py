@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from golden_cases import FOLDER
-from tiny_omni import Size, random_basis, random_edit, wave, write_checkpoint
+from tiny_omni import Size, random_basis, random_edit, random_q, wave, write_checkpoint
 
 import seen_jax
 from seen_jax.models import attention
@@ -78,6 +78,27 @@ def several_edits_and_scores(model: Model) -> dict[str, Any]:
     }
 
 
+def mixtures_of_maps(model: Model) -> dict[str, Any]:
+    """Answers, and the encoder's last states, where every frame has a mixture of its own of three maps."""
+    clips, _ = sounds()
+    batch = model.processor.prepare([Request([clip], "which color ?") for clip in clips])
+    depth, width = model.config.site_shape(ENCODER_RESID)
+    lalm = model.tapped(Taps((ENCODER_RESID,), reduce="full"))
+    answer = lambda edits: jax.device_get(generate(lalm, model.variables, batch, edits, Decoding(8)))
+    rng = np.random.default_rng(1)
+    u, v = (
+        jnp.asarray(random_q(depth * 3, width, 2, 0)).reshape(depth, 3, width, 2),
+        jnp.asarray(random_q(depth, width, 2, 1)),
+    )
+    bias = jnp.asarray(0.1 * rng.standard_normal((depth, 3, width)), jnp.float32)
+    rows, frames = answer({}).taps[ENCODER_RESID].shape[1:3]
+    weights = np.zeros((depth, rows, frames, 3), np.float32)
+    weights[:, : len(clips)] = rng.dirichlet(np.ones(3), (depth, len(clips), frames))
+    out = answer({ENCODER_RESID: Edit(u, jnp.full(depth, 0.5), v, bias, weights=jnp.asarray(weights))})
+    states = out.taps[ENCODER_RESID][-1, : len(clips)]
+    return {"answers": out.tokens[: len(clips)].tolist(), "logits": out.logits[: len(clips)], "states": states}
+
+
 def in_one_call(model: Model) -> dict[str, Any]:
     """Greedy answers under edits at all sites, their SEE and pooled activations: 7 clips in 4 rows."""
     clips = [[0], [1, 2], [3], [4, 0, 1]]
@@ -124,6 +145,7 @@ def main() -> None:
         ("in_blocks", shared, in_blocks, MIXED),
         *((family, FOLDER / family, in_one_call, MIXED) for family in ("qwen3_omni", "granite_speech")),
         ("qwen2_5_omni", FOLDER / "qwen2_5_omni", several_edits_and_scores, MIXED),
+        ("maps_per_frame", FOLDER / "qwen2_5_omni", mixtures_of_maps, MIXED),
     ]
     for case, name, figures, meshes in cases:
         alone = figures(load(name))
