@@ -10,15 +10,14 @@ import pandas as pd
 
 from seen_jax.api import score_groups
 from seen_jax.audio.mix import mix_at_snr
-from seen_jax.errors import ConfigError
 from seen_jax.evaluate.answer import answer_clean, answer_unit
 from seen_jax.evaluate.config import ExperimentConfig
 from seen_jax.evaluate.findings import diagnoses
 from seen_jax.evaluate.hosts import ALONE, Hosts
-from seen_jax.evaluate.ledger import ANSWERS, LOCK, Ledger, remove_experiment
+from seen_jax.evaluate.ledger import ANSWERS, Ledger, remove_experiment
 from seen_jax.evaluate.prepare import Experiment, Unit, prepare, request_of
 from seen_jax.evaluate.tables import UP_TO, Trial, json_rows, make_tables, to_csv
-from seen_jax.files import locked, to_json, write_file
+from seen_jax.files import LOCK, locked, to_json, write_file
 from seen_jax.mitigations.base import NONE
 from seen_jax.models.batching import Group, filled
 from seen_jax.models.processor import Bucket
@@ -53,12 +52,7 @@ def evaluate(
     Returns what summary.json holds and, as "page", the path of the report; a process that does not lead, only "out"
     and, once its share is done, the number of its "answers". Raises ConfigError, CheckpointError, AudioError and
     BasisError: what was done stays, and the next call resumes it."""
-    folder = config.folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from None
-    with locked(folder / (f"{LOCK}-{hosts.index}" if hosts.index else LOCK)):
+    with locked(config.folder(), f"{LOCK}-{hosts.index}" if hosts.index else LOCK):
         return _evaluate(config, Clock(progress), hosts, overwrite)
 
 

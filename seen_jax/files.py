@@ -20,6 +20,7 @@ from typing import Any, Literal
 from seen_jax.errors import ConfigError, SeenError
 
 DAY = 86_400  # seconds
+LOCK = ".lock"
 _HIDDEN = re.compile(r"[0-9a-f]{32}(\.old)?")
 _unfinished: dict[Path, Callable[[], None]] = {}  # {hidden file or folder: how to delete it} of this process
 PACKAGES = ("seen-jax", "jax", "jaxlib", "flax", "numpy", "transformers")
@@ -187,11 +188,17 @@ def check_name(kind: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs. Raises ConfigError where another process holds it.
+def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """Hold a lock file of a folder, which is made where it is missing, while the block runs. Raises ConfigError where
+    another process holds it, and where the disk refuses.
 
     The lock ends with the process, however that ends. Windows and some network drives have no such locks.
     """
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from None
     try:
         import fcntl
     except ImportError:

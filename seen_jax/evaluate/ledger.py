@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from seen_jax.errors import ConfigError
-from seen_jax.files import digest, parse_json, to_json, write_file
+from seen_jax.files import LOCK, digest, parse_json, to_json, write_file
 
 DIGEST = ', "digest": "'  # of what stands before it, at the end of a line
 MANIFEST, ANSWERS = "manifest.json", "answers.jsonl"
 FOLDERS = ("studies", "tables", "figures")
-LOCK = ".lock"
 WRITTEN = ["answers*.jsonl", "index.html", "report.md", "summary.json", "studies/*.json", "mitigations/*/*.safetensors"]
 WRITTEN += ["calibration/*/*/card.json", "calibration/*/*/statistics.safetensors"]  # and TABLES
 TABLES = ["conditions", "correlations", "comparisons", "overall", "similarities", "layers", "failures", "answers"]

@@ -19,7 +19,7 @@ from seen_jax.api import generate
 from seen_jax.config import build, dotted_defaults
 from seen_jax.data.letters import answer_letter
 from seen_jax.errors import ConfigError
-from seen_jax.files import parse_json, to_json, write_file
+from seen_jax.files import locked, parse_json, to_json, write_file
 from seen_jax.models.checkpoint import read_config
 from seen_jax.models.config import DecoderConfig, LalmConfig
 from seen_jax.models.generate import Decoding
@@ -204,9 +204,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, progress: Progress = silent):
         self.config, self.folder, self.progress = config, Path(config.out), progress
-        _check_examples(config)
         self.stages = [index for index, name in enumerate(STAGES) if getattr(config, name).steps]
-        check_regulariser(config.regulariser)
         _claim(self.folder / "config.json", config)
         self.model_folder = self.folder / "model"
         shape = write_folder(self.model_folder, config.model, vocabulary())
@@ -326,5 +324,9 @@ class Run:
 
 def train(config: TrainConfig, progress: Progress = silent) -> Path:
     """Run or resume a training run; returns the Hugging Face folder of the trained model. progress: called as
-    progress("training: " + stage, steps done, steps of the stage), and while the data are made."""
-    return Run(config, progress).run()
+    progress("training: " + stage, steps done, steps of the stage), and while the data are made. ConfigError for a run
+    that cannot go on, and while another process trains in the folder."""
+    _check_examples(config)
+    check_regulariser(config.regulariser)
+    with locked(Path(config.out)):
+        return Run(config, progress).run()

@@ -135,7 +135,7 @@ def test_one_process_at_a_time(finished):
         "import sys, time\nfrom pathlib import Path\nfrom seen_jax.files import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", program, str(finished / "out" / ".lock")]
+    command = [sys.executable, "-c", program, str(finished / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ConfigError, match="another process works in"):

@@ -19,6 +19,7 @@ from compilation_cache import CACHE
 from tiny_omni import prompt_ids
 
 from seen_jax.errors import CheckpointError, ConfigError
+from seen_jax.files import locked
 from seen_jax.models import layers
 from seen_jax.models.load import load
 from seen_jax.models.processor import Request
@@ -102,6 +103,12 @@ def test_a_killed_run_resumes_to_the_same_weights(config, trained, tmp_path):
 def test_a_folder_of_another_configuration_is_refused(config, trained):
     with pytest.raises(ConfigError, match="another configuration"):
         Run(dataclasses.replace(config, seed=1))
+
+
+def test_one_process_at_a_time_trains_in_a_folder(config, trained):
+    with locked(Path(config.out)), pytest.raises(ConfigError, match="another process works in"):
+        train(config)
+    train(config)
 
 
 def kill(at: str):
