@@ -80,6 +80,12 @@ def test_training_runs_of_relatives(name):
     assert config.out != TrainConfig().out and config.noise.warmup == TrainConfig().noise.warmup
 
 
+def test_the_zoo_has_one_recipe():
+    runs = [load_config(TrainConfig, CONFIGS / f"{name}.yaml") for name in ZOO]
+    recipes = {(run.words, run.text, run.joint, run.noise, run.data.train) for run in runs}
+    assert len(runs) == 5 and len(recipes) == 1
+
+
 TRAINED = {"seen_tiny", "tune_tiny", *ZOO}
 EXPERIMENTS = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")} - TRAINED
 
